@@ -1,0 +1,1 @@
+"""graphmill's intermediate representation: types, operators, graphs, passes. Imports numpy and ml_dtypes only."""

@@ -1,0 +1,46 @@
+"""The errors of graphmill. Every one names what was being looked at, what was expected and what to try.
+
+They live in `ir` because every layer raises them; users import them as `graphmill.errors`.
+"""
+
+from __future__ import annotations
+
+
+class GraphmillError(Exception):
+    """The base of all errors that graphmill raises on purpose."""
+
+
+class IRError(GraphmillError):
+    """A graph breaks a rule of the IR (the verifier's and the parser's error)."""
+
+
+class InferenceError(GraphmillError):
+    """The types or shapes of a node's operands do not fit its operator."""
+
+
+class ImportProblem(GraphmillError):
+    """One or more problems found while a model was read; `problems` lists them all."""
+
+    def __init__(self, message: str, problems: tuple = ()):
+        super().__init__(message)
+        self.problems = problems
+
+
+class UnsupportedError(GraphmillError):
+    """The model is well formed but asks for something that graphmill does not offer."""
+
+
+class HostileModelError(GraphmillError):
+    """The file is broken or asks for something that no honest model asks for (path traversal, cycles, lying lengths)."""
+
+
+class LimitError(GraphmillError):
+    """A limit of `graphmill.Limits` on memory, time or loop iterations would be passed."""
+
+
+class RunError(GraphmillError):
+    """A node failed while the model ran; the message carries the node's path and its operands' types."""
+
+
+class InputError(RunError):
+    """An input handed to `run` is missing, unknown, or of another dtype or shape than the model declares."""

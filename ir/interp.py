@@ -1,0 +1,115 @@
+"""The numpy reference interpreter over the IR: oracle, constant folder and core of the debugger.
+
+A value at run time is an ndarray (tensor, in its logical axis order), a list (sequence), a dict (map) or None (absent optional).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .core import Graph, Module, Node, Value
+from .errors import GraphmillError, RunError, UnsupportedError
+from .limits import DEFAULT_LIMITS, Budget, Limits
+from .types import TensorType, type_of
+
+Env = dict[Value, Any]
+Hook = Callable[[Node, list[Any], list[Any]], None]
+
+
+def run(module: Module, inputs: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS, hook: Hook | None = None) -> dict[str, Any]:
+    """Runs the main graph on `inputs` (by name) and returns its outputs by name, in order.
+
+    `hook(node, operands, results)` is called after every node. Raises RunError naming the node that failed.
+    """
+    graph = module.main
+    env: Env = {v: inputs[v.name] for v in graph.inputs}
+    return dict(zip(output_names(module), run_graph(graph, env, Budget(limits), hook), strict=True))
+
+
+def output_names(module: Module) -> list[str]:
+    """The names under which the main graph's outputs are returned: the model's own, kept apart from value names."""
+    return list(module.output_names or [v.name for v in module.main.outputs])
+
+
+def run_graph(graph: Graph, env: Env, budget: Budget, hook: Hook | None = None) -> list[Any]:
+    """Runs one graph whose inputs and captured values stand in `env`; returns its outputs."""
+    last_use = _last_uses(graph)
+    for node in graph:
+        operands = [None if v is None else lookup(v, env) for v in node.operands]
+        results = run_node(node, operands, env, budget, hook)
+        if hook is not None:
+            hook(node, operands, results)
+        env.update(zip(node.results, results, strict=True))
+        for v in last_use.get(node, ()):
+            env.pop(v, None)
+    return [lookup(v, env) for v in graph.outputs]
+
+
+def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
+    """Values of this graph that nobody reads after the given node (those that regions read count as read by their node)."""
+    last: dict[Value, Node] = {}
+    for node in graph:
+        for v in [*node.operands, *(node.captures() if node.regions else ()), *node.results]:
+            if v is not None and v.graph is graph:
+                last[v] = node
+    out: dict[Node, list[Value]] = {}
+    keep = set(graph.outputs)
+    for v, node in last.items():
+        if v not in keep:
+            out.setdefault(node, []).append(v)
+    return out
+
+
+def lookup(v: Value, env: Env) -> Any:
+    return v.array if v.is_const else env[v]
+
+
+def run_node(node: Node, operands: Sequence[Any], env: Env, budget: Budget, hook: Hook | None = None) -> list[Any]:
+    """The results of one node by its reference. Errors are wrapped in a RunError that names the node."""
+    if node.op.reference is None:
+        raise UnsupportedError(f"{where(node)}: {node.op.name} has no reference implementation")
+    attrs = node.all_attrs()
+    for name, region in zip(node.op.regions, node.regions):
+        attrs[name] = _callable(region, env, budget, hook)
+    try:
+        budget.check_time(where(node))
+        if node.op.has("control"):
+            attrs["budget"] = budget
+        with np.errstate(all="ignore"):
+            out = node.op.reference(*operands, **attrs)
+    except GraphmillError:
+        raise
+    except (MemoryError, RecursionError) as e:
+        raise RunError(f"{where(node)}: {type(e).__name__}: {e}") from e
+    except Exception as e:
+        shown = ", ".join("none" if x is None else str(type_of(x)) if isinstance(x, np.ndarray) else type(x).__name__ for x in operands)
+        raise RunError(f"{where(node)} on ({shown}): {type(e).__name__}: {e}") from e
+    results = list(out) if isinstance(out, tuple) else [out]
+    return [settle(r, v) for r, v in zip(results[: len(node.results)], node.results, strict=True)]
+
+
+def settle(result: Any, value: Value) -> Any:
+    """numpy scalars become arrays; a wrong element type is an error of the reference, found here and not three nodes later."""
+    if result is None or isinstance(result, (list, dict)):
+        return result
+    a = np.asarray(result)
+    if isinstance(value.type, TensorType) and a.dtype != value.type.dtype.np:
+        raise RunError(f"%{value.name}: the reference returned {a.dtype}, expected {value.type.dtype}")
+    return a
+
+
+def _callable(region: Graph, env: Env, budget: Budget, hook: Hook | None) -> Callable[..., tuple]:
+    def call(*args: Any) -> tuple:
+        inner = dict(env)
+        inner.update(zip(region.inputs, args, strict=True))
+        return tuple(run_graph(region, inner, budget, hook))
+
+    return call
+
+
+def where(node: Node) -> str:
+    """How messages call a node: its ONNX names if it has any, and its operator."""
+    return f"node {'+'.join(node.locs) or '%' + node.name} ({node.op.name})"
