@@ -1,0 +1,105 @@
+"""Windows that slide over spatial axes: how convolutions and pools are padded, and how a tensor is cut into windows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..op import InferContext
+from ..shapes import window_out
+from ..symbols import DimLike, ceildiv, dim_max, dim_min, floordiv
+
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over spatial axes: one entry an axis. `begin` and `end` are the padding, `out` counts the windows."""
+
+    kernel: tuple
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple
+    end: tuple
+    out: tuple
+
+    def taps(self) -> Iterator[tuple[int, ...]]:
+        """The positions inside a window, row-major."""
+        return itertools.product(*(range(k) for k in self.kernel))
+
+    def at(self, tap: Sequence[int]) -> tuple[slice, ...]:
+        """Where the elements at position `tap` of all windows lie in the padded spatial axes."""
+        return tuple(
+            slice(t * d, t * d + (o - 1) * s + 1 if o else t * d, s)
+            for t, d, s, o in zip(tap, self.dilations, self.strides, self.out, strict=True)
+        )
+
+    def padded(self, x: np.ndarray, fill: float = 0) -> np.ndarray:
+        """`x` with its trailing axes padded by `fill` far enough for every window (ceil_mode reaches beyond `end`)."""
+        n = len(self.kernel)
+        pads = [(0, 0)] * (x.ndim - n)
+        for size, k, s, d, b, o in zip(x.shape[x.ndim - n :], self.kernel, self.strides, self.dilations, self.begin, self.out, strict=True):
+            pads.append((b, max(0, (o - 1) * s + (k - 1) * d + 1 - size - b) if o else 0))
+        return x if not any(map(any, pads)) else np.pad(x, pads, constant_values=fill)
+
+    def columns(self, x: np.ndarray, fill: float = 0) -> np.ndarray:
+        """The windows of x[A, spatial...] as an array [A, taps, out...]."""
+        padded = self.padded(x, fill)
+        cols = np.empty((x.shape[0], math.prod(self.kernel), *self.out), x.dtype)
+        for i, tap in enumerate(self.taps()):
+            cols[:, i] = padded[(slice(None), *self.at(tap))]
+        return cols
+
+
+def make_windows(spatial: Sequence[DimLike], kernel: Sequence[DimLike], *, auto_pad: str = "NOTSET", pads: Sequence[int] = (),
+                 strides: Sequence[int] = (), dilations: Sequence[int] = (), ceil_mode: bool = False) -> Windows:  # fmt: skip
+    """The windows over `spatial` by ONNX's rules; sizes may be symbolic. Empty attributes mean strides and dilations of 1, pads of 0.
+
+    With `ceil_mode` a window may reach beyond the padding but never starts there. Raises ValueError for attributes that do not fit.
+    """
+    n = len(spatial)
+    strides, dilations = tuple(strides) or (1,) * n, tuple(dilations) or (1,) * n
+    pads = tuple(pads) if pads and auto_pad == "NOTSET" else (0,) * (2 * n)
+    for name, value, want in (("kernel_shape", kernel, n), ("strides", strides, n), ("dilations", dilations, n), ("pads", pads, 2 * n)):
+        if len(value) != want:
+            raise ValueError(f"{name} = {list(value)} has {len(value)} entries, expected {want} for {n} spatial axes")
+    for name, value in (("kernel_shape", kernel), ("strides", strides), ("dilations", dilations)):
+        if any(isinstance(v, int) and v < 1 for v in value):
+            raise ValueError(f"{name} = {list(value)}, expected positive numbers")
+    if auto_pad not in AUTO_PADS:
+        raise ValueError(f"auto_pad = {auto_pad!r}, expected one of {', '.join(AUTO_PADS)}")
+    begin, end, out = [], [], []
+    for size, k, s, d, b, e in zip(spatial, kernel, strides, dilations, pads[:n], pads[n:], strict=True):
+        if auto_pad.startswith("SAME"):
+            o = ceildiv(size, s)
+            total = dim_max((o - 1) * s + (k - 1) * d + 1 - size, 0)
+            half = floordiv(total, 2)
+            b, e = (half, total - half) if auto_pad == "SAME_UPPER" else (total - half, half)
+        else:
+            o = window_out(size, k, s, d, b + e, ceil_mode)
+            if ceil_mode:
+                o = dim_max(dim_min(o, ceildiv(size + b, s)), 0)
+        begin.append(b), end.append(e), out.append(o)
+    return Windows(tuple(kernel), strides, dilations, tuple(begin), tuple(end), tuple(out))
+
+
+def infer_windows(c: InferContext, spatial: Sequence[DimLike], kernel: Sequence[DimLike], ceil_mode: bool = False) -> Windows:
+    """`make_windows` from an operator's attributes auto_pad, pads, strides and dilations."""
+    attrs = {name: c.attrs[name] for name in ("auto_pad", "pads", "strides", "dilations") if name in c.attrs}
+    try:
+        return make_windows(spatial, kernel, ceil_mode=ceil_mode, **attrs)
+    except ValueError as e:
+        raise c.error(str(e)) from None
+
+
+def scatter_windows(cols: np.ndarray, w: Windows, size: Sequence[int]) -> np.ndarray:
+    """The adjoint of `columns`: sums cols[A, taps, windows...] into [A, size...]; what falls outside of `size` is dropped."""
+    span = tuple((o - 1) * s + (k - 1) * d + 1 if o else 0 for k, s, d, o in zip(w.kernel, w.strides, w.dilations, w.out, strict=True))
+    full = np.zeros((cols.shape[0], *(max(n, b + m) for n, b, m in zip(span, w.begin, size, strict=True))), cols.dtype)
+    for i, tap in enumerate(w.taps()):
+        full[(slice(None), *w.at(tap))] += cols[:, i]
+    return full[(slice(None), *(slice(b, b + m) for b, m in zip(w.begin, size, strict=True)))]

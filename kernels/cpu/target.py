@@ -1,0 +1,48 @@
+"""The CPU target: which kernel serves a node. A kernel family announces itself with `@serves("op", ...)`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from ...ir.core import Node
+from ...ir.types import TensorType
+from ..spec import KernelSource, Refusal
+
+Builder = Callable[[Node], KernelSource | Refusal]
+_BUILDERS: dict[str, Builder] = {}
+# The files of this folder that hold kernels. They are imported when the first node is asked for; none imports numba.
+FAMILIES = ("loops", "reduce")
+_loaded = False
+
+
+def serves(*ops: str) -> Callable[[Builder], Builder]:
+    """Announces the function that makes the kernel of these operators (`fused.<kernel>` for fused regions)."""
+
+    def register(build: Builder) -> Builder:
+        for name in ops:
+            _BUILDERS[name] = build
+        return build
+
+    return register
+
+
+def _load() -> None:
+    global _loaded
+    if not _loaded:
+        for family in FAMILIES:
+            importlib.import_module(f".{family}", __package__)
+        _loaded = True
+
+
+def select(node: Node) -> KernelSource | Refusal:
+    """The kernel that serves `node` on the CPU, or why there is none."""
+    _load()
+    for v in [*node.operands, *node.results]:
+        if v is not None and (not isinstance(v.type, TensorType) or v.type.shape is None):
+            return Refusal(f"%{v.name} has type {v.type}, expected a tensor of known rank")
+    name = f"fused.{node.attr('kernel')}" if node.op.name == "fused" else node.op.name
+    build = _BUILDERS.get(name) or (_BUILDERS["fused.loops"] if node.op.is_elementwise else None)
+    if build is None:
+        return Refusal(f"there is no CPU kernel for {name}")
+    return build(node)

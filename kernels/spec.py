@@ -1,0 +1,74 @@
+"""What a kernel is before it is compiled, and what a target answers when asked to serve a node.
+
+A CPU kernel is the text of a Python module that numba compiles. It defines `kernel(p, tile, ntiles)`: `p` is the address of a
+table of 64-bit integers, in this order:
+
+    the addresses of the node's present operands, of its results, of its scratch memory, then `Launch.ints`.
+
+Operands that the kernel packs arrive packed; those that it names in `host` have their slot too but are read while binding. The
+text is canonical: it says nothing of names or sizes, so that equal regions give equal texts, and the hash of the text (with the
+versions and CPU features) is the kernel's identity. No size is compiled in unless it belongs to a constant operand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The part of a kernel's parameters that depends on sizes: integers after the addresses, how many tiles the work is cut
+    into (by shape, never by thread count), and bytes of scratch memory (shared by all tiles, 64-byte aligned)."""
+
+    ints: tuple[int, ...]
+    tiles: int = 1
+    scratch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What `bind` is told: logical shapes of operands (None where left out) and results, and the contents of `host` operands."""
+
+    operands: Sequence[Dims | None]
+    results: Sequence[Dims]
+    contents: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel that can serve a node: its text, how to bind it to sizes, and what it wants done to constant operands.
+
+    `pack` maps operand indices to functions that re-lay a constant operand once, when the model is loaded (the result is a
+    contiguous array of any shape). `in_place` names operand indices whose memory the first result may take over.
+    """
+
+    text: str
+    bind: Callable[[Call], Launch]
+    variant: str = ""
+    pack: Mapping[int, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    host: frozenset[int] = frozenset()
+    in_place: frozenset[int] = frozenset()
+
+    @property
+    def key(self) -> str:
+        """The hash of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a target does not serve a node: one clause, with the values that decided."""
+
+    reason: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{k} = {v}" for k, v in self.values.items())
+        return f"{self.reason} ({shown})" if shown else self.reason
