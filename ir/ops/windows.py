@@ -46,12 +46,15 @@ class Windows:
             pads.append((b, max(0, (o - 1) * s + (k - 1) * d + 1 - size - b) if o else 0))
         return x if not any(map(any, pads)) else np.pad(x, pads, constant_values=fill)
 
-    def columns(self, x: np.ndarray, fill: float = 0) -> np.ndarray:
-        """The windows of x[A, spatial...] as an array [A, taps, out...]."""
-        padded = self.padded(x, fill)
-        cols = np.empty((x.shape[0], math.prod(self.kernel), *self.out), x.dtype)
+    def columns(self, padded: np.ndarray, first: int = 0, count: int | None = None) -> np.ndarray:
+        """The windows over padded[A, spatial...] (see `padded`) as an array [A, taps, out...].
+
+        `first` and `count` cut a range out of the first spatial axis of `out`.
+        """
+        stop = self.out[0] if count is None else first + count
+        cols = np.empty((padded.shape[0], math.prod(self.kernel), stop - first, *self.out[1:]), padded.dtype)
         for i, tap in enumerate(self.taps()):
-            cols[:, i] = padded[(slice(None), *self.at(tap))]
+            cols[:, i] = padded[(slice(None), *self.at(tap))][:, first:stop]
         return cols
 
 
@@ -67,9 +70,9 @@ def make_windows(spatial: Sequence[DimLike], kernel: Sequence[DimLike], *, auto_
     for name, value, want in (("kernel_shape", kernel, n), ("strides", strides, n), ("dilations", dilations, n), ("pads", pads, 2 * n)):
         if len(value) != want:
             raise ValueError(f"{name} = {list(value)} has {len(value)} entries, expected {want} for {n} spatial axes")
-    for name, value in (("kernel_shape", kernel), ("strides", strides), ("dilations", dilations)):
-        if any(isinstance(v, int) and v < 1 for v in value):
-            raise ValueError(f"{name} = {list(value)}, expected positive numbers")
+    for name, value, least in (("kernel_shape", kernel, 1), ("strides", strides, 1), ("dilations", dilations, 1), ("pads", pads, 0)):
+        if any(isinstance(v, int) and v < least for v in value):
+            raise ValueError(f"{name} = {list(value)}, expected numbers of at least {least}")
     if auto_pad not in AUTO_PADS:
         raise ValueError(f"auto_pad = {auto_pad!r}, expected one of {', '.join(AUTO_PADS)}")
     begin, end, out = [], [], []
