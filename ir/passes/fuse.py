@@ -1,0 +1,189 @@
+"""Fusion: which nodes become one kernel.
+
+Two kinds of group are made, in this order. *Anchor and epilogue*: a convolution or matrix product and the elementwise nodes that
+read it, as far as the target's kernel takes them. *Loops*: elementwise trees of one result. A group's inner values are read by
+nobody outside; hence no path leaves a group and comes back, and putting the fused node where the last member stood is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..core import Graph, Module, Node, Value
+from ..op import OPS
+from ..rewrite import DecisionLog
+from ..target import Target
+from ..types import TensorType
+from .manager import Context, register
+
+ANCHORS = {"conv": "conv", "matmul": "gemm", "gemm": "gemm"}
+
+
+@register
+@dataclass(frozen=True)
+class Fuse:
+    """Groups nodes into `fused` regions. `epilogues` and `loops` turn the two kinds off."""
+
+    name: ClassVar[str] = "fuse"
+    epilogues: bool = True
+    loops: bool = True
+
+    def run(self, module: Module, ctx: Context) -> None:
+        assert ctx.target is not None, "the pass fuse needs a target"
+        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+            if self.epilogues:
+                for node in graph:
+                    if node.op.name in ANCHORS and ctx.target.refuses(node) is None:
+                        _fuse_epilogue(node, ctx.target, ctx.log)
+            if self.loops:
+                _fuse_loops(graph, ctx.target, ctx.log)
+
+
+# ---- anchor and epilogue ----------------------------------------------------------------------------------------
+
+
+def _fuse_epilogue(anchor: Node, target: Target, log: DecisionLog) -> None:
+    group = [anchor]
+    best = 1  # how many members make a group whose only value read outside is the last one's
+    while True:
+        node = _next_member(group, anchor, target, log)
+        if node is None:
+            break
+        group.append(node)
+        if _open_values(group) == [node.result]:
+            best = len(group)
+    if best < len(group):
+        rest = group[best]
+        log.record(f"fuse {rest.op.name} into {anchor.op.name}", anchor, "refused", "its operands are read outside the group", [rest])
+    if best > 1:
+        for member in group[1:best]:
+            log.record(f"fuse {member.op.name} into {anchor.op.name}", anchor, "applied", involved=[member])
+        make_fused(group[:best], ANCHORS[anchor.op.name])
+
+
+def _next_member(group: list[Node], anchor: Node, target: Target, log: DecisionLog) -> Node | None:
+    inside = set(group)
+    for member in reversed(group):
+        for user in member.result.users:
+            if user in inside or not user.op.is_elementwise or user.graph is not anchor.graph:
+                continue
+            chain = next(i for i, v in enumerate(user.operands) if v is member.result)
+            reason = _crosses(group, user) or target.refuses_epilogue(anchor, user, chain)
+            if reason is None:
+                return user
+            log.record(f"fuse {user.op.name} into {anchor.op.name}", anchor, "refused", reason, [user])
+    return None
+
+
+def _crosses(group: list[Node], node: Node) -> str | None:
+    """Why taking `node` in would make a cycle: another operand of it is computed from the group by nodes outside."""
+    inside = set(group)
+    others = [v.node for v in node.operands if v is not None and v.node is not None and v.node not in inside]
+    path = _reaches(others, inside, node.graph)
+    return None if path is None else f"cycle: %{path.name} ({path.op.name}) is computed from the group and read by %{node.name}"
+
+
+def _reaches(starts: list[Node], inside: set[Node], graph: Graph | None, budget: int = 200) -> Node | None:
+    """A node among `starts` that depends on the group, or one past the budget of the search (taken as dependent)."""
+    for start in starts:
+        stack, seen = [start], {start}
+        while stack:
+            n = stack.pop()
+            for v in n.operands:
+                p = v.node if v is not None else None
+                if p is None or p.graph is not graph or p in seen:
+                    continue
+                if p in inside or len(seen) > budget:
+                    return start
+                seen.add(p)
+                stack.append(p)
+    return None
+
+
+def _open_values(group: Iterable[Node]) -> list[Value]:
+    """The values of the group that are read or returned outside of it."""
+    inside = set(group)
+    return [r for n in group for r in n.results if r.is_output or any(u not in inside for u, _ in r.uses)]
+
+
+# ---- loops ------------------------------------------------------------------------------------------------------
+
+
+def _fuse_loops(graph: Graph, target: Target, log: DecisionLog) -> None:
+    taken: set[Node] = set()
+    order = graph.positions()
+    for root in reversed(graph.nodes):
+        if root in taken or not _can_loop(root, target):
+            continue
+        group = _grow(root, target, log, taken)
+        taken |= group
+        if len(group) > 1:
+            members = sorted(group, key=order.__getitem__)
+            log.record(f"fuse {' + '.join(n.op.name for n in members)}", root, "applied", involved=members)
+            make_fused(members, "loops")
+
+
+def _can_loop(node: Node, target: Target) -> bool:
+    return node.op.is_elementwise and len(node.results) == 1 and isinstance(node.result.type, TensorType) and target.refuses(node) is None
+
+
+def _grow(root: Node, target: Target, log: DecisionLog, taken: set[Node], most: int = 64) -> set[Node]:
+    """The elementwise producers of `root` of its shape whose values only the group reads, found to a fixed point."""
+    group = {root}
+    changed = True
+    while changed and len(group) < most:
+        changed = False
+        for member in list(group):
+            for v in member.operands:
+                p = v.node if v is not None else None
+                if p is None or p in group or p in taken or p.graph is not root.graph or not _can_loop(p, target):
+                    continue
+                reason = _refuse_producer(p, root, group)
+                if reason is None:
+                    group.add(p)
+                    changed = True
+                elif not reason.startswith("outside-use") or not changed:
+                    log.record(f"fuse {p.op.name} into {root.op.name}", p, "refused", reason, [root])
+    return group
+
+
+def _refuse_producer(p: Node, root: Node, group: set[Node]) -> str | None:
+    r = p.result
+    if r.tensor.shape != root.result.tensor.shape:
+        return f"shape: %{r.name} is {r.type}, the loop runs over {root.result.type}; it would be computed again for each element"
+    if r.tensor.layout != root.result.tensor.layout:
+        return f"layout: %{r.name} lies as {r.type}, the loop runs over {root.result.type}"
+    if r.is_output:
+        return f"outside-use: %{r.name} is an output of the graph"
+    user = next((u for u, _ in r.uses if u not in group), None)
+    return None if user is None else f"outside-use: %{r.name} is also read by %{user.name} ({'+'.join(user.locs)})"
+
+
+# ---- the fused node ---------------------------------------------------------------------------------------------
+
+
+def make_fused(members: list[Node], kernel: str) -> Node:
+    """Puts one `fused` node in the place of `members` (in an order in which they can run; the last one's results stay)."""
+    last = members[-1]
+    graph, module = last.graph, last.graph.module  # type: ignore[union-attr]
+    assert graph is not None
+    inner = {r for n in members for r in n.results}
+    operands = list(dict.fromkeys(v for n in members for v in n.operands if v is not None and v not in inner))
+    region = Graph("body", module)
+    fused = graph.add(OPS["fused"], operands, {"kernel": kernel}, names=[last.result.name], types=[last.result.type], regions=[region],
+                      locs=[loc for n in members for loc in n.locs], before=last)  # fmt: skip
+    graph.replace_uses(last.result, fused.result)
+    # The fused value keeps the model's name; the one inside gets the suffix.
+    fused.result.name, last.result.name = last.result.name, fused.result.name
+    for v in operands:
+        stand_in = region.add_input(v.name, v.type)
+        for node in members:
+            for i, o in enumerate(node.operands):
+                if o is v:
+                    node.set_operand(i, stand_in)
+    for node in members:
+        region.move(node, None)
+    region.set_outputs([last.result])
+    return fused

@@ -1,0 +1,289 @@
+"""Rewriting: patterns, rules, what became of each attempt, and the driver that runs rules to a fixed point.
+
+A rule is a pattern and a function from a `Match` to the values that take the place of the root's results, or to a typed
+`Refusal`. Safety is the driver's work, once for all rules: no value inside the match (other than the root's results) may be
+read or returned from outside it. Every attempt whose root matched is recorded as a `Decision`; equal ones are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .core import Constant, Graph, Module, Node, Value
+from .errors import IRError
+from .infer import infer_node
+from .op import OPS, OpDef
+from .types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a rule whose pattern matched was not applied: a short kind, and the values that decided."""
+
+    reason: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {', '.join(f'{k} = {v}' for k, v in self.values.items())}" if self.values else self.reason
+
+
+def refuse(reason: str, **values: Any) -> Refusal:
+    return Refusal(reason, {k: str(v) for k, v in values.items()})
+
+
+@dataclass(slots=True)
+class Decision:
+    """One attempt of a rule, kept for `explain`: `fuse relu into conv @ %c: refused, outside-use: ...`."""
+
+    rule: str
+    at: str
+    outcome: str  # applied, refused
+    reason: str = ""
+    nodes: tuple[str, ...] = ()  # the model's own names of the nodes involved
+    count: int = 1
+
+    def __str__(self) -> str:
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        why = f", {self.reason}" if self.reason else ""
+        return f"{self.rule} @ %{self.at}: {self.outcome}{why}{times}"
+
+
+class DecisionLog:
+    """The decisions of one compilation, in order; equal ones are counted, at most `cap` are kept."""
+
+    def __init__(self, cap: int = 20_000):
+        self.decisions: list[Decision] = []
+        self.dropped = 0
+        self._seen: dict[tuple, Decision] = {}
+        self._cap = cap
+
+    def record(self, rule: str, node: Node, outcome: str, reason: str = "", involved: Iterable[Node] = ()) -> None:
+        at = node.name
+        known = self._seen.get((rule, at, outcome, reason))
+        if known is not None:
+            known.count += 1
+        elif len(self.decisions) >= self._cap:
+            self.dropped += 1
+        else:
+            names = tuple(dict.fromkeys(loc for n in (node, *involved) for loc in n.locs))
+            d = Decision(rule, at, outcome, reason, names)
+            self._seen[rule, at, outcome, reason] = d
+            self.decisions.append(d)
+
+
+# ---- patterns ---------------------------------------------------------------------------------------------------
+
+
+class Pattern:
+    """A tree of operators to find. Operands are patterns, names (bind any value), numbers (match a scalar constant), or ANY.
+
+    `Pattern("mul", "x", Pattern("sigmoid", "x"))` is x * sigmoid(x): a name used twice must bind one value. Commutative
+    operators are tried both ways. `bind` names the matched node. Operands past those given are bound by nobody.
+    """
+
+    __slots__ = ("bind", "operands", "ops")
+
+    def __init__(self, ops: str | Sequence[str], *operands: Any, bind: str = ""):
+        self.ops = (ops,) if isinstance(ops, str) else tuple(ops)
+        self.operands = operands
+        self.bind = bind or self.ops[0]
+
+
+ANY = object()
+COMMUTATIVE = frozenset({"add", "mul", "min", "max", "and", "or", "xor", "equal", "bitwise_and", "bitwise_or", "bitwise_xor"})
+
+
+@dataclass
+class Match:
+    """A pattern found at `root`: values by name, nodes by `bind` name."""
+
+    root: Node
+    values: dict[str, Value] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    inner: list[Node] = field(default_factory=list)  # every matched node but the root
+
+    def __getitem__(self, name: str) -> Value:
+        return self.values[name]
+
+    def node(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The contents of the bound value where it is a constant."""
+        return self.values[name].array
+
+
+def match(pattern: Pattern, root: Node) -> Match | None:
+    m = Match(root)
+    return m if _match_node(pattern, root, m) else None
+
+
+def _match_node(p: Pattern, node: Node, m: Match) -> bool:
+    if node.op.name not in p.ops or len(node.operands) < len(p.operands):
+        return False
+    orders = [p.operands]
+    if node.op.name in COMMUTATIVE and len(p.operands) == 2:
+        orders.append(p.operands[::-1])
+    for order in orders:
+        saved = dict(m.values), dict(m.nodes), list(m.inner)
+        m.nodes[p.bind] = node
+        if node is not m.root:
+            m.inner.append(node)
+        if all(_match_value(sub, v, m) for sub, v in zip(order, node.operands)):
+            return True
+        m.values, m.nodes, m.inner = saved
+    return False
+
+
+def _match_value(p: Any, v: Value | None, m: Match) -> bool:
+    if p is ANY:
+        return True
+    if p is None or v is None:
+        return p is None and v is None
+    if isinstance(p, str):
+        if p in m.values:
+            return m.values[p] is v
+        m.values[p] = v
+        return True
+    if isinstance(p, Pattern):
+        return v.node is not None and v.node.graph is m.root.graph and _match_node(p, v.node, m)
+    return is_scalar_constant(v, p)
+
+
+def is_scalar_constant(v: Value | None, number: float, rtol: float = 1e-3) -> bool:
+    """Whether `v` is a constant of one element near `number` (exporters round their constants to f16 and f32)."""
+    if v is None or not isinstance(v.type, TensorType) or not v.is_const or v.tensor.size != 1 or v.tensor.dtype.kind == "string":
+        return False
+    return bool(np.isclose(complex(v.const.array.ravel()[0]), number, rtol=rtol, atol=0 if number else 1e-12))  # type: ignore[union-attr]
+
+
+def scalar_constant(v: Value | None) -> float | None:
+    """The number in a constant of one real element, else None."""
+    if v is None or not v.is_const or not isinstance(v.type, TensorType) or v.tensor.size != 1:
+        return None
+    if v.tensor.dtype.kind in ("string", "complex"):
+        return None
+    return float(v.const.array.ravel()[0])  # type: ignore[union-attr]
+
+
+# ---- building ---------------------------------------------------------------------------------------------------
+
+
+class Builder:
+    """Adds nodes before a given one, types inferred at once; new nodes carry the source locations of what they replace."""
+
+    def __init__(self, before: Node, locs: Iterable[str] = ()):
+        assert before.graph is not None
+        self.before, self.graph, self.module = before, before.graph, before.graph.module
+        self.locs = tuple(dict.fromkeys([*locs, *before.locs]))
+        self.added: list[Node] = []
+
+    def op(self, name: str | OpDef, *operands: Value | None, result: str = "", results: int = 1, regions: Sequence[Graph] = (),
+           **attrs: Any) -> Any:  # fmt: skip
+        """A new node; its only result, or the tuple of them."""
+        base = result or f"{self.before.name}.{name if isinstance(name, str) else name.name}"
+        node = self.graph.add(OPS[name] if isinstance(name, str) else name, operands, attrs, regions=regions, locs=self.locs,
+                              names=[base] * results, before=self.before)  # fmt: skip
+        infer_node(node)
+        self.added.append(node)
+        return node.results[0] if results == 1 else tuple(node.results)
+
+    def const(self, array: np.ndarray | Constant, name: str = "") -> Value:
+        """A new constant of the module."""
+        return self.module.add_const(name or f"{self.before.name}.const", array)
+
+
+# ---- rules and the driver ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rewrite named by its equation. `build(match, builder)` returns the new values or a Refusal (having added nothing).
+
+    `keeps_inner`: the matched nodes before the root stay for their other readers, so that outside uses do not matter.
+    """
+
+    name: str
+    pattern: Pattern
+    build: Callable[[Match, Builder], Any]
+    keeps_inner: bool = False
+
+
+def outside_use(m: Match) -> Refusal | None:
+    """The refusal of a match one of whose inner values is read or returned elsewhere."""
+    inside = {m.root, *m.inner}
+    for node in m.inner:
+        for r in node.results:
+            if r.is_output:
+                return refuse("outside-use", value=f"%{r.name}", by="the graph's outputs")
+            for user, _ in r.uses:
+                if user not in inside:
+                    return refuse("outside-use", value=f"%{r.name}", by=f"%{user.name} ({user.op.name})")
+    return None
+
+
+def attempt(rule: Rule, node: Node, log: DecisionLog) -> bool:
+    """Tries one rule at one node; whether it was applied."""
+    m = match(rule.pattern, node)
+    if m is None:
+        return False
+    refusal = None if rule.keeps_inner else outside_use(m)
+    builder = Builder(node, [loc for n in m.inner for loc in n.locs])
+    out = refusal if refusal is not None else rule.build(m, builder)
+    if out is None or isinstance(out, Refusal):
+        if builder.added:
+            raise IRError(f"the rule {rule.name!r} refused after it had added nodes at %{node.name}")
+        if out is not None:
+            log.record(rule.name, node, "refused", str(out), m.inner)
+        return False
+    log.record(rule.name, node, "applied", involved=m.inner)
+    values = list(out) if isinstance(out, (tuple, list)) else [out]
+    graph, inner = node.graph, list(m.inner)
+    assert graph is not None
+    _keep_name(node, values)
+    graph.replace(node, values)
+    sweep(inner)
+    return True
+
+
+def _keep_name(node: Node, values: list[Value]) -> None:
+    """A freshly built value takes the name of the one that it replaces, so that names stay the model's own."""
+    for old, new in zip(node.results, values):
+        if new.node is not None and new.name.startswith(old.name + ".") and not new.is_const:
+            old.name, new.name = new.name, old.name
+
+
+def sweep(nodes: Iterable[Node]) -> None:
+    """Removes those of `nodes` that nobody needs any more, and what thereby becomes dead."""
+    work = list(nodes)
+    while work:
+        n = work.pop()
+        if n.graph is not None and all(r.is_dead for r in n.results) and not n.op.has("effect"):
+            producers = [v.node for v in n.operands if v is not None and v.node is not None]
+            n.graph.remove(n)
+            work.extend(producers)
+
+
+def rewrite(module: Module, rules: Sequence[Rule], log: DecisionLog, limit: int = 100_000) -> int:
+    """Applies rules everywhere until none applies; how many times one was. Raises IRError after `limit` rewrites."""
+    by_op: dict[str, list[Rule]] = {}
+    for r in rules:
+        for name in r.pattern.ops:
+            by_op.setdefault(name, []).append(r)
+    total = 0
+    changed = True
+    while changed:
+        changed = False
+        for graph in list(module.main.graphs()):
+            for node in graph:
+                for rule in by_op.get(node.op.name, ()):
+                    if node.graph is graph and attempt(rule, node, log):
+                        changed, total = True, total + 1
+                        if total > limit:
+                            raise IRError(f"more than {limit} rewrites; the rule {rule.name!r} may undo another")
+                        break
+    return total
