@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..op import InferContext
+from ..op import InferContext, OnnxCall
 from ..symbols import DimLike, prove_ne
 from ..types import Shape, dtype_of
 
@@ -51,3 +51,9 @@ def expect_choice(c: InferContext, name: str, *choices: object) -> None:
     """Raises InferenceError unless the attribute has one of the values."""
     if c.attr(name) not in choices:
         raise c.error(f"{name} = {c.attr(name)!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def drop_empty(call: OnnxCall) -> None:
+    """An `export` function: an empty list stands for ONNX's default, which only leaving it out says."""
+    for name in [k for k, v in call.attrs.items() if isinstance(v, tuple) and not v]:
+        del call.attrs[name]

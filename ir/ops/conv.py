@@ -1,4 +1,4 @@
-"""Convolutions."""
+"""Convolution: the reference that other operators call as well, and the checks of its operands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..op import InferContext, ex, op
+from ..op import InferContext, Onnx, ex, op
 from ..symbols import DimLike, prove_ne
 from ..types import FLOATS, TensorType, dtype_of
-from .common import expect_shape, same_dtype, wide
+from .common import drop_empty, expect_shape, same_dtype, wide
 from .examples import rand
 from .windows import Windows, infer_windows, make_windows
-
 
 COLUMN_BYTES = 64 << 20  # what one block of im2col columns may take
 
@@ -21,20 +20,21 @@ COLUMN_BYTES = 64 << 20  # what one block of im2col columns may take
 # ---- conv -------------------------------------------------------------------------------------------------------
 
 
-def conv_reference(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, *, auto_pad: str = "NOTSET", dilations: Sequence[int] = (),
-                   group: int = 1, kernel_shape: Sequence[int] = (), pads: Sequence[int] = (), strides: Sequence[int] = ()) -> np.ndarray:  # fmt: skip
+def conv_reference(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, *, auto_pad: str = "NOTSET",
+                   dilations: Sequence[int] = (), group: int = 1, kernel_shape: Sequence[int] = (), pads: Sequence[int] = (),
+                   strides: Sequence[int] = ()) -> np.ndarray:  # fmt: skip
     """x[N,C,spatial...] convolved with w[M,C/group,kernel...] (+ b[M]) -> [N,M,out...], by im2col and matmul.
 
     Floats give x's type, f16 and bf16 summed in f32. Integers are exact: i32 from types below 32 bits, else the common type of x
     and w, wrapping. Raises ValueError where the shapes do not fit.
     """
-    _check_weight(x.shape, w.shape, group, kernel_shape)
+    check_weight(x.shape, w.shape, group, kernel_shape)
     win = make_windows(x.shape[2:], w.shape[2:], auto_pad=auto_pad, pads=pads, strides=strides, dilations=dilations)
     x, w, result = _computing(x, w)
-    return _finished(_grouped(win.padded(x), w, group, win), b, result)
+    return finished(grouped(win.padded(x), w, group, win), b, result)
 
 
-def _check_weight(x: Sequence[DimLike], w: Sequence[DimLike], group: int, kernel_shape: Sequence[int]) -> None:
+def check_weight(x: Sequence[DimLike], w: Sequence[DimLike], group: int, kernel_shape: Sequence[int]) -> None:
     if group < 1:
         raise ValueError(f"group = {group}, expected at least 1")
     if len(x) < 3 or len(w) != len(x):
@@ -63,7 +63,7 @@ def _magnitude(x: np.ndarray) -> int:
     return max(abs(int(x.min())), abs(int(x.max()))) if x.size else 0
 
 
-def _finished(y: np.ndarray, b: np.ndarray | None, result: np.dtype) -> np.ndarray:
+def finished(y: np.ndarray, b: np.ndarray | None, result: np.dtype) -> np.ndarray:
     """y[N,M,...] + b[M], in the result's type."""
     if result.kind in "iu":
         y = y.astype(np.result_type(result, np.int64))
@@ -72,7 +72,7 @@ def _finished(y: np.ndarray, b: np.ndarray | None, result: np.dtype) -> np.ndarr
     return y.astype(result, copy=False)
 
 
-def _grouped(padded: np.ndarray, w: np.ndarray, group: int, win: Windows) -> np.ndarray:
+def grouped(padded: np.ndarray, w: np.ndarray, group: int, win: Windows) -> np.ndarray:
     """Windows of padded[N,C,...] times w[M,C/group,...] -> [N,M,out...], in blocks of at most COLUMN_BYTES."""
     n, m, (rows, *rest) = padded.shape[0], w.shape[0], win.out
     y = np.empty((n, m, *win.out), padded.dtype)
@@ -88,14 +88,14 @@ def _grouped(padded: np.ndarray, w: np.ndarray, group: int, win: Windows) -> np.
 
 
 def infer_conv(c: InferContext) -> TensorType:
-    same_dtype(c, 0, 1, *((2,) if c.has(2) else ()))
-    spatial_kernel = _kernel(c)
+    same_dtype(c, 0, 1, 2)
+    spatial_kernel = kernel_of(c)
     x, w = c.shape(0), c.shape(1)
     if x is None or spatial_kernel is None:
         return c.t(0).with_(shape=None)
     if w is not None:
         try:
-            _check_weight(x, w, c.attr("group"), c.attr("kernel_shape"))
+            check_weight(x, w, c.attr("group"), c.attr("kernel_shape"))
         except ValueError as e:
             raise c.error(str(e)) from None
     channels = w[0] if w is not None else c.symbol()
@@ -103,7 +103,7 @@ def infer_conv(c: InferContext) -> TensorType:
     return c.t(0).with_(shape=(x[0], channels, *infer_windows(c, x[2:], spatial_kernel).out))
 
 
-def _kernel(c: InferContext) -> Sequence[DimLike] | None:
+def kernel_of(c: InferContext) -> Sequence[DimLike] | None:
     """The spatial sizes of the weight, from W or from kernel_shape."""
     w = c.shape(1)
     return w[2:] if w is not None else c.attr("kernel_shape") or None
@@ -125,5 +125,5 @@ def _conv_examples() -> list:
     ]
 
 
-_CONV_DTYPES = {name: FLOATS for name in ("x", "w", "b")}
-conv = op("conv", onnx="Conv", infer=infer_conv, dtypes=_CONV_DTYPES, traits=("anchor",), examples=_conv_examples)(conv_reference)
+conv = op("conv", onnx=Onnx("Conv", export=drop_empty), infer=infer_conv, dtypes=dict.fromkeys("xwb", FLOATS),
+          traits=("anchor",), examples=_conv_examples)(conv_reference)  # fmt: skip

@@ -27,6 +27,12 @@ class Windows:
     end: tuple
     out: tuple
 
+    @property
+    def span(self) -> tuple[int, ...]:
+        """How far all windows reach, from the first element of the padding."""
+        axes = zip(self.kernel, self.strides, self.dilations, self.out, strict=True)
+        return tuple((o - 1) * s + (k - 1) * d + 1 if o else 0 for k, s, d, o in axes)
+
     def taps(self) -> Iterator[tuple[int, ...]]:
         """The positions inside a window, row-major."""
         return itertools.product(*(range(k) for k in self.kernel))
@@ -40,11 +46,18 @@ class Windows:
 
     def padded(self, x: np.ndarray, fill: float = 0) -> np.ndarray:
         """`x` with its trailing axes padded by `fill` far enough for every window (ceil_mode reaches beyond `end`)."""
-        n = len(self.kernel)
-        pads = [(0, 0)] * (x.ndim - n)
-        for size, k, s, d, b, o in zip(x.shape[x.ndim - n :], self.kernel, self.strides, self.dilations, self.begin, self.out, strict=True):
-            pads.append((b, max(0, (o - 1) * s + (k - 1) * d + 1 - size - b) if o else 0))
+        lead = x.ndim - len(self.kernel)
+        ends = (max(0, n - size - b) for n, size, b in zip(self.span, x.shape[lead:], self.begin, strict=True))
+        pads = [(0, 0)] * lead + list(zip(self.begin, ends, strict=True))
         return x if not any(map(any, pads)) else np.pad(x, pads, constant_values=fill)
+
+    def reduce(self, ufunc: np.ufunc, padded: np.ndarray) -> np.ndarray:
+        """`ufunc` over the elements of every window of padded[..., spatial...]: [..., out...]."""
+        views = (padded[(..., *self.at(tap))] for tap in self.taps())
+        out = next(views).copy()
+        for view in views:
+            ufunc(out, view, out=out)
+        return out
 
     def columns(self, padded: np.ndarray, first: int = 0, count: int | None = None) -> np.ndarray:
         """The windows over padded[A, spatial...] (see `padded`) as an array [A, taps, out...].
@@ -60,17 +73,18 @@ class Windows:
 
 def make_windows(spatial: Sequence[DimLike], kernel: Sequence[DimLike], *, auto_pad: str = "NOTSET", pads: Sequence[int] = (),
                  strides: Sequence[int] = (), dilations: Sequence[int] = (), ceil_mode: bool = False) -> Windows:  # fmt: skip
-    """The windows over `spatial` by ONNX's rules; sizes may be symbolic. Empty attributes mean strides and dilations of 1, pads of 0.
+    """The windows over `spatial` by ONNX's rules; sizes may be symbolic. Empty attributes mean strides and dilations of 1 and no pads.
 
     With `ceil_mode` a window may reach beyond the padding but never starts there. Raises ValueError for attributes that do not fit.
     """
     n = len(spatial)
     strides, dilations = tuple(strides) or (1,) * n, tuple(dilations) or (1,) * n
     pads = tuple(pads) if pads and auto_pad == "NOTSET" else (0,) * (2 * n)
-    for name, value, want in (("kernel_shape", kernel, n), ("strides", strides, n), ("dilations", dilations, n), ("pads", pads, 2 * n)):
-        if len(value) != want:
-            raise ValueError(f"{name} = {list(value)} has {len(value)} entries, expected {want} for {n} spatial axes")
-    for name, value, least in (("kernel_shape", kernel, 1), ("strides", strides, 1), ("dilations", dilations, 1), ("pads", pads, 0)):
+    given = {"kernel_shape": (kernel, n, 1), "strides": (strides, n, 1), "dilations": (dilations, n, 1)}
+    given["pads"] = (pads, 2 * n, 0)
+    for name, (value, count, least) in given.items():
+        if len(value) != count:
+            raise ValueError(f"{name} = {list(value)} has {len(value)} entries, expected {count} for {n} spatial axes")
         if any(isinstance(v, int) and v < least for v in value):
             raise ValueError(f"{name} = {list(value)}, expected numbers of at least {least}")
     if auto_pad not in AUTO_PADS:
@@ -101,8 +115,7 @@ def infer_windows(c: InferContext, spatial: Sequence[DimLike], kernel: Sequence[
 
 def scatter_windows(cols: np.ndarray, w: Windows, size: Sequence[int]) -> np.ndarray:
     """The adjoint of `columns`: sums cols[A, taps, windows...] into [A, size...]; what falls outside of `size` is dropped."""
-    span = tuple((o - 1) * s + (k - 1) * d + 1 if o else 0 for k, s, d, o in zip(w.kernel, w.strides, w.dilations, w.out, strict=True))
-    full = np.zeros((cols.shape[0], *(max(n, b + m) for n, b, m in zip(span, w.begin, size, strict=True))), cols.dtype)
+    full = np.zeros((cols.shape[0], *(max(n, b + m) for n, b, m in zip(w.span, w.begin, size, strict=True))), cols.dtype)
     for i, tap in enumerate(w.taps()):
         full[(slice(None), *w.at(tap))] += cols[:, i]
     return full[(slice(None), *(slice(b, b + m) for b, m in zip(w.begin, size, strict=True)))]
