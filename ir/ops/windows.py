@@ -73,9 +73,10 @@ class Windows:
 
 def make_windows(spatial: Sequence[DimLike], kernel: Sequence[DimLike], *, auto_pad: str = "NOTSET", pads: Sequence[int] = (),
                  strides: Sequence[int] = (), dilations: Sequence[int] = (), ceil_mode: bool = False) -> Windows:  # fmt: skip
-    """The windows over `spatial` by ONNX's rules; sizes may be symbolic. Empty attributes mean strides and dilations of 1 and no pads.
+    """The windows over `spatial` by ONNX's rules; sizes may be symbolic.
 
-    With `ceil_mode` a window may reach beyond the padding but never starts there. Raises ValueError for attributes that do not fit.
+    Empty attributes mean strides and dilations of 1 and no pads. With `ceil_mode` a window may reach beyond the padding but
+    never starts there. Raises ValueError for attributes that do not fit.
     """
     n = len(spatial)
     strides, dilations = tuple(strides) or (1,) * n, tuple(dilations) or (1,) * n
