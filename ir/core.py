@@ -24,10 +24,11 @@ class Constant:
 
     __slots__ = ("_array", "_hash", "_load")
 
-    def __init__(self, array: np.ndarray | None = None, load: Callable[[], np.ndarray] | None = None):
+    def __init__(self, array: np.ndarray | None = None, load: Callable[[], np.ndarray] | None = None, sha256: str | None = None):
+        """`sha256` is the hash where the caller knows it (a file's index does), so that nothing is loaded to compute it."""
         if (array is None) == (load is None):
             raise TypeError("a Constant is given either its array or the way to load it")
-        self._array, self._load, self._hash = array, load, None
+        self._array, self._load, self._hash = array, load, sha256
 
     @property
     def array(self) -> np.ndarray:
@@ -254,6 +255,10 @@ class Graph:
         self._link(node, before)
         return node
 
+    def append(self, node: Node) -> None:
+        """Puts a node that is in no graph, and whose results are already named, at the end (what the parser needs)."""
+        self._link(node, None)
+
     def _link(self, node: Node, before: Node | None) -> None:
         node.graph = self
         for r in node.results:
@@ -284,6 +289,8 @@ class Graph:
 
     def move(self, node: Node, before: Node | None) -> None:
         """Moves `node` (of any graph) into this graph before another node, or to the end."""
+        if before is node:
+            return
         assert node.graph is not None
         node.graph._unlink(node)
         self._link(node, before)
@@ -351,6 +358,11 @@ class Module:
                 n += 1
             self._counters[base] = n
             name = f"{base}.{n}"
+        self._names.add(name)
+        return name
+
+    def claim(self, name: str) -> str:
+        """Takes `name` as it is, even where another scope has it already (what the parser needs)."""
         self._names.add(name)
         return name
 

@@ -29,7 +29,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """An operation that is no polynomial: `floordiv`, `mod`, `min`, `max` or `bcast` of two dims."""
+    """An operation that is no polynomial: `floordiv`, `min`, `max` or `bcast` of two dims (`mod` is written with `floordiv`)."""
 
     fn: str
     args: tuple[Dim | int, Dim | int]
@@ -150,6 +150,15 @@ def _sum(a: DimLike, b: DimLike, sign: int) -> DimLike:
     out = _terms(a)
     for m, c in _terms(b).items():
         out[m] = out.get(m, 0) + sign * c
+    return _build(out)
+
+
+def total(dims: Iterable[DimLike]) -> DimLike:
+    """The sum of many dims, in time linear in their terms."""
+    out: dict[Monomial, int] = {}
+    for d in dims:
+        for m, c in _terms(d).items():
+            out[m] = out.get(m, 0) + c
     return _build(out)
 
 
@@ -283,19 +292,17 @@ def bounds(d: DimLike) -> tuple[int, int]:
         tlo, thi = coeff, coeff
         for atom in mono:
             alo, ahi = _atom_bounds(atom)
-            ends = [_mul_inf(x, y) for x in (tlo, thi) for y in (alo, ahi)]
+            ends = [_clamp(x * y) for x in (tlo, thi) for y in (alo, ahi)]
             tlo, thi = min(ends), max(ends)
-        lo, hi = _clamp(lo + tlo), _clamp(hi + thi)
+        # Unbounded stays unbounded, whatever finite number is added to it.
+        lo = -INF if min(lo, tlo) <= -INF else _clamp(lo + tlo)
+        hi = INF if max(hi, thi) >= INF else _clamp(hi + thi)
     return lo, hi
-
-
-def _mul_inf(x: int, y: int) -> int:
-    return _clamp(x * y)
 
 
 def _atom_bounds(atom: Atom) -> tuple[int, int]:
     if isinstance(atom, Symbol):
-        return atom.lo, atom.hi
+        return _clamp(atom.lo), _clamp(atom.hi)
     (alo, ahi), (blo, bhi) = bounds(atom.args[0]), bounds(atom.args[1])
     if atom.fn == "min":
         return min(alo, blo), min(ahi, bhi)
@@ -305,12 +312,9 @@ def _atom_bounds(atom: Atom) -> tuple[int, int]:
         return min(alo, blo), max(ahi, bhi)
     if blo <= 0:  # floordiv by something that may be zero or negative
         return -INF, INF
-    ends = [_div_inf(x, y) for x in (alo, ahi) for y in (blo, bhi)]
-    return min(ends), max(ends)
-
-
-def _div_inf(x: int, y: int) -> int:
-    return x if abs(x) >= INF else x // y
+    lo = -INF if alo <= -INF else alo // blo if alo < 0 else 0 if bhi >= INF else alo // bhi
+    hi = INF if ahi >= INF else ahi // blo if ahi >= 0 else -1 if bhi >= INF else ahi // bhi
+    return lo, hi
 
 
 def prove_le(a: DimLike, b: DimLike) -> bool:
