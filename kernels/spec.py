@@ -3,7 +3,7 @@
 A CPU kernel is the text of a Python module that numba compiles. It defines `kernel(p, tile, ntiles)`: `p` is the address of a
 table of 64-bit integers, in this order:
 
-    the addresses of the node's present operands, of its results, of its scratch memory, then `Launch.ints`.
+    the addresses of the node's present operands, of its results, of its scratch memory, of the tables, then `Launch.ints`.
 
 Operands that the kernel packs arrive packed; those that it names in `host` have their slot too but are read while binding. The
 text is canonical: it says nothing of names or sizes, so that equal regions give equal texts, and the hash of the text (with the
@@ -47,6 +47,10 @@ class KernelSource:
 
     `pack` maps operand indices to functions that re-lay a constant operand once, when the model is loaded (the result is a
     contiguous array of any shape). `in_place` names operand indices whose memory the first result may take over.
+    `tables` are arrays that the builder made from attributes; they live as long as the kernel, 64-byte aligned.
+    `checked`, where not empty, is the message of the error that the kernel may find in its operands' contents (an index out of
+    range): kernels cannot raise, so the runner clears the first 8 bytes of scratch before the launch, and raises a RunError with
+    this message if they are not zero afterwards. The kernel stays inside its operands whatever they hold.
     """
 
     text: str
@@ -55,6 +59,8 @@ class KernelSource:
     pack: Mapping[int, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     host: frozenset[int] = frozenset()
     in_place: frozenset[int] = frozenset()
+    tables: tuple[np.ndarray, ...] = ()
+    checked: str = ""
 
     @property
     def key(self) -> str:
