@@ -1,0 +1,381 @@
+"""Emission of LLVM code for typed scalars and vectors: the semantics of `ir/scalar.py`'s primitives, number by number.
+
+A `Val` is an LLVM value with its element type and lane count; all functions here work on scalars and vectors alike and
+contain no branches, so that loops over them vectorise. f16 and bf16 exist only in memory: in registers they are f32.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+
+@dataclass(frozen=True, slots=True)
+class Ty:
+    """kind "f", "i" or "u" (a bool is u1), width in bits, lanes (0: a scalar)."""
+
+    kind: str
+    bits: int
+    lanes: int = 0
+
+    @property
+    def elem(self) -> ir.Type:
+        return (ir.FloatType() if self.bits == 32 else ir.DoubleType()) if self.kind == "f" else ir.IntType(self.bits)
+
+    @property
+    def llvm(self) -> ir.Type:
+        return ir.VectorType(self.elem, self.lanes) if self.lanes else self.elem
+
+    @property
+    def suffix(self) -> str:
+        """How names of LLVM's intrinsics spell the type."""
+        return (f"v{self.lanes}" if self.lanes else "") + ("f" if self.kind == "f" else "i") + str(self.bits)
+
+    def of(self, kind: str, bits: int) -> Ty:
+        """As many lanes of another element type."""
+        return Ty(kind, bits, self.lanes)
+
+    def of_lanes(self, lanes: int) -> Ty:
+        return Ty(self.kind, self.bits, lanes)
+
+
+class Val:
+    """An LLVM value of type `t` in the making by builder `b`, with the operators of its element type."""
+
+    __slots__ = ("b", "t", "v")
+
+    def __init__(self, b: ir.IRBuilder, v: Any, t: Ty):
+        self.b, self.v, self.t = b, v, t
+
+    def lift(self, x: Any) -> Val:
+        """`x`, a number or a scalar, as a value of this type and lane count."""
+        if not isinstance(x, Val):
+            c = ir.Constant(self.t.elem, float(x) if self.t.kind == "f" else int(x))
+            return Val(self.b, ir.Constant(self.t.llvm, [c] * self.t.lanes) if self.t.lanes else c, self.t)
+        if x.t.lanes or not self.t.lanes:
+            return x
+        one = self.b.insert_element(ir.Constant(self.t.llvm, ir.Undefined), x.v, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.t.lanes), [0] * self.t.lanes)
+        return Val(self.b, self.b.shuffle_vector(one, one, zeros), self.t)
+
+    def _do(self, names: str, other: Any) -> Val:
+        """The instruction for (float, signed, unsigned), separated by spaces."""
+        x, y = same_lanes(self, self.lift(other))
+        name = names.split()["fiu".index(x.t.kind)]
+        return Val(x.b, getattr(x.b, name)(x.v, y.v), x.t)
+
+    def __add__(self, o: Any) -> Val:
+        return self._do("fadd add add", o)
+
+    def __sub__(self, o: Any) -> Val:
+        return self._do("fsub sub sub", o)
+
+    def __mul__(self, o: Any) -> Val:
+        return self._do("fmul mul mul", o)
+
+    def __truediv__(self, o: Any) -> Val:
+        return self._do("fdiv sdiv udiv", o)
+
+    def __mod__(self, o: Any) -> Val:
+        return self._do("frem srem urem", o)
+
+    def __and__(self, o: Any) -> Val:
+        return self._do("and_ and_ and_", o)
+
+    def __or__(self, o: Any) -> Val:
+        return self._do("or_ or_ or_", o)
+
+    def __xor__(self, o: Any) -> Val:
+        return self._do("xor xor xor", o)
+
+    def __lshift__(self, o: Any) -> Val:
+        return self._do("shl shl shl", o)
+
+    def __rshift__(self, o: Any) -> Val:
+        return self._do("lshr ashr lshr", o)
+
+    def __neg__(self) -> Val:
+        return Val(self.b, self.b.fneg(self.v) if self.t.kind == "f" else self.b.neg(self.v), self.t)
+
+    def __invert__(self) -> Val:
+        return self ^ self.lift(-1 if self.t.bits > 1 else 1)
+
+    def cmp(self, op: str, o: Any) -> Val:
+        """A comparison: ordered for floats, except that `!=` is true for NaN; "uno" asks whether either is NaN."""
+        x, y = same_lanes(self, self.lift(o))
+        if x.t.kind == "f":
+            v = x.b.fcmp_unordered(op, x.v, y.v) if op in ("!=", "uno") else x.b.fcmp_ordered(op, x.v, y.v)
+        else:
+            v = (x.b.icmp_signed if x.t.kind == "i" else x.b.icmp_unsigned)(op, x.v, y.v)
+        return Val(x.b, v, x.t.of("u", 1))
+
+    def pick(self, a: Any, b: Any) -> Val:
+        """`a` where this condition holds, else `b`."""
+        like = a if isinstance(a, Val) else b
+        a, b = like.lift(a), like.lift(b)
+        lanes = max(self.t.lanes, a.t.lanes, b.t.lanes)
+        c, a, b = (x.spread(lanes) for x in (self, a, b))
+        return Val(c.b, c.b.select(c.v, a.v, b.v), a.t)
+
+    def spread(self, lanes: int) -> Val:
+        return self if self.t.lanes == lanes else Val(self.b, None, Ty(self.t.kind, self.t.bits, lanes)).lift(self)
+
+    def bits_as(self, kind: str) -> Val:
+        """The same bits as an integer or a float."""
+        t = self.t.of(kind, self.t.bits)
+        return Val(self.b, self.b.bitcast(self.v, t.llvm) if "f" in (kind, self.t.kind) else self.v, t)
+
+    def intrinsic(self, name: str, *others: Any) -> Val:
+        """LLVM's intrinsic `llvm.<name>` of this value and others of its type."""
+        xs = same_lanes(self, *(self.lift(o) for o in others))
+        t = xs[0].t
+        fn = declare(self.b, f"llvm.{name}.{t.suffix}", t.llvm, [t.llvm] * len(xs))
+        return Val(self.b, self.b.call(fn, [x.v for x in xs]), t)
+
+    def libm(self, name: str, *others: Any) -> Val:
+        """The C library's function (`<name>f` for f32), lane by lane."""
+        xs = same_lanes(self, *(self.lift(o) for o in others))
+        t = xs[0].t
+        fn = declare(self.b, name + ("f" if t.bits == 32 else ""), t.elem, [t.elem] * len(xs))
+        if not t.lanes:
+            return Val(self.b, self.b.call(fn, [x.v for x in xs]), t)
+        out = ir.Constant(t.llvm, ir.Undefined)
+        for i in range(t.lanes):
+            at = ir.Constant(ir.IntType(32), i)
+            out = self.b.insert_element(out, self.b.call(fn, [self.b.extract_element(x.v, at) for x in xs]), at)
+        return Val(self.b, out, t)
+
+    def fma(self, a: Any, b: Any) -> Val:
+        """self * a + b, fused where the host can do so cheaply."""
+        return self.intrinsic("fmuladd", a, b)
+
+
+def same_lanes(*xs: Val) -> list[Val]:
+    lanes = max(x.t.lanes for x in xs)
+    return [x.spread(lanes) for x in xs]
+
+
+def declare(b: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Type]) -> ir.Function:
+    """The function of the module, declared once."""
+    found = b.module.globals.get(name)
+    return found if found is not None else ir.Function(b.module, ir.FunctionType(result, args), name)
+
+
+def poly(x: Val, coefficients: list[float]) -> Val:
+    """c[0] + x c[1] + x² c[2] + ... by Horner's rule."""
+    out = x.lift(coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        out = out.fma(x, c)
+    return out
+
+
+# ---- conversions ------------------------------------------------------------------------------------------------
+
+
+def convert(x: Val, kind: str, bits: int) -> Val:
+    """x as another element type. Floats become integers as the x86 instructions do it: truncated, and INT_MIN of i32 (or of i64
+    for types that i32 does not hold) where NaN or out of that range; narrower types keep the low bits."""
+    t = x.t.of(kind, bits)
+    if (x.t.kind, x.t.bits) == (kind, bits):
+        return x
+    if bits == 1:
+        return x.cmp("!=", 0)
+    if x.t.kind == "f":
+        return _from_float(x, t)
+    if kind == "f":
+        return Val(x.b, (x.b.sitofp if x.t.kind == "i" else x.b.uitofp)(x.v, t.llvm), t)
+    if bits == x.t.bits:
+        return Val(x.b, x.v, t)
+    grow = x.b.sext if x.t.kind == "i" else x.b.zext
+    return Val(x.b, grow(x.v, t.llvm) if bits > x.t.bits else x.b.trunc(x.v, t.llvm), t)
+
+
+def _from_float(x: Val, t: Ty) -> Val:
+    if t.kind == "f":
+        return Val(x.b, (x.b.fpext if t.bits > x.t.bits else x.b.fptrunc)(x.v, t.llvm), t)
+    if t.kind == "u" and t.bits == 64:
+        big = x.cmp(">=", 2.0**63)
+        low = _to_signed(big.pick(x - 2.0**63, x), 64)
+        return convert(low ^ big.pick(low.lift(-(2**63)), low.lift(0)), "u", 64)
+    return convert(_to_signed(x, 64 if t.bits == 64 or (t.kind, t.bits) == ("u", 32) else 32), t.kind, t.bits)
+
+
+def _to_signed(x: Val, bits: int) -> Val:
+    """Truncated to i32 or i64; INT_MIN where NaN or out of range."""
+    top = 2.0 ** (bits - 1)
+    # The lower end is exclusive at the next float below -top; -top itself converts exactly.
+    low = x.cmp(">=", -top) if x.t.bits == 32 or bits == 64 else x.cmp(">", -top - 1)
+    inside = low & x.cmp("<", top)
+    t = x.t.of("i", bits)
+    whole = Val(x.b, x.b.fptosi(inside.pick(x, 0.0).v, t.llvm), t)
+    return inside.pick(whole, -(2 ** (bits - 1)))
+
+
+def f32_bits(value: float) -> int:
+    return struct.unpack("<I", struct.pack("<f", value))[0]
+
+
+def half_to_f32(h: Val, native: bool) -> Val:
+    """The 16 bits of an f16 (u16) as f32."""
+    if native:
+        t = h.t.of("f", 32)
+        half = ir.VectorType(ir.HalfType(), h.t.lanes) if h.t.lanes else ir.HalfType()
+        return Val(h.b, h.b.fpext(h.b.bitcast(h.v, half), t.llvm), t)
+    w = convert(h, "u", 32)
+    sign, mag = (w & 0x8000) << 16, w & 0x7FFF
+    # Denormals and zero: the mantissa as a number times 2^-24. Others: rebias; infinity and NaN get the full exponent.
+    small = (convert(convert(mag, "i", 32), "f", 32) * 2.0**-24).bits_as("u")
+    normal = (mag << 13) + ((127 - 15) << 23)
+    special = (mag << 13) | 0x7F800000
+    out = mag.cmp("<", 0x400).pick(small, mag.cmp(">=", 0x7C00).pick(special, normal))
+    return (out | sign).bits_as("f")
+
+
+def f32_to_half(x: Val, native: bool) -> Val:
+    """The bits (u16) of an f32 rounded to f16, half to even; NaN stays NaN."""
+    if native:
+        half = ir.VectorType(ir.HalfType(), x.t.lanes) if x.t.lanes else ir.HalfType()
+        t = x.t.of("u", 16)
+        return Val(x.b, x.b.bitcast(x.b.fptrunc(x.v, half), t.llvm), t)
+    w = x.bits_as("u")
+    sign, mag = (w >> 16) & 0x8000, w & 0x7FFFFFFF
+    # Adding 0.5 aligns the mantissa of a result below 2^-14 so that the float unit itself rounds it.
+    tiny = (mag.bits_as("f") + 0.5).bits_as("u") - f32_bits(0.5)
+    normal = (mag - ((127 - 15) << 23) + 0xFFF + ((mag >> 13) & 1)) >> 13
+    out = mag.cmp("<", f32_bits(2.0**-14)).pick(tiny, mag.cmp(">=", f32_bits(65520.0)).pick(normal.lift(0x7C00), normal))
+    out = mag.cmp(">", 0x7F800000).pick(out.lift(0x7E00), out)
+    return convert(out | sign, "u", 16)
+
+
+def bf16_to_f32(h: Val) -> Val:
+    return (convert(h, "u", 32) << 16).bits_as("f")
+
+
+def f32_to_bf16(x: Val) -> Val:
+    """The bits (u16) of an f32 rounded to bf16, half to even; NaN stays NaN."""
+    w = x.bits_as("u")
+    rounded = (w + 0x7FFF + ((w >> 16) & 1)) >> 16
+    return convert(x.cmp("uno", x).pick((w >> 16) | 0x40, rounded), "u", 16)
+
+
+def to_odd(x: Val) -> Val:
+    """An f64 as the f32 from which it rounds to any narrower type as if directly (inexact results get an odd last bit)."""
+    f = convert(x, "f", 32)
+    back, bits = convert(f, "f", 64), f.bits_as("u")
+    step = back.intrinsic("fabs").cmp(">", x.intrinsic("fabs")).pick(bits - 1, bits + 1)
+    inexact = back.cmp("!=", x) & x.cmp("==", x)
+    return (inexact & (bits & 1).cmp("==", 0)).pick(step, bits).bits_as("f")
+
+
+# ---- arithmetic -------------------------------------------------------------------------------------------------
+
+
+def div(a: Val, b: Val) -> Val:
+    """Floats: IEEE. Integers: truncating; 0 for a zero divisor, INT_MIN / -1 is INT_MIN."""
+    if a.t.kind == "f":
+        return a / b
+    safe = _safe_divisor(b)
+    q = a / safe
+    if a.t.kind == "i":
+        q = b.cmp("==", -1).pick(-a, q)
+    return b.cmp("==", 0).pick(q.lift(0), q)
+
+
+def _safe_divisor(b: Val) -> Val:
+    bad = b.cmp("==", 0)
+    return (bad | b.cmp("==", -1) if b.t.kind == "i" else bad).pick(b.lift(1), b)
+
+
+def fmod(a: Val, b: Val) -> Val:
+    """The remainder with the dividend's sign; integers: 0 for a zero divisor."""
+    if a.t.kind == "f":
+        return a.libm("fmod", b)
+    return b.cmp("==", 0).pick(a.lift(0), a % _safe_divisor(b))
+
+
+def mod(a: Val, b: Val) -> Val:
+    """The remainder with the divisor's sign; integers: 0 for a zero divisor."""
+    r = fmod(a, b)
+    if a.t.kind == "u":
+        return r
+    differ = r.cmp("!=", 0) & (r.cmp("<", 0) ^ b.cmp("<", 0))
+    if a.t.kind == "i":
+        return differ.pick(r + b, r)
+    return r.cmp("==", 0).pick(r.intrinsic("copysign", b), differ.pick(r + b, r))
+
+
+def floordiv(a: Val, b: Val) -> Val:
+    """The quotient rounded down; the float case follows numpy's floor_divide."""
+    if a.t.kind == "u":
+        return div(a, b)
+    r = fmod(a, b)
+    differ = r.cmp("!=", 0) & (r.cmp("<", 0) ^ b.cmp("<", 0))
+    if a.t.kind == "i":
+        q = div(a, b)
+        return differ.pick(q - 1, q)
+    q = (a - r) / b
+    q = differ.pick(q - 1.0, q)
+    whole = q.intrinsic("floor")
+    whole = (q - whole).cmp(">", 0.5).pick(whole + 1.0, whole)
+    whole = q.cmp("==", 0).pick((q.lift(0.0)).intrinsic("copysign", a / b), whole)
+    return b.cmp("==", 0).pick(a / b, whole)
+
+
+def minimum(a: Val, b: Val) -> Val:
+    """The smaller; NaN if either is. One compare-and-select that the x86 min does, one that brings NaN back."""
+    low = a.cmp("<", b).pick(a, b)
+    return a.cmp("uno", a).pick(a, low) if a.t.kind == "f" else low
+
+
+def maximum(a: Val, b: Val) -> Val:
+    high = a.cmp(">", b).pick(a, b)
+    return a.cmp("uno", a).pick(a, high) if a.t.kind == "f" else high
+
+
+def absolute(x: Val) -> Val:
+    return x.intrinsic("fabs") if x.t.kind == "f" else x if x.t.kind == "u" else x.cmp("<", 0).pick(-x, x)
+
+
+def sign(x: Val) -> Val:
+    """-1, 0 or 1; NaN stays NaN."""
+    up = x.cmp(">", 0).pick(x.lift(1), x.lift(0))
+    if x.t.kind == "u":
+        return up
+    out = x.cmp("<", 0).pick(x.lift(-1), up)
+    return x.cmp("uno", x).pick(x, out) if x.t.kind == "f" else out
+
+
+def _rounding(name: str) -> Callable[[Val], Val]:
+    return lambda x: x.intrinsic(name) if x.t.kind == "f" else x
+
+
+def shift_left(a: Val, b: Val) -> Val:
+    inside = convert(b, "u", b.t.bits).cmp("<", a.t.bits)
+    return inside.pick(a << inside.pick(b, b.lift(0)), a.lift(0))
+
+
+def shift_right(a: Val, b: Val) -> Val:
+    inside = convert(b, "u", b.t.bits).cmp("<", a.t.bits)
+    return a >> inside.pick(b, b.lift(a.t.bits - 1)) if a.t.kind == "i" else inside.pick(a >> inside.pick(b, b.lift(0)), a.lift(0))
+
+
+def isinf(x: Val) -> Val:
+    return x.intrinsic("fabs").cmp("==", float("inf")) if x.t.kind == "f" else x.cmp("!=", x)
+
+
+BASIC: dict[str, Callable[..., Val]] = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": div, "fmod": fmod, "mod": mod,
+    "floordiv": floordiv, "minimum": minimum, "maximum": maximum, "bitand": lambda a, b: a & b, "bitor": lambda a, b: a | b,
+    "bitxor": lambda a, b: a ^ b, "shl": shift_left, "shr": shift_right, "neg": lambda x: -x, "bitnot": lambda x: ~x,
+    "absolute": absolute, "sign": sign, "floor": _rounding("floor"), "ceil": _rounding("ceil"), "trunc": _rounding("trunc"),
+    "rint": _rounding("rint"), "where": lambda c, a, b: c.pick(a, b), "fma": lambda a, b, c: a.fma(b, c),
+}  # fmt: skip
+TESTS: dict[str, Callable[..., Val]] = {
+    "lt": lambda a, b: a.cmp("<", b), "le": lambda a, b: a.cmp("<=", b), "gt": lambda a, b: a.cmp(">", b),
+    "ge": lambda a, b: a.cmp(">=", b), "eq": lambda a, b: a.cmp("==", b), "ne": lambda a, b: a.cmp("!=", b),
+    "isnan": lambda x: x.cmp("!=", x), "isinf": isinf,
+}  # fmt: skip

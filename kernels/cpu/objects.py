@@ -1,0 +1,307 @@
+"""Kernel texts to machine code: compiled by numba once, kept as object files, loaded without numba.
+
+Everything that touches private parts of numba is here, in `_numba_module`; `tests/kernels/cpu/test_objects.py` has the canary.
+An object has one exported symbol, refers to nothing but the C library (checked before it is stored and again before it is
+loaded), and is found by the hash of all that it depends on: text, generator, versions of numba and llvmlite, and the host's CPU.
+
+The cache is a folder (`GRAPHMILL_CACHE`, else the user's cache folder) of files `<key>.o`: 32 bytes of SHA-256, then the object.
+Files are written beside and moved into place, verified when read, and made anew when damaged. A folder that cannot be written
+costs compiling in each process, nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...ir.errors import GraphmillError
+from ..spec import KernelSource
+
+EMITTERS = ("emit.py", "polynomials.py", "vector.py", "objects.py")  # what machine code depends on beside the text
+_LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10 sqrt
+cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
+ALLOWED = frozenset([n + s for n in _LIBM.split() for s in ("", "f")] + ["memcpy", "memset", "memmove", "memcmp", "bzero"])
+_lock = threading.RLock()
+_addresses: dict[str, int] = {}
+_compiled = 0
+
+
+class KernelCompileError(GraphmillError):
+    """A kernel text does not compile, or its object refers to something that is not there at run time."""
+
+
+def compiled_count() -> int:
+    """How many kernels this process compiled (or had compiled by its workers): what "no compilation" is asserted on."""
+    return _compiled
+
+
+# ---- identity ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _environment() -> str:
+    """All but the text that an object depends on."""
+    import llvmlite.binding as llvm
+
+    here = Path(__file__).parent
+    code = hashlib.sha256(b"".join((here / name).read_bytes() for name in EMITTERS)).hexdigest()
+    features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
+    cpu = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
+    return json.dumps([code, versions, cpu, features, sys.platform])
+
+
+def object_key(text: str) -> str:
+    """The hash under which the object of a kernel text is kept."""
+    return hashlib.sha256(f"{_environment()}\n{text}".encode()).hexdigest()
+
+
+def symbol_name(key: str) -> str:
+    return f"gm_{key[:16]}"
+
+
+# ---- compiling --------------------------------------------------------------------------------------------------
+
+
+def compile_kernel(text: str) -> bytes:
+    """The object file of a kernel text, compiled now. Raises KernelCompileError."""
+    global _compiled
+    module, machine = _numba_module(text, symbol_name(object_key(text)))
+    data = machine.emit_object(module)
+    check_object(data)
+    with _lock:
+        _compiled += 1
+    return data
+
+
+def kernel_assembly(text: str) -> str:
+    """The assembly of a kernel, for tests and people."""
+    module, machine = _numba_module(text, "kernel")
+    return machine.emit_assembly(module)
+
+
+def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
+    """numba's optimised LLVM module of the kernel, its only visible function named `entry`, and the target machine."""
+    import llvmlite.binding as llvm
+    import numba
+    from numba.core import types
+    from numba.core.ccallback import CFunc
+    from numba.core.errors import NumbaError
+
+    from .vector import prelude
+
+    namespace = prelude(text)
+    exec(compile(text, f"<{entry}>", "exec"), namespace)
+    options = {"error_model": "numpy", "nogil": True, "boundscheck": False, "fastmath": {"contract"}}
+    signature = types.void(types.int64, types.int64, types.int64)
+    function = CFunc(namespace["kernel"], (signature.args, signature.return_type), {}, options)
+    try:
+        with numba.core.compiler_lock.global_compiler_lock:
+            result = function._compile_uncached()
+            library = result.library
+            library._ensure_finalized()
+    except NumbaError as e:
+        raise KernelCompileError(f"a kernel does not compile: {e}\n{text}") from e
+    module = library._final_module.clone()
+    name = result.fndesc.llvm_cfunc_wrapper_name
+    for f in module.functions:
+        if f.name == name:
+            f.name = entry
+        elif not f.is_declaration:
+            f.linkage = llvm.Linkage.internal
+    for g in module.global_variables:
+        if not g.is_declaration:
+            g.linkage = llvm.Linkage.internal
+    tuning = llvm.create_pipeline_tuning_options(speed_level=0)
+    builder = llvm.create_pass_builder(library._codegen._tm, tuning)
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, builder)
+    return module, library._codegen._tm
+
+
+def undefined_symbols(data: bytes) -> set[str]:
+    """The names that an object file leaves open."""
+    if data[:4] == b"\x7fELF":
+        return _elf_undefined(data)
+    raise KernelCompileError(f"an object file of an unknown format (it starts with {data[:4]!r}); expected ELF")
+
+
+def _elf_undefined(data: bytes) -> set[str]:
+    """Undefined entries of a little-endian ELF64's symbol table (System V ABI, chapter 4)."""
+
+    def at(offset: int, size: int) -> int:
+        return int.from_bytes(data[offset : offset + size], "little")
+
+    first, size, count = at(0x28, 8), at(0x3A, 2), at(0x3C, 2)
+    sections = [first + i * size for i in range(count)]
+    names = set()
+    for s in sections:
+        if at(s + 4, 4) != 2:  # SHT_SYMTAB
+            continue
+        table, length, strings = at(s + 0x18, 8), at(s + 0x20, 8), at(sections[at(s + 0x28, 4)] + 0x18, 8)
+        for entry in range(table + 24, table + length, 24):
+            if at(entry + 6, 2) == 0:  # SHN_UNDEF
+                start = strings + at(entry, 4)
+                names.add(data[start : data.index(b"\0", start)].decode())
+    return names - {""}
+
+
+def check_object(data: bytes) -> None:
+    """Raises KernelCompileError if an object refers to anything but functions of the C library."""
+    strange = sorted(undefined_symbols(data) - ALLOWED - {"_GLOBAL_OFFSET_TABLE_"})
+    if strange:
+        raise KernelCompileError(f"a kernel's object needs {', '.join(strange)}, which only the C library may provide; "
+                                 "expected raw pointers and the names of kernels/cpu/vector.py only")  # fmt: skip
+
+
+# ---- the cache --------------------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """The folder of the cache."""
+    if os.environ.get("GRAPHMILL_CACHE"):
+        return Path(os.environ["GRAPHMILL_CACHE"])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("graphmill"))
+
+
+def _path(key: str) -> Path:
+    return cache_dir() / "objects" / key[:2] / f"{key}.o"
+
+
+def read_cached(key: str) -> bytes | None:
+    """The object of that key, None where there is none or where it is damaged."""
+    try:
+        raw = _path(key).read_bytes()
+    except OSError:
+        return None
+    return raw[32:] if len(raw) > 32 and hashlib.sha256(raw[32:]).digest() == raw[:32] else None
+
+
+def write_cached(key: str, data: bytes) -> bool:
+    """Stores an object; False where the folder does not let us."""
+    path, temporary = _path(key), None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
+            temporary = f.name
+            f.write(hashlib.sha256(data).digest() + data)
+        os.replace(temporary, path)
+        return True
+    except OSError:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        return False
+
+
+def kernel_object(text: str) -> bytes:
+    """The object of a kernel text, from the cache or compiled and stored."""
+    key = object_key(text)
+    data = read_cached(key)
+    if data is None:
+        data = compile_kernel(text)
+        write_cached(key, data)
+    return data
+
+
+# ---- loading ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _engine() -> Any:
+    """The process's execution engine. It is never freed: addresses of kernels stay good for the process's life."""
+    import ctypes.util
+
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name in ("m", "c"):
+        path = ctypes.util.find_library(name)
+        if path:
+            llvm.load_library_permanently(path)
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
+def load(data: bytes, symbol: str) -> int:
+    """The address of the function `symbol` of an object, loaded into this process for good."""
+    import llvmlite.binding as llvm
+
+    check_object(data)
+    with _lock:
+        engine = _engine()
+        engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+        engine.finalize_object()
+        address = engine.get_function_address(symbol)
+    if not address:
+        raise KernelCompileError(f"an object file has no function {symbol}")
+    return address
+
+
+def kernel_address(source: KernelSource | str) -> int:
+    """The address of the function `void(params, tile, ntiles)` of a kernel."""
+    text = source if isinstance(source, str) else source.text
+    key = object_key(text)
+    with _lock:
+        if key not in _addresses:
+            _addresses[key] = load(kernel_object(text), symbol_name(key))
+        return _addresses[key]
+
+
+# ---- many at once -----------------------------------------------------------------------------------------------
+
+PARALLEL_FROM = 4  # a worker costs about a second to start
+
+
+def compile_many(texts: Iterable[str], jobs: int | None = None) -> None:
+    """Sees to it that the object of every text is in the cache, compiling what is missing in up to `jobs` processes (default:
+    the CPUs that this process may use). Raises KernelCompileError with what a worker said."""
+    missing = [t for t in dict.fromkeys(texts) if read_cached(object_key(t)) is None]
+    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = min(jobs, len(missing) // (PARALLEL_FROM // 2))
+    if len(missing) >= PARALLEL_FROM and jobs > 1 and _writable():
+        _in_workers(missing, jobs)
+        missing = [t for t in missing if read_cached(object_key(t)) is None]
+    for text in missing:
+        kernel_address(text)  # kept loaded: the folder may not be writable
+
+
+def _writable() -> bool:
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(cache_dir(), os.W_OK)
+
+
+def _in_workers(texts: Sequence[str], jobs: int) -> None:
+    global _compiled
+    command = [sys.executable, "-m", __package__ + ".worker"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    running = []
+    for i in range(jobs):
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        running.append((process, list(texts[i::jobs])))
+    for process, share in running:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(share))
+        process.stdin.close()
+        process.stdin = None
+    for process, share in running:
+        out = process.communicate()[0]
+        if process.returncode == 0 and out.strip() == "done":
+            with _lock:
+                _compiled += len(share)
