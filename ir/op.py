@@ -262,6 +262,8 @@ class Registry:
     def __init__(self) -> None:
         self._ops: dict[str, OpDef] = {}
         self._onnx: dict[tuple[str, str], list[tuple[Onnx, OpDef]]] = {}
+        # Asked in turn for an operator that nobody registered; what they make is kept (frontends offer onnx.reference's so).
+        self.resolvers: list[Callable[[str], OpDef | None]] = []
 
     def register(self, d: OpDef) -> OpDef:
         if d.name in self._ops:
@@ -272,12 +274,18 @@ class Registry:
         return d
 
     def __getitem__(self, name: str) -> OpDef:
-        try:
-            return self._ops[name]
-        except KeyError:
-            raise IRError(f"there is no operator named {name!r}; `graphmill ops` lists them") from None
+        d = self.get(name)
+        if d is None:
+            raise IRError(f"there is no operator named {name!r}; `graphmill ops` lists them")
+        return d
 
     def get(self, name: str) -> OpDef | None:
+        if name not in self._ops:
+            for resolve in self.resolvers:
+                d = resolve(name)
+                if d is not None:
+                    self._ops[name] = d
+                    break
         return self._ops.get(name)
 
     def __contains__(self, name: str) -> bool:
@@ -363,7 +371,7 @@ def elementwise(name: str, *, onnx: str | Onnx | Sequence[str | Onnx] | None = N
         ref = reference or scalar.numpy_reference(fn)
         d = OpDef(name, ref, scalar.infer_elementwise(fn), operands, attrs, inspect.getdoc(fn) or "",
                   fn.__module__.rpartition(".")[2], _forms(onnx), (), frozenset({"elementwise", *traits}), 1, fn, None,
-                  scalar.elementwise_dims(ref), examples, tolerance)  # fmt: skip
+                  scalar.elementwise_dims(fn), examples, tolerance)  # fmt: skip
         return (OPS if registry is None else registry).register(d)
 
     return make

@@ -51,7 +51,7 @@ def _make() -> dict[str, DType]:
         ("bf16", m.bfloat16, "float", 16), ("f8e4m3fn", m.float8_e4m3fn, "float", 8),
         ("f8e4m3fnuz", m.float8_e4m3fnuz, "float", 8), ("f8e5m2", m.float8_e5m2, "float", 8),
         ("f8e5m2fnuz", m.float8_e5m2fnuz, "float", 8), ("f8e8m0", m.float8_e8m0fnu, "float", 8),
-        ("f4e2m1", m.float4_e2m1fn, "float", 4),
+        ("f6e2m3", m.float6_e2m3fn, "float", 6), ("f6e3m2", m.float6_e3m2fn, "float", 6), ("f4e2m1", m.float4_e2m1fn, "float", 4),
         ("i64", np.int64, "int", 64), ("i32", np.int32, "int", 32), ("i16", np.int16, "int", 16), ("i8", np.int8, "int", 8),
         ("i4", m.int4, "int", 4), ("i2", m.int2, "int", 2),
         ("u64", np.uint64, "uint", 64), ("u32", np.uint32, "uint", 32), ("u16", np.uint16, "uint", 16),
@@ -74,7 +74,7 @@ BOOL, C64, C128, STR = (DTYPES[n] for n in ("bool", "c64", "c128", "str"))
 ONNX_DTYPES: dict[int, DType] = {
     1: F32, 2: U8, 3: I8, 4: U16, 5: I16, 6: I32, 7: I64, 8: STR, 9: BOOL, 10: F16, 11: F64, 12: U32, 13: U64, 14: C64, 15: C128,
     16: BF16, 17: DTYPES["f8e4m3fn"], 18: DTYPES["f8e4m3fnuz"], 19: DTYPES["f8e5m2"], 20: DTYPES["f8e5m2fnuz"], 21: U4, 22: I4,
-    23: DTYPES["f4e2m1"], 24: DTYPES["f8e8m0"], 25: U2, 26: I2,
+    23: DTYPES["f4e2m1"], 24: DTYPES["f8e8m0"], 25: U2, 26: I2, 27: DTYPES["f6e2m3"], 28: DTYPES["f6e3m2"],
 }  # fmt: skip
 
 # The families that operators speak of.

@@ -161,7 +161,7 @@ def _check_dims(d: OpDef, e: Example, types: list, contents: list, results: list
     for x in contents:
         o = None if x is None else np.empty(x.shape, object)
         if o is not None:
-            o[...] = x.tolist() if x.ndim else x.item()
+            o[...] = x.astype(object)
         objects.append(o)
     got = d.dims(_context(d, e, types, objects))
     if got is None:
