@@ -21,6 +21,7 @@ from .types import DTYPES, DType, MapType, OptionalType, SequenceType, TensorTyp
 
 PLAIN = r"[A-Za-z_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_./-])?"  # no colon at the end: `%x: f32[]`
 INLINE = 16  # constants of at most so many elements are printed in place
+ATTR_KINDS = "int, float, str, bool, tuple, Dim, DType, Type, ndarray or None"
 HASH_DIGITS = 16  # of a blob's hash; more only where two blobs of the module would look alike
 DIM_FUNCTIONS = ("floordiv", "ceildiv", "mod", "min", "max", "bcast")
 # Words that mean something as the value of an attribute; a string that is one of them is quoted.
@@ -204,7 +205,7 @@ class _Printer:
             return str(v)
         if isinstance(v, np.ndarray):
             return f"array({TensorType(dtype_of(v), v.shape)}, {self.array(Constant(v), v)})"
-        raise IRError(f"a {type(v).__name__} has no spelling; expected int, float, str, bool, tuple, Dim, DType, Type, ndarray or None")
+        raise IRError(f"a {type(v).__name__} has no spelling; expected {ATTR_KINDS}")
 
     # ---- constants
 
