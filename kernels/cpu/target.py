@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from ...ir.core import Node
+from ...ir.layout import Layout, channels_last
 from ...ir.types import TensorType
 from ..spec import KernelSource, Refusal
 
@@ -46,3 +47,32 @@ def select(node: Node) -> KernelSource | Refusal:
     if build is None:
         return Refusal(f"there is no CPU kernel for {name}")
     return build(node)
+
+
+class CpuTarget:
+    """The CPU as passes see it (`ir.target.Target`)."""
+
+    name = "cpu"
+
+    def refuses(self, node: Node) -> str | None:
+        """None where a kernel serves the node, else why none does."""
+        answer = select(node)
+        return str(answer) if isinstance(answer, Refusal) else None
+
+    def refuses_epilogue(self, anchor: Node, node: Node, chain: int) -> str | None:
+        """None where the elementwise `node` can join the anchor's kernel, reading its chain as operand `chain`."""
+        from .conv import can_fuse_epilogue as conv
+        from .gemm import can_fuse_epilogue as gemm
+
+        answer = (conv if anchor.op.name == "conv" else gemm)(anchor, node, chain)
+        return None if answer is None else str(answer)
+
+    def layout_of(self, node: Node) -> Layout | None:
+        """Convolutions and pools are fastest with their channels last."""
+        x = node.operands[0] if node.operands else None
+        if node.op.name not in CHANNELS_LAST or x is None or not isinstance(x.type, TensorType) or x.type.rank is None:
+            return None
+        return channels_last(x.type.rank)
+
+
+CHANNELS_LAST = frozenset({"conv", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})

@@ -1,0 +1,38 @@
+"""The command `graphmill`: one file a verb."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+VERBS = ("run", "check", "dump", "explain", "passes", "ops")
+
+
+class Verbs(click.Group):
+    """Loads a verb's file when it is called, so that each starts quickly."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return getattr(importlib.import_module(f".{name}_cmd", __package__), name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from ..ir.errors import GraphmillError
+
+        try:
+            return super().invoke(ctx)
+        except GraphmillError as e:
+            click.echo(str(e), err=True)
+            sys.exit(2)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="graphmill")
+def main() -> None:
+    """Compile ONNX models, run them, and see why they run as they do."""

@@ -1,0 +1,32 @@
+"""graphmill ops: the operators there are."""
+
+from __future__ import annotations
+
+import click
+
+from .common import json_option, print_json
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def ops(name: str | None, as_json: bool) -> None:
+    """List the operators of the IR with how ONNX spells them, or show one."""
+    from ..ir import ops as _  # noqa: F401
+    from ..ir.op import OPS, OpDef
+
+    def row(d: OpDef) -> dict:
+        operands = [("*" if o.variadic else "") + o.name + ("?" if o.optional else "") for o in d.operands]
+        return {"name": d.name, "family": d.family, "operands": operands, "attrs": {k: repr(a.default) for k, a in d.attrs.items()},
+                "onnx": [f"{f.domain}::{f.op_type}" if f.domain else f.op_type for f in d.onnx], "traits": sorted(d.traits),
+                "doc": d.doc}  # fmt: skip
+
+    rows = [row(OPS[name])] if name else [row(OPS[n]) for n in OPS]
+    if as_json:
+        print_json(rows)
+        return
+    for r in rows:
+        click.echo(f"{r['name']}({', '.join(r['operands'])})  {' '.join(r['onnx'])}  [{r['family']}]")
+        if name:
+            click.echo("\n".join(f"  {k} = {v}" for k, v in r["attrs"].items()))
+            click.echo(r["doc"])

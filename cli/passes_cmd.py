@@ -1,0 +1,34 @@
+"""graphmill passes: the passes there are, and the usual pipelines."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import click
+
+from .common import json_option, print_json
+
+
+@click.command()
+@json_option
+def passes(as_json: bool) -> None:
+    """List the passes, their options and the usual pipelines."""
+    from ..engine.options import Options
+    from ..engine.compiler import pipeline_text
+    from ..ir import passes as _  # noqa: F401
+    from ..ir.passes.manager import PASSES
+
+    rows = [
+        {"name": name, "options": {f.name: f.default for f in dataclasses.fields(cls)}, "doc": inspect.getdoc(cls) or ""}
+        for name, cls in sorted(PASSES.items())
+    ]
+    pipelines = {target: pipeline_text(Options(target)) for target in ("cpu", "reference")}
+    if as_json:
+        print_json({"passes": rows, "pipelines": pipelines})
+        return
+    for row in rows:
+        options = ",".join(f"{k}={v}" for k, v in row["options"].items())
+        click.echo(f"{row['name']}{'{' + options + '}' if options else ''}: {row['doc']}")
+    for target, text in pipelines.items():
+        click.echo(f"pipeline {target}: {text}")

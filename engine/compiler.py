@@ -1,0 +1,96 @@
+"""compile: from a model to an Executable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir.core import Module
+from ..ir.errors import UnsupportedError
+from ..ir.limits import DEFAULT_LIMITS, Limits
+from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
+from .executor import Executable
+from .options import CPU_PIPELINE, DEFAULT_PIPELINE, Options, granted_cpus
+from .plan import Served, make_plan
+from .report import CompileReport
+
+TARGETS = ("cpu", "reference")
+
+
+def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
+            shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
+            observe: Observer | None = None) -> Executable:  # fmt: skip
+    """Compiles a model.
+
+    `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For the
+    other arguments see `Options`; `observe(pass, module)` is called after every pass. Raises ImportProblem listing all that is wrong
+    with the model, UnsupportedError where `strict_native` asks for more than there is.
+    """
+    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits)
+    return compile_module(load(model, options), options, observe)
+
+
+def load(model: Any, options: Options) -> Module:
+    """The module of whatever `compile` takes."""
+    if isinstance(model, Module):
+        return model
+    if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gir"):
+        from ..ir.parser import parse_module
+
+        with open(model, encoding="utf-8") as f:
+            return parse_module(f.read())
+    from ..frontends.onnx.reader import read
+
+    return read(model, limits=options.limits, shapes=options.shapes)
+
+
+def pipeline_text(options: Options) -> str:
+    """The pipeline that these options ask for."""
+    if options.passes is not None:
+        return options.passes
+    return DEFAULT_PIPELINE + ("," + CPU_PIPELINE if options.target == "cpu" else "")
+
+
+def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
+    """Runs the pipeline on the module."""
+    from ..ir import passes as _  # noqa: F401  (registers the passes)
+
+    if options.target not in TARGETS:
+        raise UnsupportedError(f"there is no target {options.target!r}; expected one of {', '.join(TARGETS)}")
+    ctx = Context(limits=options.limits)
+    if options.target == "cpu":
+        from ..kernels.cpu.target import CpuTarget
+
+        ctx.target = CpuTarget()
+    report.passes = run_pipeline(module, parse_pipeline(pipeline_text(options)), ctx, observe)
+    report.decisions = ctx.log.decisions
+
+
+def compile_module(module: Module, options: Options, observe: Observer | None = None) -> Executable:
+    """Optimizes, plans and compiles a module."""
+    started, report = time.perf_counter(), CompileReport()
+    threads = options.threads or granted_cpus()
+    optimize(module, options, report, observe)
+    served: list[Served] = []
+    if options.target == "cpu":
+        from ..kernels.cpu import objects
+        from ..kernels.cpu.target import select
+
+        def compile_all(texts: list[str]) -> list[int]:
+            report.kernels, before = len(set(texts)), objects.compiled_count()
+            objects.compile_many(texts, threads)
+            addresses = [objects.kernel_address(t) for t in texts]
+            report.compiled = objects.compiled_count() - before
+            return addresses
+
+        plan = make_plan(module.main, select, served, compile_all)
+    else:
+        plan = make_plan(module.main, None, served, lambda texts: [])
+    report.served = served
+    report.seconds = time.perf_counter() - started
+    if options.strict_native and report.not_native():
+        lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
+        raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))
+    return Executable(module, plan, options, threads, report)

@@ -1,0 +1,77 @@
+"""Executable: a compiled model that can be run, from several Python threads at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Module
+from ..ir.errors import InputError
+from ..ir.interp import output_names
+from ..ir.limits import Budget
+from .binding import bind_inputs
+from .options import Options
+from .plan import Frame, Plan
+from .report import CompileReport
+
+
+class Executable:
+    """A compiled model. Immutable: every run has a frame of its own."""
+
+    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport):
+        self.module, self.options, self.threads, self.report = module, options, threads, report
+        self._plan = plan
+        self._output_names = output_names(module)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The type of each input, as text: `f32[$N,3,32,32]`."""
+        return {v.name: str(v.type) for v in self.module.main.inputs}
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The type of each output, as text."""
+        return dict(zip(self._output_names, (str(v.type) for v in self.module.main.outputs)))
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.
+
+        Tensors are numpy arrays of the declared element type; what is returned belongs to the caller. Raises InputError for
+        inputs that do not fit, RunError naming the node that failed, LimitError where a limit would be passed.
+        """
+        env, symbols = bind_inputs(self.module, inputs)
+        given = [x for x in env.values() if isinstance(x, np.ndarray)]
+        frame = Frame(env, symbols, Budget(self.options.limits), self.threads)
+        results = self._plan.run(frame)
+        return dict(zip(self._output_names, _owned(results, given, self._plan)))
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs a model on inputs by position; its only output, or the tuple of all."""
+        names = list(self.inputs)
+        if len(args) != len(names):
+            raise InputError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(args)} were given")
+        out = tuple(self.run(dict(zip(names, args))).values())
+        return out[0] if len(out) == 1 else out
+
+
+def _owned(results: list[Any], given: list[np.ndarray], plan: Plan) -> list[Any]:
+    """Copies what would share memory with an input, a constant or another output."""
+    seen = {_root(a) for a in given}
+    out = []
+    for v, x in zip(plan.graph.outputs, results):
+        if isinstance(x, list):
+            x = [e.copy() if isinstance(e, np.ndarray) else e for e in x]
+        if isinstance(x, np.ndarray):
+            if v.is_const or _root(x) in seen or not x.flags.writeable or not x.flags.c_contiguous:
+                x = np.array(x, order="C")
+            seen.add(_root(x))
+        out.append(x)
+    return out
+
+
+def _root(a: np.ndarray) -> int:
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return id(a)

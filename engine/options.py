@@ -1,0 +1,43 @@
+"""What `compile` can be told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.limits import DEFAULT_LIMITS, Limits
+
+DEFAULT_PIPELINE = "infer,canonicalize,fold,cse,dce"
+CPU_PIPELINE = "fuse,dce"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile.
+
+    target: "cpu" (generated kernels) or "reference" (numpy only: the oracle). threads: None means as many as the machine grants
+    this process. passes: a pipeline's text in the place of the usual one. shapes: symbolic dims to fix, by name.
+    strict_native: raise UnsupportedError where a node would run by its reference.
+    """
+
+    target: str = "cpu"
+    threads: int | None = None
+    passes: str | None = None
+    shapes: Mapping[str, int] = field(default_factory=dict)
+    strict_native: bool = False
+    limits: Limits = DEFAULT_LIMITS
+    extra_passes: Sequence[str] = ()
+
+
+def granted_cpus() -> int:
+    """How many CPUs this process may use: affinity, cut down to the cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as f:
+            quota, period = f.read().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here: the affinity stands
+    return cpus

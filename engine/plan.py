@@ -1,0 +1,403 @@
+"""From a graph to the steps that run it.
+
+A `Plan` is made once for each graph (main graph and regions). Each step takes the values it reads from a frame and puts its
+results there: a compiled kernel, a view, a value known from the sizes, or the operator's reference on the host. Sizes are found
+when a step first meets a signature (shapes of its operands); the answer is kept, so that nothing is compiled or inferred twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Graph, Node, Value
+from ..ir.errors import GraphmillError, RunError, UnsupportedError
+from ..ir.infer import where
+from ..ir.interp import run_node
+from ..ir.layout import physical
+from ..ir.limits import Budget
+from ..ir.op import InferContext
+from ..ir.symbols import Unbound, evaluate
+from ..ir.types import TensorType, type_of
+from ..kernels.spec import Call, KernelSource, Launch, Refusal
+from .binding import Symbols, bind_symbols
+
+Selector = Callable[[Node], KernelSource | Refusal]
+ALIGN = 64
+
+
+@dataclass
+class Frame:
+    """One run of one graph: its values (in physical order), the symbols known so far, what the run may still use."""
+
+    values: dict[Value, Any]
+    symbols: Symbols
+    budget: Budget
+    threads: int = 1
+
+    def get(self, v: Value | None) -> Any:
+        return None if v is None else v.const.array if v.const is not None else self.values[v]  # constants: logical order
+
+    def logical(self, v: Value | None) -> Any:
+        """The value with its axes in logical order (a view where it lies otherwise)."""
+        x = self.get(v)
+        if v is not None and not v.is_const and isinstance(v.type, TensorType) and v.type.layout is not None:
+            return x.transpose(v.type.layout.inverse())
+        return x
+
+    def put(self, v: Value, x: Any) -> None:
+        """Stores a result given in logical order."""
+        if isinstance(x, np.ndarray) and isinstance(v.type, TensorType):
+            if v.type.layout is not None:
+                x = x.transpose(v.type.layout.perm)
+            x = np.require(x, requirements=["C", "A"])
+        self.values[v] = x
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a node will run: native (kernel, view, sizes), host (control flow and lists) or reference, and why not native."""
+
+    node: str
+    op: str
+    how: str
+    reason: str = ""
+    locs: tuple[str, ...] = ()
+
+
+class Step:
+    """One node of a plan."""
+
+    how = "native"
+
+    def __init__(self, node: Node):
+        self.node = node
+        self.frees: list[Value] = []
+
+    def run(self, frame: Frame) -> None:
+        raise NotImplementedError
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised C-contiguous array at a 64-byte boundary."""
+    n = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    raw = np.empty(n + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + n].view(dtype).reshape(shape)
+
+
+def aligned_copy(a: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy at a 64-byte boundary."""
+    out = aligned(a.shape, a.dtype)
+    out[...] = a
+    return out
+
+
+class ViewStep(Step):
+    """Reshapes share memory with their operand; only the shape is found."""
+
+    def run(self, frame: Frame) -> None:
+        (result,) = self.node.results
+        shape = result_shapes(self.node, frame)[0]
+        frame.values[result] = np.asarray(frame.get(self.node.operands[0])).reshape(shape)
+        bind_symbols(result, shape, frame.symbols)
+
+
+class SizeStep(Step):
+    """`shape`, `size` and `dims`: integers that follow from sizes alone."""
+
+    def run(self, frame: Frame) -> None:
+        node = self.node
+        if node.op.name == "dims":
+            values = [evaluate(d, frame.symbols) for d in node.attr("value")]
+            a = np.array(values, node.attr("dtype").np)
+            out = a.reshape(()) if node.attr("scalar") else a
+        else:
+            attrs = node.all_attrs()
+            out = node.op.reference(frame.logical(node.operands[0]), **attrs)  # type: ignore[misc]
+        frame.put(node.results[0], np.asarray(out))
+
+
+class HostStep(Step):
+    """The operator's reference; regions of control flow run by their own plans."""
+
+    def __init__(self, node: Node, plans: Sequence[Plan], how: str):
+        super().__init__(node)
+        self.plans, self.how = plans, how
+
+    def run(self, frame: Frame) -> None:
+        node = self.node
+        operands = [frame.logical(v) for v in node.operands]
+        if not self.plans:
+            check_size(node, operands, frame)
+            results = run_node(node, operands, {}, frame.budget)
+        else:
+            results = self._control(operands, frame)
+        for v, x in zip(node.results, results):
+            frame.put(v, x)
+            if isinstance(v.type, TensorType) and v.type.shape is not None and isinstance(x, np.ndarray):
+                bind_symbols(v, x.shape, frame.symbols)
+
+    def _control(self, operands: list[Any], frame: Frame) -> list[Any]:
+        node, attrs = self.node, self.node.all_attrs()
+        for name, plan in zip(node.op.regions, self.plans):
+            attrs[name] = plan.callable(frame)
+        frame.budget.check_time(where(node))
+        try:
+            out = node.op.reference(*operands, budget=frame.budget, **attrs)  # type: ignore[misc]
+        except GraphmillError:
+            raise
+        except Exception as e:
+            raise RunError(f"{where(node)}: {type(e).__name__}: {e}") from e
+        return list(out) if isinstance(out, tuple) else [out]
+
+
+class KernelStep(Step):
+    """A compiled kernel."""
+
+    def __init__(self, node: Node, source: KernelSource, address: int):
+        super().__init__(node)
+        self.source, self.address = source, address
+        self._packed = {i: self._pack(i, pack) for i, pack in source.pack.items() if node.operands[i].is_const}  # type: ignore[union-attr]
+        self._bound: OrderedDict[Any, tuple[list[tuple[int, ...]], Launch]] = OrderedDict()
+        self._constants: dict[int, np.ndarray] = {}
+        self.tables = [aligned_copy(t) for t in source.tables]
+
+    def _pack(self, i: int, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return aligned_copy(pack(self.node.operands[i].const.array))  # type: ignore[union-attr]
+
+    def _operand(self, i: int, v: Value, frame: Frame) -> np.ndarray:
+        """Operand i as the kernel reads it; constants are packed or laid out once."""
+        if v.const is None:
+            return frame.values[v]
+        if i in self._packed:
+            return self._packed[i]
+        if i not in self._constants:
+            a = v.const.array
+            if v.tensor.layout is not None:
+                a = a.transpose(v.tensor.layout.perm)
+            self._constants[i] = aligned_copy(a)
+        return self._constants[i]
+
+    def run(self, frame: Frame) -> None:
+        node = self.node
+        arrays = [None if v is None else self._operand(i, v, frame) for i, v in enumerate(node.operands)]
+        shapes, launch = self._bind(arrays, frame)
+        results = []
+        for v, shape in zip(node.results, shapes):
+            t = v.tensor
+            out = aligned(physical(shape, t.layout), t.dtype.np)
+            results.append(out)
+            frame.values[v] = out
+            bind_symbols(v, shape, frame.symbols)
+        execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
+
+    def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
+        node = self.node
+        host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
+        key = (tuple(None if v is None or v.is_const else a.shape for v, a in zip(node.operands, arrays)),  # type: ignore[union-attr]
+               tuple((i, x.tobytes()) for i, x in host.items()))  # fmt: skip
+        # Sizes that no operand's shape determines (a dynamic slice) follow from contents, which the key does not hold.
+        found = self._bound.get(key) if self._keyed(host) else None
+        if found is None:
+            shapes = result_shapes(node, frame)
+            for v, shape in zip(node.results, shapes):
+                frame.budget.check_bytes(where(node), int(np.prod(shape, dtype=object)) * v.tensor.dtype.itemsize)
+            logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
+            found = shapes, self.source.bind(Call(logical, shapes, host))
+            self._bound[key] = found
+            if len(self._bound) > 64:
+                self._bound.popitem(last=False)
+        return found
+
+    def _keyed(self, host: Mapping[int, np.ndarray]) -> bool:
+        """Whether shapes and host operands determine everything: all operands that `infer` may read are constant or in `host`."""
+        return all(
+            v is None or v.is_const or i in host or not v.tensor.dtype.is_integer or v.tensor.rank is None or v.tensor.rank > 1
+            for i, v in enumerate(self.node.operands)
+        )
+
+
+def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> None:
+    """Runs all tiles of a kernel. Raises RunError with the kernel's message where it found its operands' contents wrong."""
+    from ..kernels.cpu.launch import call
+
+    scratch = aligned((max(launch.scratch, ALIGN),), np.dtype(np.uint8))
+    if step.source.checked:
+        scratch[:8] = 0
+    addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
+    call(step.address, np.array([*addresses, *launch.ints], np.int64), launch.tiles, threads)
+    if step.source.checked and scratch[:8].any():
+        raise RunError(f"{where(step.node)}: {step.source.checked}")
+
+
+# ---- sizes ------------------------------------------------------------------------------------------------------
+
+
+def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
+    """The logical shapes of the node's results: from the symbols known so far, else by inferring with the actual operands."""
+    try:
+        return [tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ()) for r in node.results if _ranked(r)]
+    except (Unbound, _UnknownRank):
+        types = concrete_types(node, [frame.logical(v) for v in node.operands])
+        return [t.shape for t in types]  # type: ignore[union-attr, return-value]
+    except ValueError as e:
+        raise RunError(f"{where(node)}: {e}") from e
+
+
+class _UnknownRank(Exception):
+    pass
+
+
+def _ranked(r: Value) -> bool:
+    if r.tensor.shape is None:
+        raise _UnknownRank
+    return True
+
+
+def concrete_types(node: Node, operands: Sequence[Any]) -> list[Any]:
+    """The types of the results for actual operands. A symbol that is left stands for a size that only running can tell."""
+    if node.op.has("isolated"):
+        return _concrete_region(node, operands)
+    c = InferContext(node.op, [None if x is None else type_of(x) for x in operands], node.all_attrs(), len(node.results),
+                     [x if isinstance(x, np.ndarray) and x.dtype.kind in "iub" and x.ndim <= 1 else None for x in operands])  # fmt: skip
+    try:
+        out = node.op.infer(c)
+    except GraphmillError as e:
+        raise RunError(f"{where(node)}: {e}") from e
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as e:
+        raise RunError(f"{where(node)}: {node.op.name} cannot take these operands: {e}") from e
+    return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
+    region = node.regions[0]
+    types = {v: type_of(x) for v, x in zip(region.inputs, operands) if x is not None}
+    for inner in region:
+        c = InferContext(inner.op, [None if v is None else types[v] for v in inner.operands], inner.all_attrs(), len(inner.results))
+        try:
+            out = inner.op.infer(c)
+        except GraphmillError as e:
+            raise RunError(f"{where(inner)}: {e}") from e
+        types.update(zip(inner.results, out if isinstance(out, (tuple, list)) else [out]))
+    return [types[v] for v in region.outputs]
+
+
+def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> None:
+    """Before a reference allocates: its results must fit into the limits, as far as their sizes can be known."""
+    try:
+        types = [TensorType(r.tensor.dtype, tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ())) for r in node.results
+                 if isinstance(r.type, TensorType) and _ranked(r)]  # fmt: skip
+    except (Unbound, _UnknownRank, ValueError):
+        if node.op.has("opaque"):
+            return
+        types = concrete_types(node, operands)
+    for t in types:
+        if isinstance(t, TensorType) and t.is_static:
+            frame.budget.check_bytes(where(node), t.size * t.dtype.itemsize)  # type: ignore[operator]
+
+
+# ---- plans ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    """The steps of one graph, in order."""
+
+    graph: Graph
+    steps: list[Step] = field(default_factory=list)
+
+    def run(self, frame: Frame) -> list[Any]:
+        """Runs the steps in `frame`; the graph's outputs in logical order."""
+        for step in self.steps:
+            step.run(frame)
+            for v in step.frees:
+                frame.values.pop(v, None)
+        return [frame.logical(v) for v in self.graph.outputs]
+
+    def callable(self, outer: Frame) -> Callable[..., tuple]:
+        """The plan as the function that a control operator's reference calls, closed over the values around it."""
+
+        def call(*args: Any) -> tuple:
+            frame = Frame(dict(outer.values), dict(outer.symbols), outer.budget, outer.threads)
+            for v, x in zip(self.graph.inputs, args, strict=True):
+                x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
+                frame.put(v, x)
+                if isinstance(v.type, TensorType) and v.type.shape is not None:
+                    for d in v.type.shape:  # a symbol of a region's input has a new value at every call
+                        if not isinstance(d, int):
+                            frame.symbols.pop(str(d)[1:], None)
+            for v in self.graph.inputs:
+                if isinstance(v.type, TensorType) and v.type.shape is not None and isinstance(frame.values[v], np.ndarray):
+                    bind_symbols(v, frame.values[v].shape, frame.symbols)
+            return tuple(self.run(frame))
+
+        return call
+
+
+def make_plan(graph: Graph, select: Selector | None, served: list[Served], compile_all: Callable[[list[str]], list[int]]) -> Plan:
+    """The plan of a graph and, below it, of its regions. `select` None serves everything by reference."""
+    todo: list[tuple[Plan, int, Node, KernelSource]] = []
+    plan = _collect(graph, select, served, todo)
+    addresses = compile_all([source.text for _, _, _, source in todo])
+    for (p, i, node, source), address in zip(todo, addresses):
+        step = KernelStep(node, source, address)
+        step.frees = p.steps[i].frees
+        p.steps[i] = step
+    return plan
+
+
+def _collect(graph: Graph, select: Selector | None, served: list[Served], todo: list) -> Plan:
+    plan = Plan(graph)
+    frees = _frees(graph)
+    for node in graph:
+        step, source, reason = _step(node, select, served, todo)
+        if source is not None:
+            todo.append((plan, len(plan.steps), node, source))
+        step.frees = frees.get(node, [])
+        plan.steps.append(step)
+        served.append(Served(node.name, node.op.name, "native" if source is not None else step.how, reason, node.locs))
+    return plan
+
+
+def _step(node: Node, select: Selector | None, served: list[Served], todo: list) -> tuple[Step, KernelSource | None, str]:
+    if node.op.name in ("shape", "size", "dims"):
+        return SizeStep(node), None, ""
+    if node.regions and not node.op.has("isolated"):
+        return HostStep(node, [_collect(r, select, served, todo) for r in node.regions], "host"), None, ""
+    if select is not None and node.op.has("view") and len(node.results) == 1 and _plain_view(node):
+        return ViewStep(node), None, ""
+    if node.op.has("host"):
+        return HostStep(node, (), "host"), None, ""
+    if select is None:
+        return HostStep(node, (), "reference"), None, "the target is the reference"
+    source = select(node)
+    if isinstance(source, KernelSource):
+        return Step(node), source, ""
+    if node.op.reference is None:
+        raise UnsupportedError(f"{where(node)}: {source}, and it has no reference implementation")
+    return HostStep(node, (), "reference"), None, str(source)
+
+
+def _plain_view(node: Node) -> bool:
+    """A view is free where the data lies in logical order."""
+    return all(isinstance(v.type, TensorType) and v.type.layout is None and v.type.shape is not None
+               for v in (node.operands[0], node.results[0]) if v is not None)  # fmt: skip
+
+
+def _frees(graph: Graph) -> dict[Node, list[Value]]:
+    """Which values of the graph each node is the last to read."""
+    last: dict[Value, Node] = {}
+    for node in graph:
+        for v in [*node.operands, *(node.captures() if node.regions else ()), *node.results]:
+            if v is not None and v.graph is graph and not v.is_const:
+                last[v] = node
+    keep, out = set(graph.outputs), {}
+    for v, node in last.items():
+        if v not in keep:
+            out.setdefault(node, []).append(v)
+    return out

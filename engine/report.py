@@ -1,0 +1,41 @@
+"""What compiling did: passes, decisions, and how every node is served."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..ir.passes.manager import PassRecord
+from ..ir.rewrite import Decision
+from .plan import Served
+
+
+@dataclass
+class CompileReport:
+    """Kept with an Executable; `summary()` is what `run --verbose` prints."""
+
+    passes: list[PassRecord] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    served: list[Served] = field(default_factory=list)
+    kernels: int = 0  # distinct kernels
+    compiled: int = 0  # of these, compiled now and not found in the cache
+    seconds: float = 0.0
+
+    def counts(self) -> dict[str, int]:
+        """How many nodes run natively, on the host (control flow, lists) and by reference."""
+        return dict(Counter(s.how for s in self.served))
+
+    @property
+    def fully_native(self) -> bool:
+        """Whether no node runs by its reference or on host lists; control flow counts by its bodies."""
+        return all(s.how == "native" or s.op in ("if", "loop", "scan") for s in self.served)
+
+    def not_native(self) -> list[Served]:
+        return [s for s in self.served if s.how == "reference"]
+
+    def summary(self) -> str:
+        c = self.counts()
+        lines = [f"{len(self.served)} nodes: " + ", ".join(f"{n} {how}" for how, n in sorted(c.items())),
+                 f"{self.kernels} kernels, {self.compiled} compiled now, {self.seconds:.2f} s"]  # fmt: skip
+        lines += [f"  by {s.how}: %{s.node} ({s.op}): {s.reason}" for s in self.not_native()]
+        return "\n".join(lines)
