@@ -13,7 +13,7 @@ from ..spec import KernelSource, Refusal
 Builder = Callable[[Node], KernelSource | Refusal]
 _BUILDERS: dict[str, Builder] = {}
 # The files of this folder that hold kernels. They are imported when the first node is asked for; none imports numba.
-FAMILIES = ("loops", "reduce")
+FAMILIES = ("loops", "reduce", "move", "gather")
 _loaded = False
 
 
