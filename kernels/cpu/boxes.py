@@ -43,7 +43,7 @@ def strides_of(shape: Dims, layout: Layout | None = None) -> Dims:
 
 
 def copy_text(first_int: int, item: int) -> str:
-    """The kernel that copies boxes of elements of `item` bytes (16 are moved as two of 8); `first_int` is the slot of the first int."""
+    """The kernel that copies boxes of elements of `item` bytes (16 are moved as two of 8); its ints begin at slot `first_int`."""
     size = min(item, 8)
     words = {"FIRST": first_int, "ITEM": size, "TYPE": f"u{8 * size}", "TALL": 16 // size, "WIDE": 32 // size}
     text = _TEXT
@@ -207,7 +207,7 @@ def runs(index: Sequence[int]) -> list[tuple[int, int, int, int]]:
     """Source positions as runs (first destination, count, first source, step of -1, 0 or 1); position -1 means fill."""
     out: list[list[int]] = []
     for at, source in enumerate(index):
-        first, n, start, step = out[-1] if out else (0, 0, 0, 0)
+        _, n, start, step = out[-1] if out else (0, 0, 0, 0)
         if n and (source < 0) == (start < 0):
             if n == 1 and abs(source - start) <= 1:
                 out[-1][1:] = 2, start, source - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ...ir.core import Node
-from ...ir.types import FLOATS, I32, I64, INTEGERS, DType
+from ...ir.types import FLOATS, I32, I64, INTEGERS, SIGNED, U8, U16, U32, DType
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .boxes import strides_of
 from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
@@ -87,7 +87,8 @@ def slices(node: Node, outer: int, depth: int | None, shared: bool, message: str
         inner = math.prod(data[outer + n :]) * each
         span = math.prod(data[outer:]) * each * item
         units = rows * count
-        return Launch((rows, count, inner, span, 0 if shared else count, n, *data[outer : outer + n]), tiles_for(units, units * inner), FLAG)
+        ints = (rows, count, inner, span, 0 if shared else count, n, *data[outer : outer + n])
+        return Launch(ints, tiles_for(units, units * inner), FLAG)
 
     text = fill_in(_SLICES.replace("INDEX", str(node.operands[1].tensor.dtype)).replace("TYPE", typ), FIRST=first, ITEM=item)
     return KernelSource(text, bind, checked=message)
@@ -149,6 +150,11 @@ _COPY = """
     if data != out:
         for e in range(param(p, TOTAL)):
             st_TYPE(out, e, ld_TYPE(data, e))
+"""
+_UPDATE = """
+                b = ld_TYPE(param(p, 2), to)
+                a = ld_TYPE(out, at)
+                st_TYPE(out, at, COMBINED)
 """
 # How the old value `a` and the update `b` combine. Comparisons let NaN through.
 _COMBINE = {"none": "b", "add": "a + b", "mul": "a * b", "max": "b if b > a or b != b else a", "min": "b if b < a or b != b else a"}
@@ -212,12 +218,12 @@ def scatter_elements(node: Node) -> KernelSource | Refusal:
         ints = along_axis(axis, call.operands[0], call.operands[1], 1)
         return Launch((*ints, math.prod(call.operands[0])), 1, FLAG)
 
-    move = f"                b = ld_TYPE(param(p, 2), to)\n                a = ld_TYPE(out, at)\n                st_TYPE(out, at, {expression})\n"
-    text = _ELEMENTS.replace("COPY", _COPY.lstrip("\n")).replace("MOVE", move)
+    text = _ELEMENTS.replace("COPY", _COPY.lstrip("\n")).replace("MOVE", _UPDATE.lstrip("\n")).replace("COMBINED", expression)
     text = text.replace("TYPE", typ).replace("INDEX", str(node.operands[1].tensor.dtype))
     # The number of elements of data stands behind the pairs of the outer loops.
     text = fill_in(text, FIRST=first, TOTAL=first + 6 + 2 * (x.rank - 1))
-    return KernelSource(text, bind, in_place=frozenset({0}), checked=f"scatter_elements: an index lies outside of the axis {axis} of data {x}")
+    message = f"scatter_elements: an index lies outside of the axis {axis} of data {x}"
+    return KernelSource(text, bind, in_place=frozenset({0}), checked=message)
 
 
 # ---- scatter_nd
@@ -272,6 +278,54 @@ def scatter_nd(node: Node) -> KernelSource | Refusal:
     return KernelSource(text, bind, in_place=frozenset({0}), checked=f"scatter_nd: an index lies outside of data {x}")
 
 
+# ---- tensor_scatter
+
+# cache [batch, between, size, inner], update [batch, between, steps, inner]
+_CACHE = """
+def kernel(p, tile, ntiles):
+    cache = param(p, 0)
+    out = param(p, FIRST - 2)
+    between = param(p, FIRST + 1)
+    size = param(p, FIRST + 2)
+    steps = param(p, FIRST + 3)
+    inner = param(p, FIRST + 4)
+    units = param(p, FIRST)
+    for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        row = out + u * size * inner
+        if out != cache:
+            memcpy(row, cache + u * size * inner, size * inner)
+        at = START
+        new = param(p, 1) + u * steps * inner
+        if WRONG:
+            st_i64(param(p, FIRST - 1), 0, 1)
+        else:
+            for t in range(steps):
+                memcpy(row + (at + t) % size * inner, new + t * inner, inner)
+"""
+
+
+@serves("tensor_scatter")
+def tensor_scatter(node: Node) -> KernelSource | Refusal:
+    refusal = refuse_strings(node) or refuse_layouts(node)
+    if refusal:
+        return refusal
+    x = node.operands[0].tensor
+    axis, item, circular = node.attr("axis") % x.rank, x.dtype.itemsize, node.attr("mode") == "circular"
+
+    def bind(call: Call) -> Launch:
+        dims, update = call.operands[:2]
+        units = math.prod(dims[:axis])
+        inner = math.prod(dims[axis + 1 :]) * item
+        return Launch((units, math.prod(dims[1:axis]), dims[axis], update[axis], inner), tiles_for(units, math.prod(dims)), FLAG)
+
+    start = "0" if node.operand(2) is None else "ld_i64(param(p, 2), u // between)"
+    # Circular: a huge start must not overflow; with steps > size the last ones win, as in the loop's order.
+    start, wrong = (f"{start} % maximum(size, 1)", "size == 0") if circular else (start, "at < 0 or at > size - steps")
+    message = f"tensor_scatter: an update does not fit the axis {axis} of the cache {x} at its write index"
+    text = fill_in(_CACHE, FIRST=first_int(node), START=start, WRONG=wrong)
+    return KernelSource(text, bind, in_place=frozenset({0}), checked=message)
+
+
 # ---- one_hot
 
 # indices [outer, inner], values [off, on] -> [outer, depth, inner]
@@ -299,7 +353,9 @@ def kernel(p, tile, ntiles):
 
 @serves("one_hot")
 def one_hot(node: Node) -> KernelSource | Refusal:
-    refusal = unsupported(node, 0)
+    refusal = refuse_strings(node) or refuse_layouts(node)
+    if node.operands[0].tensor.dtype not in SIGNED | {U8, U16, U32}:
+        refusal = refusal or Refusal("indices are no integers of up to 64 bits with a sign", {"indices": node.operands[0].type})
     values, y = node.operands[2].tensor, node.results[0].tensor
     if refusal or values.dtype.itemsize > 8:
         return refusal or Refusal("elements of 16 bytes have no kernel", {"values": values})

@@ -171,8 +171,9 @@ def indexed_boxes(maps: Sequence[list[tuple[int, int, int, int]]], dims: Dims, x
                     boxes.append(Box(sizes, src, (0,) * len(dims), out, ys, src_at, at))
         done.append([r for r in runs_k if r[2] >= 0])
     for part in itertools.product(*done):
-        boxes.append(Box(tuple(r[1] for r in part), 0, tuple(r[3] * s for r, s in zip(part, xs, strict=True)), out, ys,
-                         sum(r[2] * s for r, s in zip(part, xs, strict=True)), sum(r[0] * s for r, s in zip(part, ys, strict=True))))  # fmt: skip
+        steps = tuple(r[3] * s for r, s in zip(part, xs, strict=True))
+        start, to = (sum(r[k] * s for r, s in zip(part, strides, strict=True)) for k, strides in ((2, xs), (0, ys)))
+        boxes.append(Box(tuple(r[1] for r in part), 0, steps, out, ys, start, to))
     return boxes
 
 
@@ -235,7 +236,8 @@ def space_to_depth(node: Node) -> KernelSource | Refusal:
     def boxes(call: Call) -> list[Box]:
         (n, c, h, w), (sn, sc, sh, sw), (tn, tc, th, tw) = call.operands[0], dense(x, call.operands[0]), dense(y, call.results[0])
         channel, block = (b * b * tc, tc) if crd else (tc, c * tc)
-        return [Box((n, c, h // b, b, w // b, b), 0, (sn, sc, b * sh, sh, b * sw, sw), out, (tn, channel, th, b * block, tw, block))]
+        dims = (n, c, h // b, b, w // b, b)
+        return [Box(dims, 0, (sn, sc, b * sh, sh, b * sw, sw), out, (tn, channel, th, b * block, tw, block))]
 
     return copier(node, boxes)
 
@@ -309,7 +311,8 @@ def trilu(node: Node) -> KernelSource | Refusal:
 
     copy, zero = f"get_{typ}(source, j)", f"{typ}(0)"
     words = {"BEFORE": zero if upper else copy, "AFTER": copy if upper else zero}
-    words["SHIFT"] = ("0" if node.operand(1) is None else "minimum(maximum(ld_i64(param(p, 1), 0), -(1 << 40)), 1 << 40)") + ("" if upper else " + 1")
+    shift = "0" if node.operand(1) is None else "minimum(maximum(ld_i64(param(p, 1), 0), -(1 << 40)), 1 << 40)"
+    words["SHIFT"] = shift if upper else f"{shift} + 1"
     return KernelSource(fill_in(_TRILU.replace("TYPE", typ), FIRST=first_int(node), ITEM=item, **words), bind)
 
 
@@ -369,4 +372,9 @@ def range_(node: Node) -> KernelSource | Refusal:
         return Refusal("this float type is computed in f32 only", {"type": dtype, "stash_type": node.attr("stash_type")})
     wide = "f32" if dtype.is_float and dtype.bits < 32 else str(dtype)
     text = _RANGE.replace("TYPE", str(dtype)).replace("WIDE", wide)
-    return KernelSource(fill_in(text, FIRST=first_int(node)), lambda call: Launch((call.results[0][0],), tiles_for(*call.results[0] * 2)))
+
+    def bind(call: Call) -> Launch:
+        (n,) = call.results[0]
+        return Launch((n,), tiles_for(n, n))
+
+    return KernelSource(fill_in(text, FIRST=first_int(node)), bind)

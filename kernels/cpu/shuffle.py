@@ -1,7 +1,7 @@
 """Names of the prelude that rearrange elements between vectors (see vector.py).
 
-    transpose_T(src, src_pitch, dst, dst_pitch)   T = u8, u16, u32, u64: dst[i][j] = src[j][i] for 16 / sizeof(T) rows of the
-                                                  destination and 32 / sizeof(T) of the source; pitches are bytes
+transpose_T(src, src_pitch, dst, dst_pitch)   T = u8, u16, u32, u64: dst[i][j] = src[j][i] for 16 / sizeof(T) rows of the
+                                              destination and 32 / sizeof(T) of the source; pitches are bytes
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def _transpose(bits: int) -> Any:
         return ir.Constant(ir.VectorType(_I32, len(picks)), picks)
 
     both = mask(list(range(2 * n)))
-    unpack = [mask([half * n + k + o for half in range(2) for k in part for o in (0, 2 * n)]) for part in (range(n // 2), range(n // 2, n))]
+    parts = range(n // 2), range(n // 2, n)
+    unpack = [mask([half * n + k + o for half in range(2) for k in part for o in (0, 2 * n)]) for part in parts]
 
     def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
         src, src_pitch, dst, dst_pitch = args
