@@ -1,0 +1,144 @@
+"""Runs the real models on graphmill and on ONNX Runtime and compares their answers.
+
+usage: python benchmarks/real_models.py [--max-mb 10] [--target cpu|reference] [--markdown OUT.md] [--json OUT.json] [NAME ...]
+
+The oracle is ONNX Runtime, unoptimised. For int8 models its sums saturate on hosts without VNNI: there graphmill must stay within
+three times the difference between ONNX Runtime optimised and unoptimised, or within the usual tolerance of onnx.reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import realset
+
+
+@dataclass
+class Result:
+    """What became of one model."""
+
+    model: str
+    mb: float
+    ok: bool = True
+    worst: float = 0.0
+    variants: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    native: int = 0
+    reference: int = 0
+    by_reference: list[str] = field(default_factory=list)
+    compile_s: float = 0.0
+
+
+def session(path: Path, optimised: bool = False) -> Any:
+    import onnxruntime as ort
+
+    o = ort.SessionOptions()
+    o.intra_op_num_threads, o.log_severity_level = 1, 4
+    level = ort.GraphOptimizationLevel
+    o.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), o, providers=["CPUExecutionProvider"])
+
+
+def accepts(s: Any) -> Any:
+    def run(feeds: realset.Feeds) -> bool:
+        try:
+            s.run(None, feeds)
+        except Exception:  # whatever the oracle raises means that it cannot run these inputs
+            return False
+        return True
+
+    return run
+
+
+def quantized(entry: dict) -> bool:
+    return any(op.split("::")[-1] in ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul") for op in entry["ops"])
+
+
+def check(entry: dict, folder: Path, target: str) -> Result:
+    """Compiles the model once and compares all its variants."""
+    import graphmill as gm
+
+    r = Result(entry["file"][:-5], entry["mb"])
+    path = realset.fetch(entry, folder)
+    oracle = session(path)
+    second = session(path, True) if quantized(entry) else None
+    started = time.perf_counter()
+    exe = gm.compile(path, target)
+    r.compile_s = time.perf_counter() - started
+    counts = exe.report.counts()
+    r.native, r.reference = counts.get("native", 0) + counts.get("host", 0), counts.get("reference", 0)
+    r.by_reference = sorted({s.op for s in exe.report.not_native()})
+    for name, feeds in realset.variants(entry, accepts(oracle)):
+        r.variants.append(name)
+        try:
+            ours = exe.run(feeds)
+        except gm.errors.GraphmillError as e:
+            r.problems.append(f"{name}: {type(e).__name__}: {e}")
+            continue
+        theirs = dict(zip((o.name for o in oracle.get_outputs()), oracle.run(None, feeds)))
+        other = dict(zip(theirs, second.run(None, feeds))) if second is not None else {}
+        for out in theirs:
+            share, text = compare(ours[out], theirs[out], other.get(out))
+            r.worst = max(r.worst, share)
+            if share > 1:
+                r.problems.append(f"{name}: {out}: {text}")
+    r.ok = not r.problems
+    return r
+
+
+def compare(ours: Any, theirs: Any, other: Any) -> tuple[float, str]:
+    a, b = realset.as_array(ours), realset.as_array(theirs)
+    share, text = realset.difference(a, b)
+    if share > 1 and other is not None and a.shape == b.shape and a.dtype == b.dtype and a.dtype.kind == "f":
+        spread = float(np.max(np.abs(realset.as_array(other) - b), initial=0))
+        apart = float(np.max(np.abs(a - b), initial=0))
+        if spread > 0 and apart <= 3 * spread:
+            return apart / (3 * spread), f"{apart / (3 * spread):.3g} of three times ONNX Runtime's own spread"
+        text += f"; {apart:.3g} apart, ONNX Runtime's own spread is {spread:.3g}"
+    return share, text
+
+
+def markdown(results: list[Result]) -> str:
+    rows = ["| model | MB | answers | worst share of the tolerance | variants | native nodes | by reference |", "|---|---|---|---|---|---|---|"]
+    for r in results:
+        rows.append(f"| {r.model} | {r.mb} | {'right' if r.ok else 'WRONG'} | {r.worst:.2g} | {', '.join(r.variants)} | {r.native} | "
+                    f"{r.reference}{': ' + ', '.join(r.by_reference) if r.by_reference else ''} |")  # fmt: skip
+    good = sum(r.ok for r in results)
+    return f"{good} of {len(results)} models give ONNX Runtime's answers.\n\n" + "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("names", nargs="*")
+    ap.add_argument("--max-mb", type=float, default=float("inf"))
+    ap.add_argument("--target", default="cpu")
+    ap.add_argument("--markdown")
+    ap.add_argument("--json")
+    a = ap.parse_args()
+    results = []
+    for entry in realset.entries(tuple(a.names), a.max_mb):
+        started = time.perf_counter()
+        try:
+            r = check(entry, realset.folder(), a.target)
+        except Exception as e:
+            r = Result(entry["file"][:-5], entry["mb"], False, float("inf"), problems=[f"{type(e).__name__}: {e}"])
+        results.append(r)
+        print(f"{'ok   ' if r.ok else 'WRONG'} {r.model}  worst {r.worst:.2g}  native {r.native} reference {r.reference} "
+              f"{r.by_reference or ''}  compile {r.compile_s:.1f} s, all {time.perf_counter() - started:.1f} s", flush=True)  # fmt: skip
+        for p in r.problems:
+            print("     ", p[:600], flush=True)
+    print(markdown(results).splitlines()[0])
+    if a.markdown:
+        Path(a.markdown).write_text(markdown(results))
+    if a.json:
+        Path(a.json).write_text(json.dumps([asdict(r) for r in results], indent=1))
+
+
+if __name__ == "__main__":
+    main()
