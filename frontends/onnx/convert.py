@@ -14,10 +14,11 @@ from ...ir.errors import GraphmillError, LimitError
 from ...ir.limits import Limits
 from ...ir.op import REQUIRED, Onnx, OnnxCall, OpDef
 from .. import registry
-from .attributes import check_type, decode, schema, schema_types
+from . import opaque
+from .attributes import check_type, decode, schema_types
 from .functions import Functions, Key, check_opsets, key_of, newest_opsets, opsets_of, schema_function
 from .hints import Hints
-from .problems import Problem, Problems, shown, text
+from .problems import MOST_LINES, Problem, Problems, shown, text
 from .protobuf import Source
 from .resolve import Resolver, unknown
 from .scope import Scope, node_name
@@ -67,7 +68,6 @@ class NodeConverter:
     def __init__(self, source: Source, module: Module, problems: Problems, functions: Functions, limits: Limits):
         self.source, self.module, self.problems, self.functions, self.limits = source, module, problems, functions, limits
         self.poisoned: set[Value] = set()
-        self.unsupported: dict[tuple[str, str, int], int] = {}  # how many nodes of each operator nothing serves
         self._count = 0
         self.resolver = Resolver(functions)
         self.hints = Hints()
@@ -97,11 +97,16 @@ class NodeConverter:
             except Exception as e:  # whatever a converter raises is a problem of this node
                 if not poisoned:
                     self._problem(node, key, frame, _reason(e))
+            else:
+                lost = [o for o, v in zip(node.output, results) if o and v is None] if results is not None else []
+                if lost:
+                    self._problem(node, key, frame, f"its output {shown(lost[0])} is not computed", "leave that output out")
         self._define(node, frame, results, poisoned or len(self.problems) > before)
 
     def _check_outputs(self, node: onnx.NodeProto, frame: Frame, key: Key) -> bool:
-        for name in node.output:
-            if name and frame.scope.defined(text(name)):
+        names = [text(o) for o in node.output if o]
+        for i, name in enumerate(names):
+            if frame.scope.defined(name) or name in names[:i]:
                 self._problem(
                     node, key, frame, f"its output {shown(name)} is defined already", "give every value of a graph its own name"
                 )
@@ -157,8 +162,7 @@ class NodeConverter:
         if isinstance(target, onnx.FunctionProto):
             return self._inline(target, node, key, inputs, frame)
         if target is None:
-            self.unsupported[key[0], key[1], opset] = self.unsupported.get((key[0], key[1], opset), 0) + 1
-            self._problem(node, key, frame, *unknown(key, opset))
+            self._problem(node, key, frame, *unknown(key, opset, suggest=len(self.problems) < MOST_LINES))
             return None
         call = self._call(node, key, opset, inputs, frame)
         if call is None:
@@ -225,9 +229,7 @@ class NodeConverter:
             self._problem(node, key, frame, f"the operator is new in opset {form.since}", "export the model with that opset")
             return None
         if op.has("opaque"):
-            s = schema(call.domain, call.op_type, call.opset)
-            assert s is not None
-            call.attrs |= {"opset": s.since_version, "outputs": call.n_outputs}
+            opaque.prepare(call)
         for version in sorted(form.before):
             if version > call.opset:
                 form.before[version](call)
@@ -291,9 +293,10 @@ class NodeConverter:
         values = [made] if isinstance(made, Value) else list(made)
         if len(values) < call.n_outputs or not all(v is None or isinstance(v, Value) for v in values):
             raise TypeError(f"its converter returned {len(values)} values, expected {call.n_outputs} ir Values")
-        for name, v in zip(dict.fromkeys(names), values):
-            # The model's own name goes to each result that was made here.
-            if v in builder.made:
+        unnamed = set(builder.made)  # the model's own names go to the results that were made here
+        for name, v in zip(names, values):
+            if v in unnamed:
+                unnamed.discard(v)
                 v.name = self.module.fresh(name)
         return values
 

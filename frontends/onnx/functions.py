@@ -108,16 +108,18 @@ def schema_function(node: onnx.NodeProto, opset: int, types: Sequence[Type | Non
     s = schema("" if node.domain == "ai.onnx" else node.domain, node.op_type, opset)
     if s is None:
         return None
+    f = onnx.FunctionProto()
     if s.has_function:
-        return _parsed(s.function_body)
-    if s.has_context_dependent_function:
+        f.CopyFrom(s.function_body)
+    elif s.has_context_dependent_function:
         body = s.get_context_dependent_function(node.SerializeToString(), [type_proto(t).SerializeToString() for t in types])
-        return _parsed(body) if body else None
-    return None
-
-
-def _parsed(body: bytes | onnx.FunctionProto) -> onnx.FunctionProto:
-    return onnx.FunctionProto.FromString(body) if isinstance(body, bytes) else body
+        if not body:
+            return None
+        f.ParseFromString(body)
+    else:
+        return None
+    f.attribute_proto.extend(a.default_value for a in s.attributes.values() if a.default_value.type)
+    return f
 
 
 def opsets_of(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
@@ -141,10 +143,11 @@ def newest_opsets() -> Mapping[str, int]:
 
 def check_opsets(opsets: Mapping[str, int], what: str) -> None:
     """Raises UnsupportedError for a version that is newer than any known, or that never was."""
-    for domain, newest in newest_opsets().items():
-        version = opsets.get(domain, 1)
+    known = newest_opsets()
+    for domain, version in opsets.items():
+        newest = known.get(domain, (1 << 31) - 1)
         if not 1 <= version <= newest:
             raise UnsupportedError(
-                f"{what} is for opset {version} of {domain or 'ai.onnx'}; expected 1 to {newest}, the newest known "
+                f"{what} is for opset {version} of {shown(domain) or 'ai.onnx'}; expected 1 to {newest}, the newest known "
                 "(convert the model with onnx.version_converter, or export it with an older opset)"
             )

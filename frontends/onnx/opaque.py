@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...ir.op import OPS, Attr, InferContext, OpDef, Operand
+from ...ir.op import OPS, Attr, InferContext, OnnxCall, OpDef, Operand
 from ...ir.symbols import DimLike
 from ...ir.types import ONNX_DTYPES, OptionalType, SequenceType, TensorType, Type
 from . import reference
 from .attributes import schema
 from .declared import input_type, type_proto
+from .problems import shown
 
 OWN = ("opset", "outputs")  # the attributes that are not ONNX's
 _SMALL = 1024  # elements of a constant operand that shape inference is shown
@@ -52,6 +53,23 @@ def make(name: str) -> OpDef | None:
     traits = {"opaque", "host"} | ({"random"} if reference.is_random(domain, op_type, _newest(domain)) else set())
     return OpDef(name, run, infer, (Operand("inputs", variadic=True),), {"opset": Attr(), "outputs": Attr(1)},
                  f"ONNX {op_type}, by onnx.reference.", "opaque", traits=frozenset(traits), results=None)  # fmt: skip
+
+
+def prepare(call: OnnxCall) -> None:
+    """Checks an ONNX node against its schema and gives it the attributes of the IR's opaque node. Raises ValueError."""
+    s = schema(call.domain, call.op_type, call.opset)
+    assert s is not None
+    unknown = sorted(set(call.attrs) - set(s.attributes))
+    missing = sorted(name for name, a in s.attributes.items() if a.required and name not in call.attrs)
+    if unknown or missing:
+        wrong = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
+        raise ValueError(f"the attribute {shown(wrong)}; expected only {', '.join(sorted(s.attributes)) or 'none'}")
+    if not s.min_input <= len(call.inputs) <= s.max_input or call.n_outputs > s.max_output:
+        raise ValueError(
+            f"it has {len(call.inputs)} inputs and {call.n_outputs} outputs; "
+            f"expected {s.min_input} to {s.max_input} inputs and at most {s.max_output} outputs"
+        )
+    call.attrs |= {"opset": s.since_version, "outputs": call.n_outputs}
 
 
 def _newest(domain: str) -> int:

@@ -54,8 +54,10 @@ class Problems(list[Problem]):
         return ImportProblem("\n".join(lines), tuple(self))
 
 
-def shown(name: str) -> str:
+def shown(name: str | bytes) -> str:
     """A name from a model as a message shows it: one printable line of bounded length."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "backslashreplace")
     if len(name) > LONGEST_NAME:
         name = name[:LONGEST_NAME] + "..."
     return name if name.isprintable() else name.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -58,10 +58,11 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto) -> Source:
 
 def _contents(path: Path) -> memoryview:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        raise HostileModelError(f"{shown(path.name)} is no regular file; expected an ONNX model")
     with os.fdopen(fd, "rb") as f:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise HostileModelError(f"{shown(path.name)} is no regular file; expected an ONNX model")
         if info.st_size > MOST_BYTES:
             raise HostileModelError(
                 f"{shown(path.name)} has {info.st_size} bytes, more than the {MOST_BYTES} of any protobuf; "

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from ...ir.errors import UnsupportedError
-from ...ir.types import STR, dtype_of
+from ...ir.types import STR, Type, dtype_of
 from .attributes import schema, schema_types
+from .declared import type_proto
 
 
 @lru_cache(maxsize=1)
@@ -46,20 +47,17 @@ def make_node(
 
 
 def _attribute(name: str, value: Any, kind: int | None) -> onnx.AttributeProto:
+    one = tuple(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
+    return onnx.helper.make_attribute(name, one, attr_type=kind)
+
+
+def _plain(value: Any) -> Any:
+    """One value of an attribute as onnx.helper takes it."""
     if isinstance(value, np.ndarray):
-        value = onnx.numpy_helper.from_array(value)
-    elif isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
-    elif isinstance(value, tuple):
-        value = [
-            onnx.numpy_helper.from_array(v)
-            if isinstance(v, np.ndarray)
-            else v.encode("utf-8", "surrogateescape")
-            if isinstance(v, str)
-            else v
-            for v in value
-        ]
-    return onnx.helper.make_attribute(name, value, attr_type=kind)
+        return onnx.numpy_helper.from_array(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    return type_proto(value) if isinstance(value, Type) else value
 
 
 def run(
@@ -75,15 +73,15 @@ def run(
     except (NotImplementedError, RuntimeError) as e:
         raise UnsupportedError(f"onnx.reference has no {op_type} for opset {opset}: {e}") from e
     feeds = {name: x for name, x in zip(node.input, operands) if name}
-    return tuple(_settled(y, i, domain, op_type, opset) for i, y in enumerate(evaluator.run(None, feeds)))
+    return tuple(_settled(y) for y in evaluator.run(None, feeds))
 
 
-def _settled(y: Any, i: int, domain: str, op_type: str, opset: int) -> Any:
+def _settled(y: Any) -> Any:
     """onnx.reference's result as a value of the IR."""
     if y is None or isinstance(y, dict):
         return y
     if isinstance(y, (list, tuple)):
-        return [_settled(x, i, domain, op_type, opset) for x in y]
+        return [_settled(x) for x in y]
     a = np.asarray(y)
     return a.astype(object) if dtype_of(a) is STR and a.dtype != object else a
 

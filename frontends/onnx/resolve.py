@@ -51,8 +51,8 @@ class Resolver:
         return None
 
 
-def unknown(key: Key, opset: int) -> tuple[str, str]:
-    """The message and the hint for an operator that nothing serves."""
+def unknown(key: Key, opset: int, suggest: bool) -> tuple[str, str]:
+    """The message and the hint for an operator that nothing serves; `suggest` looks for a name that is spelled like it."""
     domain, op_type, _ = key
     s = schema(domain, op_type, opset)
     if s is not None and s.deprecated:
@@ -61,8 +61,10 @@ def unknown(key: Key, opset: int) -> tuple[str, str]:
         return "the operator is not supported", "register a converter with graphmill.converter, or leave the operator out"
     if schema(domain, op_type, (1 << 31) - 1) is not None:
         return f"ONNX opset {opset} has no such operator", "export the model with a newer opset"
+    register = f"register a converter with graphmill.converter({domain[:64]!r}, {op_type[:64]!r})"
+    if not suggest:
+        return "there is no such operator", register
     names = {t for d, t in registry.registered() if d == domain}
     names |= {x.name for x in onnx.defs.get_all_schemas() if x.domain == domain}
     close = difflib.get_close_matches(op_type[:64], sorted(names), 1)
-    register = f"register a converter with graphmill.converter({domain[:64]!r}, {op_type[:64]!r})"
     return "there is no such operator", f"did you mean {close[0]}? otherwise {register}" if close else register
