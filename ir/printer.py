@@ -211,7 +211,8 @@ class _Printer:
 
     def contents(self, v: Value) -> str:
         assert v.const is not None
-        large = isinstance(v.type, TensorType) and v.type.is_static and math.prod(v.type.shape or ()) > INLINE
+        size = v.type.size if isinstance(v.type, TensorType) and v.type.shape is not None else 0
+        large = isinstance(size, int) and size > INLINE
         return self.blob(v.const) if large else self.array(v.const, v.const.array)
 
     def array(self, c: Constant, a: np.ndarray) -> str:

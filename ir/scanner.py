@@ -6,7 +6,6 @@ place and what was expected there.
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -317,7 +316,7 @@ class Scanner:
     # ---- contents of constants
 
     def contents(self, t: Type, start: int) -> Constant:
-        if not (isinstance(t, TensorType) and t.is_static and t.shape is not None and all(int(d) >= 0 for d in t.shape)):
+        if not (isinstance(t, TensorType) and t.shape is not None and all(isinstance(d, int) and d >= 0 for d in t.shape)):
             self.fail("expected the type of a tensor with constant dims", start)
         if self.word("blob"):
             return self.blob(t)
@@ -325,9 +324,9 @@ class Scanner:
         start = self.pos
         items = [] if self.at("]") else self.list_of(self._element(t.dtype))
         self.need("]")
-        if len(items) != math.prod(t.shape):
-            self.fail(f"expected {math.prod(t.shape)} elements for {t}, found {len(items)}", start)
-        return Constant(self._array(items, t.dtype, start).reshape(t.shape))
+        if len(items) != t.size:
+            self.fail(f"expected {t.size} elements for {t}, found {len(items)}", start)
+        return Constant(self._array(items, t.dtype, start).reshape(tuple(d for d in t.shape if isinstance(d, int))))
 
     def blob(self, t: TensorType) -> Constant:
         self.fail(f"expected the elements in place: a blob stands only in a module's text, for more than {INLINE} elements")
@@ -369,10 +368,11 @@ class Scanner:
             if not all(info.min <= x <= info.max for x in items):
                 self.fail(f"expected integers in [{info.min}, {info.max}] for {d}", start)
             return np.array(items, object).astype(np.uint64 if d is DTYPES["u64"] else np.int64).astype(d.np)
-        wide = np.array(items, {"float": np.float64, "complex": np.complex128, "bool": np.bool_}[d.kind])
+        wide: np.ndarray = np.array(items, {"float": np.float64, "complex": np.complex128, "bool": np.bool_}[d.kind])
         with np.errstate(all="ignore"):
             array = wide.astype(d.np)
-        if not np.array_equal(_special(wide), _special(array)):
+        saturated = d.kind == "float" and np.any(np.isfinite(wide) & (np.abs(wide) > 2 * float(ml_dtypes.finfo(d.np).max)))
+        if saturated or not np.array_equal(_special(wide), _special(array)):
             self.fail(f"expected numbers that {d} can hold", start)
         return array
 

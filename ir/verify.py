@@ -271,7 +271,8 @@ def _where(node: Node) -> str:
 
 def _excerpt(node: Node, message: str) -> str:
     """The lines around a node, with the message under its own."""
-    before, after = [], []
+    before: list[Node] = []
+    after: list[Node] = []
     n = node._prev
     while n is not None and len(before) < CONTEXT:
         before.append(n)
