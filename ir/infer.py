@@ -117,6 +117,8 @@ def _infer_regions(node: Node) -> None:
         _infer_loop(node)
     elif node.op.name == "scan":
         _infer_scan(node)
+    elif node.op.name == "sequence_map":
+        _infer_sequence_map(node)
     else:
         for region in node.regions:
             infer_graph(region)
@@ -133,15 +135,35 @@ def _infer_loop(node: Node) -> None:
 
 def _infer_scan(node: Node) -> None:
     body, n = node.regions[0], node.attr("num_scan_inputs")
-    state = [v.type if v is not None else None for v in node.operands[: len(node.operands) - n]]
+    operands = [v.type if v is not None else None for v in node.operands]
+    if node.attr("batched"):  # sequence_lens, then operands whose axis 0 is the batch
+        operands = [_without(t, 0) for t in operands[1:]]
+    state = operands[: len(operands) - n]
     axes = node.attr("scan_input_axes") or (0,) * n
-    for v, inp, axis in zip(node.operands[len(node.operands) - n :], body.inputs[len(state) :], axes):
-        t = v.type if v is not None else None
-        if isinstance(t, TensorType) and t.shape is not None and t.rank:
-            inp.type = t.with_(shape=tuple(d for i, d in enumerate(t.shape) if i != axis % len(t.shape)), layout=None)
-        else:
-            inp.type = t
+    for t, inp, axis in zip(operands[len(state) :], body.inputs[len(state) :], axes):
+        inp.type = _without(t, axis)
     _fixed_point(body, body.inputs[: len(state)], state, lambda: [o.type for o in body.outputs[: len(state)]])
+
+
+def _without(t: Type | None, axis: int) -> Type | None:
+    """The type of one slice along `axis`."""
+    if not isinstance(t, TensorType) or not t.shape:
+        return t
+    return t.with_(shape=tuple(d for i, d in enumerate(t.shape) if i != axis % len(t.shape)), layout=None)
+
+
+def _infer_sequence_map(node: Node) -> None:
+    """The body is given elements of sequences, whose sizes may differ from one to the next, and tensors as they are."""
+    (body,) = node.regions
+    for v, inp in zip(node.operands, body.inputs):
+        t = v.type if v is not None else None
+        if not isinstance(t, SequenceType):
+            inp.type = t
+        elif isinstance(t.elem, TensorType) and t.elem.shape is not None:
+            inp.type = t.elem.with_(shape=tuple(d if isinstance(d, int) else _carried_dim(inp, i) for i, d in enumerate(t.elem.shape)))
+        else:
+            inp.type = t.elem
+    infer_graph(body)
 
 
 def _fixed_point(body: Graph, inputs: list[Value], first: list[Type | None], returned: Callable[[], list[Type | None]]) -> None:

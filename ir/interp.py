@@ -107,6 +107,7 @@ def _callable(region: Graph, env: Env, budget: Budget, hook: Hook | None) -> Cal
         inner.update(zip(region.inputs, args, strict=True))
         return tuple(run_graph(region, inner, budget, hook))
 
+    call.types = tuple(v.type for v in region.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
     return call
 
 

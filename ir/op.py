@@ -313,7 +313,7 @@ def _signature(fn: Callable, dtypes: Mapping[str, Any], regions: Sequence[str]) 
     operands, attrs = [], {}
     for p in inspect.signature(fn).parameters.values():
         if p.kind is p.KEYWORD_ONLY:
-            if p.name not in regions:
+            if p.name not in regions and p.name != "budget":  # what is left of the run's limits is no attribute
                 attrs[p.name] = Attr(REQUIRED if p.default is p.empty else p.default)
         elif p.kind is p.VAR_POSITIONAL:
             operands.append(Operand(p.name, variadic=True, dtypes=frozenset(dtypes.get(p.name, ANY))))

@@ -284,7 +284,7 @@ def _squeeze_view(c: InferContext, data: np.ndarray) -> np.ndarray | None:
 )
 def squeeze(data, axes=None):
     """Without the given axes, whose size is 1; without all axes of size 1 where none are given."""
-    return np.squeeze(data, None if axes is None else tuple(axes.tolist()))
+    return np.squeeze(data, None if axes is None else tuple(np.ravel(axes).tolist()))
 
 
 def _infer_unsqueeze(c: InferContext) -> TensorType:
@@ -322,4 +322,4 @@ def _unsqueeze_view(c: InferContext, data: np.ndarray) -> np.ndarray | None:
 )
 def unsqueeze(data, axes):
     """With axes of size 1 put in; `axes` counts in the result."""
-    return np.expand_dims(data, tuple(axes.tolist()))
+    return np.expand_dims(data, tuple(np.ravel(axes).tolist()))
