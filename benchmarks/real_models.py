@@ -57,7 +57,10 @@ def accepts(s: Any) -> Any:
 
 
 def quantized(entry: dict) -> bool:
-    return any(op.split("::")[-1] in ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul") for op in entry["ops"])
+    return any(
+        op.split("::")[-1] in ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul")
+        for op in entry["ops"]
+    )
 
 
 def check(entry: dict, folder: Path, target: str) -> Result:
@@ -105,7 +108,10 @@ def compare(ours: Any, theirs: Any, other: Any) -> tuple[float, str]:
 
 
 def markdown(results: list[Result]) -> str:
-    rows = ["| model | MB | answers | worst share of the tolerance | variants | native nodes | by reference |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        "| model | MB | answers | worst share of the tolerance | variants | native nodes | by reference |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in results:
         rows.append(f"| {r.model} | {r.mb} | {'right' if r.ok else 'WRONG'} | {r.worst:.2g} | {', '.join(r.variants)} | {r.native} | "
                     f"{r.reference}{': ' + ', '.join(r.by_reference) if r.by_reference else ''} |")  # fmt: skip

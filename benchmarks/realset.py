@@ -23,7 +23,17 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-NP = {"FLOAT": "f4", "DOUBLE": "f8", "FLOAT16": "f2", "INT64": "i8", "INT32": "i4", "BOOL": "?", "UINT8": "u1", "INT8": "i1", "STRING": "O"}
+NP = {
+    "FLOAT": "f4",
+    "DOUBLE": "f8",
+    "FLOAT16": "f2",
+    "INT64": "i8",
+    "INT32": "i4",
+    "BOOL": "?",
+    "UINT8": "u1",
+    "INT8": "i1",
+    "STRING": "O",
+}
 Feeds = dict[str, np.ndarray]
 
 
@@ -105,18 +115,27 @@ def make(spec: dict, dtype: str) -> np.ndarray:
 def _image(spec: dict, dtype: str) -> np.ndarray:
     """A page of rendered text, cropped (wide) or subsampled."""
     page, h, w = np.load(HERE / "models" / "text_image.npz")["image"].astype("f4") / 255, spec["h"], spec["w"]
-    page = page[20 : 20 + h, 20 : 20 + w] if h < 100 else page[np.linspace(0, 639, h).astype(int)][:, np.linspace(0, 639, w).astype(int)]
+    page = (
+        page[20 : 20 + h, 20 : 20 + w]
+        if h < 100
+        else page[np.linspace(0, 639, h).astype(int)][:, np.linspace(0, 639, w).astype(int)]
+    )
     page = ((page - spec["mean"]) / spec["std"] * spec["scale"])[..., : spec["c"]]
     return np.ascontiguousarray(page[None] if spec["nhwc"] else page.transpose(2, 0, 1)[None]).astype(dtype)
 
 
 def _guess(name: str, typ: str, shape: list) -> np.ndarray:
-    dims = [s if isinstance(s, int) and s > 0 else (1 if i == 0 else 32 * (7 if len(shape) == 4 and i > 1 else 1)) for i, s in enumerate(shape)]
+    dims = [
+        s if isinstance(s, int) and s > 0 else (1 if i == 0 else 32 * (7 if len(shape) == 4 and i > 1 else 1))
+        for i, s in enumerate(shape)
+    ]
     if len(dims) == 4 and dims[1] == 32:
         dims[1] = 3
     dt = NP[typ]
     if dt[0] in "iu":
-        return make({"kind": "const", "value": 1, "shape": dims} if "mask" in name else {"kind": "int", "hi": 50, "shape": dims}, dt)
+        return make(
+            {"kind": "const", "value": 1, "shape": dims} if "mask" in name else {"kind": "int", "hi": 50, "shape": dims}, dt
+        )
     if dt == "?":
         return np.ones(dims, "?")
     return make({"kind": "str" if dt == "O" else "float", "shape": dims}, dt)
@@ -161,7 +180,9 @@ def variants(entry: dict, accepts: Any) -> Iterator[tuple[str, Feeds]]:
     for label, axes in symbols.items():
         together = [p for other, places in symbols.items() if sizes[other] == sizes[label] for p in places]
         for group in (axes, together):
-            size = next((s for s in (sizes[label] + 1, 2 * sizes[label], sizes[label] + 32) if accepts(grown(base, group, s))), None)
+            size = next(
+                (s for s in (sizes[label] + 1, 2 * sizes[label], sizes[label] + 32) if accepts(grown(base, group, s))), None
+            )
             if size is not None:
                 yield f"{label}={size}", grown(base, group, size)
                 break

@@ -14,8 +14,8 @@ from .common import json_option, print_json
 @json_option
 def passes(as_json: bool) -> None:
     """List the passes, their options and the usual pipelines."""
-    from ..engine.options import Options
     from ..engine.compiler import pipeline_text
+    from ..engine.options import Options
     from ..ir import passes as _  # noqa: F401
     from ..ir.passes.manager import PASSES
 

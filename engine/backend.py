@@ -62,7 +62,9 @@ class GraphmillBackend(Backend):
 
         arrays = [np.asarray(x) for x in inputs]
         present = [n for n in node.input if n]
-        infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in zip(present, arrays)]
+        infos = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in zip(present, arrays)
+        ]
         results = [helper.make_empty_tensor_value_info(n) for n in node.output if n]
         graph = helper.make_graph([node], "node", infos, results)
         version = kwargs.pop("opset_version", onnx.defs.onnx_opset_version() if node.domain in ("", "ai.onnx") else 1)

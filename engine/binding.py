@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ir.core import Module, Value
 from ..ir.errors import InputError
+from ..ir.interp import bind_symbols
 from ..ir.symbols import Unbound, as_symbol, evaluate
 from ..ir.types import STR, SequenceType, TensorType
 
@@ -31,7 +32,7 @@ def bind_inputs(module: Module, inputs: Mapping[str, Any]) -> tuple[dict[Value, 
         env[v] = check_value(v, inputs[name])
     for v in declared.values():
         if isinstance(v.type, TensorType) and v.type.shape is not None:
-            bind_symbols(v, env[v].shape, symbols)
+            bind_symbols(v.type, env[v], symbols)
     for v in declared.values():
         if isinstance(v.type, TensorType) and v.type.shape is not None:
             check_dims(v, env[v].shape, symbols)
@@ -54,15 +55,6 @@ def check_value(v: Value, value: Any) -> Any:
     if v.type.shape is not None and a.ndim != len(v.type.shape):
         raise InputError(f"input {v.name} has shape {list(a.shape)}, expected rank {len(v.type.shape)} ({v.type})")
     return np.require(a, requirements=["C", "A"])
-
-
-def bind_symbols(v: Value, shape: tuple[int, ...], symbols: Symbols) -> None:
-    """Takes the value of every dim of `v` that is one symbol and not bound yet."""
-    assert isinstance(v.type, TensorType) and v.type.shape is not None
-    for d, n in zip(v.type.shape, shape):
-        s = as_symbol(d)
-        if s is not None and s.name not in symbols:
-            symbols[s.name] = n
 
 
 def check_dims(v: Value, shape: tuple[int, ...], symbols: Symbols) -> None:

@@ -17,14 +17,14 @@ import numpy as np
 from ..ir.core import Graph, Node, Value
 from ..ir.errors import GraphmillError, RunError, UnsupportedError
 from ..ir.infer import where
-from ..ir.interp import run_node
+from ..ir.interp import bind_symbols, region_symbols, run_node, sizes
 from ..ir.layout import physical
 from ..ir.limits import Budget
 from ..ir.op import InferContext
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import TensorType, type_of
 from ..kernels.spec import Call, KernelSource, Launch, Refusal
-from .binding import Symbols, bind_symbols
+from .binding import Symbols
 
 Selector = Callable[[Node], KernelSource | Refusal]
 ALIGN = 64
@@ -104,7 +104,7 @@ class ViewStep(Step):
         (result,) = self.node.results
         shape = result_shapes(self.node, frame)[0]
         frame.values[result] = np.asarray(frame.get(self.node.operands[0])).reshape(shape)
-        bind_symbols(result, shape, frame.symbols)
+        bind_symbols(result.type, frame.values[result], frame.symbols)
 
 
 class SizeStep(Step):
@@ -113,12 +113,9 @@ class SizeStep(Step):
     def run(self, frame: Frame) -> None:
         node = self.node
         if node.op.name == "dims":
-            values = [evaluate(d, frame.symbols) for d in node.attr("value")]
-            a = np.array(values, node.attr("dtype").np)
-            out = a.reshape(()) if node.attr("scalar") else a
+            out = sizes(node, frame.symbols)
         else:
-            attrs = node.all_attrs()
-            out = node.op.reference(frame.logical(node.operands[0]), **attrs)  # type: ignore[misc]
+            out = node.op.reference(frame.logical(node.operands[0]), **node.all_attrs())  # type: ignore[misc]
         frame.put(node.results[0], np.asarray(out))
 
 
@@ -134,13 +131,12 @@ class HostStep(Step):
         operands = [frame.logical(v) for v in node.operands]
         if not self.plans:
             check_size(node, operands, frame)
-            results = run_node(node, operands, {}, frame.budget)
+            results = run_node(node, operands, None, frame.budget)
         else:
             results = self._control(operands, frame)
         for v, x in zip(node.results, results):
             frame.put(v, x)
-            if isinstance(v.type, TensorType) and v.type.shape is not None and isinstance(x, np.ndarray):
-                bind_symbols(v, x.shape, frame.symbols)
+            bind_symbols(v.type, x, frame.symbols)
 
     def _control(self, operands: list[Any], frame: Frame) -> list[Any]:
         node, attrs = self.node, self.node.all_attrs()
@@ -190,10 +186,9 @@ class KernelStep(Step):
         results = []
         for v, shape in zip(node.results, shapes):
             t = v.tensor
-            out = aligned(physical(shape, t.layout), t.dtype.np)
-            results.append(out)
-            frame.values[v] = out
-            bind_symbols(v, shape, frame.symbols)
+            frame.values[v] = aligned(physical(shape, t.layout), t.dtype.np)
+            results.append(frame.values[v])
+            bind_symbols(t, frame.logical(v), frame.symbols)
         execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
 
     def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
@@ -323,17 +318,11 @@ class Plan:
         """The plan as the function that a control operator's reference calls, closed over the values around it."""
 
         def call(*args: Any) -> tuple:
-            frame = Frame(dict(outer.values), dict(outer.symbols), outer.budget, outer.threads)
+            frame = Frame(dict(outer.values), region_symbols(self.graph, outer.symbols), outer.budget, outer.threads)
             for v, x in zip(self.graph.inputs, args, strict=True):
                 x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
                 frame.put(v, x)
-                if isinstance(v.type, TensorType) and v.type.shape is not None:
-                    for d in v.type.shape:  # a symbol of a region's input has a new value at every call
-                        if not isinstance(d, int):
-                            frame.symbols.pop(str(d)[1:], None)
-            for v in self.graph.inputs:
-                if isinstance(v.type, TensorType) and v.type.shape is not None and isinstance(frame.values[v], np.ndarray):
-                    bind_symbols(v, frame.values[v].shape, frame.symbols)
+                bind_symbols(v.type, x, frame.symbols)
             return tuple(self.run(frame))
 
         return call

@@ -6,6 +6,7 @@ A value at run time is an ndarray (tensor, in its logical axis order), a list (s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,31 @@ import numpy as np
 from .core import Graph, Module, Node, Value
 from .errors import GraphmillError, RunError, UnsupportedError
 from .limits import DEFAULT_LIMITS, Budget, Limits
-from .types import TensorType, type_of
+from .symbols import as_symbol, evaluate, symbols_of
+from .types import TensorType, Type, type_of
 
-Env = dict[Value, Any]
 Hook = Callable[[Node, list[Any], list[Any]], None]
+
+
+@dataclass
+class Env:
+    """The values of a graph while it runs, and the symbols whose sizes are known by now."""
+
+    values: dict[Value, Any] = field(default_factory=dict)
+    symbols: dict[str, int] = field(default_factory=dict)
+
+    def put(self, v: Value, x: Any) -> None:
+        self.values[v] = x
+        bind_symbols(v.type, x, self.symbols)
+
+
+def bind_symbols(t: Type | None, x: Any, symbols: dict[str, int]) -> None:
+    """Takes the value of every dim of an array's type that is one symbol and not bound yet."""
+    if isinstance(t, TensorType) and t.shape is not None and isinstance(x, np.ndarray) and len(t.shape) == x.ndim:
+        for d, n in zip(t.shape, x.shape):
+            s = None if isinstance(d, int) else as_symbol(d)
+            if s is not None and s.name not in symbols:
+                symbols[s.name] = n
 
 
 def run(module: Module, inputs: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS, hook: Hook | None = None) -> dict[str, Any]:
@@ -25,7 +47,9 @@ def run(module: Module, inputs: Mapping[str, Any], limits: Limits = DEFAULT_LIMI
     `hook(node, operands, results)` is called after every node. Raises RunError naming the node that failed.
     """
     graph = module.main
-    env: Env = {v: inputs[v.name] for v in graph.inputs}
+    env = Env()
+    for v in graph.inputs:
+        env.put(v, inputs[v.name])
     return dict(zip(output_names(module), run_graph(graph, env, Budget(limits), hook), strict=True))
 
 
@@ -42,9 +66,10 @@ def run_graph(graph: Graph, env: Env, budget: Budget, hook: Hook | None = None) 
         results = run_node(node, operands, env, budget, hook)
         if hook is not None:
             hook(node, operands, results)
-        env.update(zip(node.results, results, strict=True))
+        for v, x in zip(node.results, results, strict=True):
+            env.put(v, x)
         for v in last_use.get(node, ()):
-            env.pop(v, None)
+            env.values.pop(v, None)
     return [lookup(v, env) for v in graph.outputs]
 
 
@@ -64,16 +89,18 @@ def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
 
 
 def lookup(v: Value, env: Env) -> Any:
-    return v.array if v.is_const else env[v]
+    return v.array if v.is_const else env.values[v]
 
 
-def run_node(node: Node, operands: Sequence[Any], env: Env, budget: Budget, hook: Hook | None = None) -> list[Any]:
+def run_node(node: Node, operands: Sequence[Any], env: Env | None, budget: Budget, hook: Hook | None = None) -> list[Any]:
     """The results of one node by its reference. Errors are wrapped in a RunError that names the node."""
+    if node.op.name == "dims" and env is not None:
+        return [sizes(node, env.symbols)]
     if node.op.reference is None:
         raise UnsupportedError(f"{where(node)}: {node.op.name} has no reference implementation")
     attrs = node.all_attrs()
     for name, region in zip(node.op.regions, node.regions):
-        attrs[name] = _callable(region, env, budget, hook)
+        attrs[name] = _callable(region, env or Env(), budget, hook)
     try:
         budget.check_time(where(node))
         if node.op.has("control"):
@@ -103,12 +130,25 @@ def settle(result: Any, value: Value) -> Any:
 
 def _callable(region: Graph, env: Env, budget: Budget, hook: Hook | None) -> Callable[..., tuple]:
     def call(*args: Any) -> tuple:
-        inner = dict(env)
-        inner.update(zip(region.inputs, args, strict=True))
+        inner = Env(dict(env.values), region_symbols(region, env.symbols))
+        for v, x in zip(region.inputs, args, strict=True):
+            inner.put(v, x)
         return tuple(run_graph(region, inner, budget, hook))
 
     call.types = tuple(v.type for v in region.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
     return call
+
+
+def region_symbols(region: Graph, known: Mapping[str, int]) -> dict[str, int]:
+    """The symbols known inside a region: those of its own inputs have new values at every call."""
+    own = {s.name for v in region.inputs if isinstance(v.type, TensorType) for d in v.type.shape or () for s in symbols_of(d)}
+    return {k: n for k, n in known.items() if k not in own}
+
+
+def sizes(node: Node, symbols: Mapping[str, int]) -> np.ndarray:
+    """What `dims` stands for, with the symbols' values."""
+    a = np.array([evaluate(d, symbols) for d in node.attr("value")], node.attr("dtype").np)
+    return a.reshape(()) if node.attr("scalar") else a
 
 
 def where(node: Node) -> str:

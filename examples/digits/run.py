@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
 import graphmill as gm
+import numpy as np
 
 HERE = Path(__file__).parent
 

@@ -45,7 +45,10 @@ def export(model: nn.Sequential) -> onnx.ModelProto:
     """The model as exporters write it: BatchNormalization kept apart, a dynamic batch, softmax at the end."""
     nodes, weights, x = [], [], "image"
     for i, layer in enumerate(model):
-        name, params = f"/{i}/{type(layer).__name__}", [p.detach().numpy() for p in (*layer.parameters(), *layer.buffers()) if p.ndim]
+        name, params = (
+            f"/{i}/{type(layer).__name__}",
+            [p.detach().numpy() for p in (*layer.parameters(), *layer.buffers()) if p.ndim],
+        )
         inputs = [x] + [f"{name}.{j}" for j in range(len(params))]
         weights += [numpy_helper.from_array(p, n) for p, n in zip(params, inputs[1:])]
         kind, attrs = {

@@ -1,5 +1,5 @@
 """The passes. Importing this package registers them for pipeline texts."""
 
-from . import canonicalize, cleanup, constants, fuse
+from . import canonicalize, cleanup, constants, fuse, layout, patterns
 
-__all__ = ["canonicalize", "cleanup", "constants", "fuse"]
+__all__ = ["canonicalize", "cleanup", "constants", "fuse", "layout", "patterns"]

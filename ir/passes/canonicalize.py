@@ -47,7 +47,11 @@ def _dropout(m: Match, b: Builder) -> Any:
 
 
 def _known_shape(v: Value, known: set[str]) -> bool:
-    return isinstance(v.type, TensorType) and v.type.shape is not None and all(s.name in known for d in v.type.shape for s in symbols_of(d))
+    return (
+        isinstance(v.type, TensorType)
+        and v.type.shape is not None
+        and all(s.name in known for d in v.type.shape for s in symbols_of(d))
+    )
 
 
 def shape_operand(b: Builder, v: Value) -> Value:

@@ -81,7 +81,7 @@ def _fold_constant(graph: Graph, node: Node, limits: Limits, log: DecisionLog) -
         log.record("fold", node, "refused", reason)
         return
     try:
-        results = run_node(node, [None if v is None else v.array for v in node.operands], {}, Budget(limits))
+        results = run_node(node, [None if v is None else v.array for v in node.operands], None, Budget(limits))
     except GraphmillError as e:
         log.record("fold", node, "refused", f"the reference failed: {e}")
         return

@@ -18,7 +18,7 @@ from ..target import Target
 from ..types import TensorType
 from .manager import Context, register
 
-ANCHORS = {"conv": "conv", "matmul": "gemm", "gemm": "gemm"}
+ANCHORS = ("conv", "conv_transpose", "matmul", "gemm")
 
 
 @register
@@ -56,11 +56,13 @@ def _fuse_epilogue(anchor: Node, target: Target, log: DecisionLog) -> None:
             best = len(group)
     if best < len(group):
         rest = group[best]
-        log.record(f"fuse {rest.op.name} into {anchor.op.name}", anchor, "refused", "its operands are read outside the group", [rest])
+        log.record(
+            f"fuse {rest.op.name} into {anchor.op.name}", anchor, "refused", "its operands are read outside the group", [rest]
+        )
     if best > 1:
         for member in group[1:best]:
             log.record(f"fuse {member.op.name} into {anchor.op.name}", anchor, "applied", involved=[member])
-        make_fused(group[:best], ANCHORS[anchor.op.name])
+        make_fused(group[:best], "gemm")
 
 
 def _next_member(group: list[Node], anchor: Node, target: Target, log: DecisionLog) -> Node | None:
@@ -126,7 +128,12 @@ def _fuse_loops(graph: Graph, target: Target, log: DecisionLog) -> None:
 
 
 def _can_loop(node: Node, target: Target) -> bool:
-    return node.op.is_elementwise and len(node.results) == 1 and isinstance(node.result.type, TensorType) and target.refuses(node) is None
+    return (
+        node.op.is_elementwise
+        and len(node.results) == 1
+        and isinstance(node.result.type, TensorType)
+        and target.refuses(node) is None
+    )
 
 
 def _grow(root: Node, target: Target, log: DecisionLog, taken: set[Node], most: int = 64) -> set[Node]:
