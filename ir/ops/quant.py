@@ -258,7 +258,8 @@ _FACTORS = F8_WITH_NAN | BYTES
 
 
 @op("qlinear_matmul", onnx=Onnx("QLinearMatMul", since=10), infer=_infer_qlinear_matmul, traits=("anchor",),
-    examples=_qlinear_matmuls, dtypes={"a": _FACTORS, "a_scale": SCALES, "a_zero_point": _FACTORS, "b": _FACTORS, "b_scale": SCALES, "b_zero_point": _FACTORS,
+    examples=_qlinear_matmuls,
+    dtypes={"a": _FACTORS, "a_scale": SCALES, "a_zero_point": _FACTORS, "b": _FACTORS, "b_scale": SCALES, "b_zero_point": _FACTORS,
             "y_scale": SCALES, "y_zero_point": _FACTORS})  # fmt: skip
 def qlinear_matmul(a: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, b: np.ndarray, b_scale: np.ndarray,
                    b_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray) -> np.ndarray:  # fmt: skip
