@@ -13,7 +13,7 @@ from ..types import BF16, BOOL, COMPLEX, F16, F32, FLOATS, I64, NUMERIC, STR, Te
 from .common import drop_empty, expect_choice, expect_rank, expect_shape, same_dtype, wide
 from .conv import check_weight, finished, grouped, kernel_of
 from .examples import rand
-from .sampling import sample_linear
+from .sampling import sample
 from .windows import Windows, infer_windows, make_windows, scatter_windows
 
 # ---- conv_transpose ---------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def deform_conv(x, w, offset, b=None, mask=None, *, dilations=(), group=1, kerne
     y = np.empty((x.shape[0], w.shape[0], *win.out), xw.dtype)
     for i, image in enumerate(xw):
         parts = image.reshape(offset_group, c // offset_group, *x.shape[2:])
-        cols = np.stack([sample_linear(part, np.moveaxis(a, 1, 0)) for part, a in zip(parts, at[i], strict=True)])
+        cols = np.stack([sample(part, np.moveaxis(a, 1, 0)) for part, a in zip(parts, at[i], strict=True)])
         if mask is not None:
             cols = cols * wide(mask)[i].reshape(offset_group, 1, taps, *win.out)
         cols = cols.reshape(group, weight.shape[2], math.prod(win.out))
