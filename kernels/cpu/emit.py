@@ -177,8 +177,8 @@ def poly(x: Val, coefficients: list[float]) -> Val:
 
 
 def convert(x: Val, kind: str, bits: int) -> Val:
-    """x as another element type. Floats become integers as the x86 instructions do it: truncated, and INT_MIN of i32 (or of i64
-    for types that i32 does not hold) where NaN or out of that range; narrower types keep the low bits."""
+    """x as another element type. Floats become integers as `ir/scalar.py` says: truncated, then modulo 2^n of their value as an
+    i64; NaN and what no i64 (for u64: no u64) holds give 0 in types of up to 32 bits and 2^63 in those of 64."""
     t = x.t.of(kind, bits)
     if (x.t.kind, x.t.bits) == (kind, bits):
         return x
@@ -197,22 +197,31 @@ def convert(x: Val, kind: str, bits: int) -> Val:
 def _from_float(x: Val, t: Ty) -> Val:
     if t.kind == "f":
         return Val(x.b, (x.b.fpext if t.bits > x.t.bits else x.b.fptrunc)(x.v, t.llvm), t)
-    if t.kind == "u" and t.bits == 64:
-        big = x.cmp(">=", 2.0**63)
-        low = _to_signed(big.pick(x - 2.0**63, x), 64)
-        return convert(low ^ big.pick(low.lift(-(2**63)), low.lift(0)), "u", 64)
-    return convert(_to_signed(x, 64 if t.bits == 64 or (t.kind, t.bits) == ("u", 32) else 32), t.kind, t.bits)
+    if t.bits < 64:
+        return convert(_modulo_i32(x), t.kind, t.bits)
+    if t.kind == "i":
+        return _truncated(x, 64)
+    big = x.cmp(">=", 2.0**63)
+    low = convert(_truncated(big.pick(x - 2.0**63, x), 64), "u", 64)
+    return low ^ big.pick(low.lift(2**63), low.lift(0))
 
 
-def _to_signed(x: Val, bits: int) -> Val:
-    """Truncated to i32 or i64; INT_MIN where NaN or out of range."""
-    top = 2.0 ** (bits - 1)
-    # The lower end is exclusive at the next float below -top; -top itself converts exactly.
-    low = x.cmp(">=", -top) if x.t.bits == 32 or bits == 64 else x.cmp(">", -top - 1)
-    inside = low & x.cmp("<", top)
+def _truncated(x: Val, bits: int) -> Val:
+    """Towards zero to i32 or i64; INT_MIN where NaN or out of range (LLVM leaves those undefined)."""
+    inside = x.cmp(">=", -(2.0 ** (bits - 1))) & x.cmp("<", 2.0 ** (bits - 1))
     t = x.t.of("i", bits)
-    whole = Val(x.b, x.b.fptosi(inside.pick(x, 0.0).v, t.llvm), t)
-    return inside.pick(whole, -(2 ** (bits - 1)))
+    return inside.pick(Val(x.b, x.b.fptosi(inside.pick(x, 0.0).v, t.llvm), t), -(2 ** (bits - 1)))
+
+
+def _modulo_i32(x: Val) -> Val:
+    """The low 32 bits of x truncated to i64, without leaving the float unit: every step is exact."""
+    whole = x.intrinsic("trunc")
+    rest = whole - (whole * 2.0**-32).intrinsic("trunc") * 2.0**32
+    rest = rest.cmp(">=", 2.0**31).pick(rest - 2.0**32, rest)
+    rest = rest.cmp("<", -(2.0**31)).pick(rest + 2.0**32, rest)
+    inside = x.intrinsic("fabs").cmp("<", 2.0**63)
+    t = x.t.of("i", 32)
+    return Val(x.b, x.b.fptosi(inside.pick(rest, 0.0).v, t.llvm), t)
 
 
 def f32_bits(value: float) -> int:

@@ -27,9 +27,16 @@ from typing import Any
 from ...ir.errors import GraphmillError
 from ..spec import KernelSource
 
-EMITTERS = ("emit.py", "polynomials.py", "vector.py", "objects.py")  # what machine code depends on beside the text
-_LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10 sqrt
-cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
+EMITTERS = (
+    "emit.py",
+    "polynomials.py",
+    "shuffle.py",
+    "vector.py",
+    "objects.py",
+    "microkernel.py",
+)  # what machine code depends on beside the text
+_LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
+sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
 ALLOWED = frozenset([n + s for n in _LIBM.split() for s in ("", "f")] + ["memcpy", "memset", "memmove", "memcmp", "bzero"])
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
@@ -102,7 +109,7 @@ def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
 
     namespace = prelude(text)
     exec(compile(text, f"<{entry}>", "exec"), namespace)
-    options = {"error_model": "numpy", "nogil": True, "boundscheck": False, "fastmath": {"contract"}}
+    options = {"error_model": "numpy", "nogil": True, "forceinline": True, "boundscheck": False, "fastmath": {"contract"}}
     signature = types.void(types.int64, types.int64, types.int64)
     function = CFunc(namespace["kernel"], (signature.args, signature.return_type), {}, options)
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import pkgutil
 from collections.abc import Callable
 
 from ...ir.core import Node
@@ -12,8 +14,8 @@ from ..spec import KernelSource, Refusal
 
 Builder = Callable[[Node], KernelSource | Refusal]
 _BUILDERS: dict[str, Builder] = {}
-# The files of this folder that hold kernels. They are imported when the first node is asked for; none imports numba.
-FAMILIES = ("loops", "reduce", "move", "gather")
+# What compiles kernels, and so needs numba or llvmlite; all other files of this folder are imported for the first node asked for.
+COMPILING = frozenset({"emit", "polynomials", "shuffle", "vector", "objects", "worker"})
 _loaded = False
 
 
@@ -31,8 +33,9 @@ def serves(*ops: str) -> Callable[[Builder], Builder]:
 def _load() -> None:
     global _loaded
     if not _loaded:
-        for family in FAMILIES:
-            importlib.import_module(f".{family}", __package__)
+        for module in pkgutil.iter_modules([os.path.dirname(__file__)]):
+            if module.name not in COMPILING:
+                importlib.import_module(f".{module.name}", __package__)
         _loaded = True
 
 

@@ -13,6 +13,7 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     add sub mul div floordiv mod fmod minimum maximum pow_ fma ...    arithmetic on equal types, without promotion (i8 + i8 is i8)
     lt le gt ge eq ne isnan isinf and_ or_ xor_ not_ where      tests and logic
     to_T(x)                        conversion; T = f16, bf16: an f32 rounded to that type
+    bits_S_T(x)                    the bits of a value of dtype S as dtype T
     exp log log1p expm1 erf tanh sqrt sin cos ...   functions of f32 and f64
     memcpy(dst, src, nbytes)  memset(dst, byte, nbytes)  alloc(nbytes)   (alloc: constant size, on the stack, 64-byte aligned)
     f32 f64 i64 ... (numba's types: f32(0.5) is a constant), inf, nan, function (a decorator for a text's own subroutines)
@@ -23,6 +24,8 @@ rules. f16 and bf16 are f32 in registers, 2- and 4-bit integers i8 and u8.
 
 from __future__ import annotations
 
+import importlib
+import importlib
 import math
 import re
 from collections.abc import Callable
@@ -318,11 +321,39 @@ def _function(fn: Callable) -> Any:
     return numba.njit(fn, error_model="numpy", nogil=True, boundscheck=False, fastmath={"contract"})
 
 
+def _ipow() -> Any:
+    @_function
+    def ipow(a: int, b: int) -> int:
+        """a to the power of b, wrapping, by squaring; a negative power of anything but 1 and -1 is 0."""
+        if b < 0:
+            return a if a == 1 or (a == -1 and b % 2 != 0) else 1 if a == -1 else 0
+        out = 1
+        while b:
+            if b & 1:
+                out *= a
+            a *= a
+            b >>= 1
+        return out
+
+    return ipow
+
+
+def bits_code(source: str, to: str) -> Callable[[Val], Val]:
+    """The bits of a value of one dtype read as another of the same width."""
+
+    def code(x: Val) -> Val:
+        raw, t = encode(x, source), memory_type(to, x.t.lanes)
+        return decode(raw.bits_as("u").bits_as(t.kind), to)
+
+    return code
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "param": _param,
     "alloc": _alloc,
     "memcpy": lambda: _memory_call("memcpy"),
     "memset": lambda: _memory_call("memset"),
+    "ipow": _ipow,
     "LANES": lambda: LANES,
     "inf": lambda: math.inf,
     "nan": lambda: math.nan,
@@ -337,21 +368,16 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "not_": lambda: make(1, _test, emit.BASIC["bitnot"]),
     "pow_": lambda: make(2, same, lambda a, b: a.libm("pow", b)),
     "atan2": lambda: make(2, same, lambda a, b: a.libm("atan2", b)),
+    "gemm_tile": lambda: importlib.import_module(".microkernel", __package__).gemm_tile,
+    "depthwise_tile": lambda: importlib.import_module(".microkernel", __package__).depthwise_tile,
 }
+# Names that other files of this folder provide.
+ELSEWHERE = {"gemm_tile": "microkernel", "depthwise_tile": "microkernel", "transpose_u8": "shuffle", "transpose_u16": "shuffle",
+             "transpose_u32": "shuffle", "transpose_u64": "shuffle"}  # fmt: skip
 _MADE: dict[str, Any] = {}
 _ONE = ("neg", "bitnot", "absolute", "sign", "floor", "ceil", "trunc", "rint", "isnan", "isinf")
 _ARITY = {"where": 3, "fma": 3} | dict.fromkeys(_ONE, 1)
-_MEMORY = re.compile(r"(ld|st|ldv|stv|get|put|to)_(\w+)")
-
-
-def provides(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Adds a name to the prelude: the decorated function makes what it stands for (an intrinsic, mostly)."""
-
-    def add(maker: Callable[[], Any]) -> Callable[[], Any]:
-        MAKERS[name] = maker
-        return maker
-
-    return add
+_TYPED = re.compile(r"(ld|st|ldv|stv|get|put|to)_([a-z0-9]+)|bits_([a-z0-9]+)_([a-z0-9]+)")
 
 
 def lookup(name: str) -> Any:
@@ -364,6 +390,8 @@ def lookup(name: str) -> Any:
 def _make(name: str) -> Any:
     if name in MAKERS:
         return MAKERS[name]()
+    if name in ELSEWHERE:
+        return getattr(importlib.import_module(f".{ELSEWHERE[name]}", __package__), name)
     if name in REGISTERS:
         return REGISTERS[name]
     if name in emit.BASIC:
@@ -374,9 +402,11 @@ def _make(name: str) -> Any:
         return make(1, elem_of, _fold(emit.BASIC[FOLDS[name]]))
     if name in LIBM or name == "sqrt":
         return make(1, same, function(name))
-    m = _MEMORY.fullmatch(name)
-    if m is None or m[2] not in REGISTERS:
+    m = _TYPED.fullmatch(name)
+    if m is None or not all(g in REGISTERS for g in m.groups()[1:] if g):
         return None
+    if m[1] is None:
+        return make(1, lambda x: shaped(REGISTERS[m[4]], (x,)), bits_code(m[3], m[4]))
     if m[1] == "to":
         return make(1, lambda x: shaped(REGISTERS[m[2]], (x,)), convert_code(m[2]))
     return _memory(m[1], m[2])

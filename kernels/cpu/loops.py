@@ -1,0 +1,193 @@
+"""Elementwise kernels: one node, or a fused region of elementwise nodes, as one loop nest over the collapsed broadcast.
+
+The innermost loop has only contiguous, broadcast or (where a dim is known at run time only) strided accesses and is left to LLVM
+to vectorise; outer offsets are computed once a row. A tile is a range of the space's elements in their order in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...ir.core import Graph, Node, Value
+from ...ir.scalar import Expr, const, trace
+from ...ir.types import TensorType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .printer import Printer, literal, supported
+from .space import FULL, ONE, Space, make_space
+from .target import serves
+
+TILE = 1 << 14  # elements of a tile
+
+
+@dataclass
+class Region:
+    """What a loop computes: the body of a fused node, or one node by itself.
+
+    `inputs` are the values that stand for the node's operands, `nodes` what is computed, `outputs` what is stored.
+    """
+
+    inputs: list[Value | None]
+    nodes: list[Node]
+    outputs: list[Value]
+    constants: dict[Value, Expr] = field(default_factory=dict)  # operands that are one known number
+
+
+def region_of(node: Node) -> Region:
+    """The region of a fused node, or of a single one."""
+    if node.op.name != "fused":
+        return Region(list(node.operands), [node], list(node.results), _numbers(node.operands, node.operands))
+    body: Graph = node.regions[0]
+    inner = [v for n in body for v in n.operands]
+    numbers = _numbers(body.inputs, node.operands) | _numbers(inner, inner)
+    return Region(list(body.inputs), body.nodes, list(body.outputs), numbers)
+
+
+def _numbers(names: Sequence[Value | None], values: Sequence[Value | None]) -> dict[Value, Expr]:
+    """The constants of one element among `values`, as expressions, under the values of `names` that stand for them."""
+    out = {}
+    for name, v in zip(names, values, strict=True):
+        if name is not None and v is not None and v.is_const and v.tensor.size == 1 and supported(v.tensor.dtype):
+            out[name] = const(v.array.reshape(())[()], v.tensor.dtype)  # type: ignore[union-attr]
+    return out
+
+
+def print_nodes(printer: Printer, nodes: Sequence[Node], env: dict[Value, str | Expr]) -> None:
+    """Prints elementwise nodes; `env` holds what stands for their operands and takes their results."""
+    for n in nodes:
+        assert n.op.scalar is not None
+        e = trace(n.op.scalar, [None if v is None else v.tensor.dtype for v in n.operands], n.all_attrs())
+        env[n.result] = printer.value(e, [env[v] if v is not None else "" for v in n.operands])
+
+
+def refuse_region(node: Node, region: Region) -> Refusal | None:
+    """Why a region of elementwise nodes cannot become a loop."""
+    known = set(region.inputs) | set(region.constants) | {r for n in region.nodes for r in n.results}
+    for n in region.nodes:
+        if not n.op.is_elementwise:
+            return Refusal(f"a loop holds elementwise operators only, not {n.op.name}")
+        for v in (*n.operands, *n.results):
+            if v is None:
+                continue
+            if not isinstance(v.type, TensorType) or not supported(v.type.dtype):
+                return Refusal("an element type that kernels do not compute with", {f"%{v.name}": v.type})
+            if v not in known:
+                return Refusal("a constant of many elements that is no operand", {f"%{v.name}": v.type})
+    return None
+
+
+@serves("fused.loops")
+def build(node: Node) -> KernelSource | Refusal:
+    """The kernel of an elementwise node, or of a fused region of them whose results have one shape."""
+    region = region_of(node)
+    refusal = refuse_region(node, region)
+    if refusal is not None:
+        return refusal
+    result = node.results[0].tensor
+    for v in node.results:
+        if (v.tensor.shape, v.tensor.layout) != (result.shape, result.layout):
+            return Refusal("the results differ in shape or layout", {f"%{v.name}": v.type, f"%{node.results[0].name}": result})
+    present = [v for v in node.operands if v is not None]
+    space = make_space([v.tensor for v in present], result)
+    if isinstance(space, Refusal):
+        return space
+    text = _text(region, space, [v for v in region.inputs if v is not None])
+    return KernelSource(text, lambda call: _bind(space, call), "loops", in_place=_in_place(node, space))
+
+
+def _in_place(node: Node, space: Space) -> frozenset[int]:
+    """Operands whose memory the result may take: read element by element just before it is written. Not with several results,
+    since `put` may be moved before a `get` that it does not depend on."""
+    if len(node.results) != 1:
+        return frozenset()
+    size = node.results[0].tensor.dtype.itemsize
+    slots = [i for i, v in enumerate(node.operands) if v is not None]
+    return frozenset(
+        i for k, i in enumerate(slots)
+        if space.is_linear(k) and not node.operands[i].is_const and space.types[k].dtype.itemsize == size
+    )  # fmt: skip
+
+
+def _bind(space: Space, call: Call) -> Launch:
+    """Parameters: elements in all, sizes of the collapsed axes but the first, then each strided operand's steps."""
+    sizes = space.sizes(call)
+    total = 1
+    for n in sizes:
+        total *= n
+    if total == 0:
+        sizes = (1,) * len(sizes)
+    ints = [total, *sizes[1:]]
+    shapes = [s for s in call.operands if s is not None]
+    for k in range(len(space.types)):
+        if _is_strided(space, k):
+            ints += space.strides(k, shapes[k])
+    return Launch(tuple(ints), max(1, -(-total // TILE)))
+
+
+def _is_strided(space: Space, k: int) -> bool:
+    return not (space.is_linear(k) or space.is_single(k))
+
+
+def _text(region: Region, space: Space, inputs: Sequence[Value]) -> str:
+    count, results, rank = len(inputs), len(region.outputs), max(1, len(space.groups))
+    first = count + results + 1
+    used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
+    loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
+    lines = [f"x{k} = param(p, {k})" for k in loaded]
+    lines += [f"y{j} = param(p, {count + j})" for j in range(results)]
+    lines += [
+        f"n = param(p, {first})",
+        "lo = n * tile // ntiles & -64",
+        "hi = n if tile + 1 == ntiles else n * (tile + 1) // ntiles & -64",
+    ]
+    lines += [f"n{g} = param(p, {first + g})" for g in range(1, rank)]
+    at = first + rank
+    for k in range(count):
+        if _is_strided(space, k):
+            lines += [f"s{k}_{g} = param(p, {at + g})" for g in range(rank)] if k in loaded else []
+            at += rank
+    env: dict[Value, str | Expr] = dict(region.constants)
+    lines += [f"v{k} = ld_{inputs[k].tensor.dtype}(x{k}, 0)" for k in loaded if space.is_single(k)]
+    body = Printer()
+    for k in loaded:
+        v = inputs[k]
+        env[v] = f"v{k}" if space.is_single(k) else body.let(f"get_{v.tensor.dtype}(x{k}, {_index(space, k)})")
+    print_nodes(body, region.nodes, env)
+    stores = [f"put_{v.tensor.dtype}(y{j}, i, {_named(env[v])})" for j, v in enumerate(region.outputs)]
+    nest = _nest(space, loaded, body.lines + stores)
+    return "\n".join(["def kernel(p, tile, ntiles):", *("    " + line for line in [*lines, *nest]), ""])
+
+
+def _named(x: str | Expr) -> str:
+    return literal(x.value, x.dtype) if isinstance(x, Expr) else x
+
+
+def _index(space: Space, k: int) -> str:
+    """The place in operand k of the space's element i, which is element j of its row."""
+    if space.is_linear(k):
+        return "i"
+    inner = space.classes[k][-1]
+    return f"o{k} + j" if inner == FULL else f"o{k}" if inner == ONE else f"o{k} + j * s{k}_{len(space.groups) - 1}"
+
+
+def _nest(space: Space, loaded: Sequence[int], body: Sequence[str]) -> list[str]:
+    """The loops around the body. Flat where no operand is strided; else row by row, the offsets computed for each row."""
+    strided = [k for k in loaded if _is_strided(space, k)]
+    if not strided:
+        return ["for i in range(lo, hi):", *("    " + line for line in body)]
+    rank = len(space.groups)
+    if rank == 1:
+        offsets = [f"o{k} = 0" for k in strided]
+        return [*offsets, "for i in range(lo, hi):", "    j = i", *("    " + line for line in body)]
+    last = rank - 1
+    start = ["r = lo", *(line for g in range(last, 0, -1) for line in (f"i{g} = r % n{g}", f"r = r // n{g}")), "i0 = r", "i = lo"]
+    row = []
+    for k in strided:
+        terms = [f"i{g} * s{k}_{g}" for g in range(last) if space.classes[k][g] != ONE]
+        row.append(f"o{k} = {' + '.join(terms) or '0'}")
+    row += [f"base = i - i{last}", f"stop = min(hi, base + n{last})"]
+    row += [f"for i in range(base + i{last}, stop):", "    j = i - base", *("    " + line for line in body)]
+    row += ["i = stop", f"i{last} = 0", f"i{last - 1} += 1"]
+    for g in range(last - 1, 0, -1):
+        row += [f"if i{g} == n{g}:", f"    i{g} = 0", f"    i{g - 1} += 1"]
+    return [*start, "while i < hi:", *("    " + line for line in row)]
