@@ -194,10 +194,9 @@ def floordiv(a: DimLike, b: DimLike) -> DimLike:
         rest = _build({m: c for m, c in _terms(a).items() if c % b})
         if whole != 0:
             return whole + floordiv(rest, b)
-        lo, hi = bounds(rest)
-        if 0 <= lo and hi < b:
-            return 0
-    return Dim.of(Apply("floordiv", (a, b)))
+    out = Dim.of(Apply("floordiv", (a, b)))
+    lo, hi = bounds(out)
+    return lo if lo == hi and abs(lo) < INF else out
 
 
 def exact_quotient(a: DimLike, b: DimLike) -> DimLike | None:
