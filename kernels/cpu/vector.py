@@ -25,7 +25,6 @@ rules. f16 and bf16 are f32 in registers, 2- and 4-bit integers i8 and u8.
 from __future__ import annotations
 
 import importlib
-import importlib
 import math
 import re
 from collections.abc import Callable
