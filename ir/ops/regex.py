@@ -1,0 +1,182 @@
+"""Regular expressions as RE2 has them, matched in time linear in the text: no pattern of a model can hang a run.
+
+Python's parser reads the pattern; the tree becomes a nondeterministic automaton (Thompson, "Regular expression search
+algorithm", 1968), whose states are all advanced together, character by character.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from re import _constants as k  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any
+
+MAX_REPEAT = 1000  # RE2's own bound on {n,m}
+MAX_STATES = 100_000
+
+# (character, the set of characters) tests of the classes that RE2 knows, which are those of ASCII.
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_DIGIT, _SPACE = frozenset("0123456789"), frozenset("\t\n\f\r ")
+_CLASSES = {
+    k.CATEGORY_WORD: (_WORD, True),
+    k.CATEGORY_NOT_WORD: (_WORD, False),
+    k.CATEGORY_DIGIT: (_DIGIT, True),
+    k.CATEGORY_NOT_DIGIT: (_DIGIT, False),
+    k.CATEGORY_SPACE: (_SPACE, True),
+    k.CATEGORY_NOT_SPACE: (_SPACE, False),
+}
+_PYTHON_ONLY = {
+    k.GROUPREF: "a backreference",
+    k.GROUPREF_EXISTS: "a conditional group",
+    k.ASSERT: "a look-around",
+    k.ASSERT_NOT: "a look-around",
+    getattr(k, "ATOMIC_GROUP", None): "an atomic group",
+    getattr(k, "POSSESSIVE_REPEAT", None): "a possessive repeat",
+}
+
+Test = Callable[[str], bool]
+
+
+class Regex:
+    """A compiled pattern. Raises ValueError for one that is malformed, or asks for what RE2 does not have."""
+
+    def __init__(self, pattern: str):
+        try:
+            tree = parser.parse(pattern.replace(r"\z", r"\Z"), re.ASCII)
+        except (re.error, RecursionError, OverflowError) as e:
+            raise ValueError(f"the pattern {pattern!r} is no regular expression that is understood: {e}") from None
+        self.pattern = pattern
+        # A state is a test with one successor, a check of the position with one, or a fork with several.
+        self.tests: list[Test | None] = []
+        self.checks: list[Callable[[str, int], bool] | None] = []
+        self.next: list[list[int]] = []
+        self.accept = self._state()
+        self.start = self._sequence(tree, self.accept, tree.state.flags)
+
+    def _state(self, *successors: int, test: Test | None = None, check: Callable[[str, int], bool] | None = None) -> int:
+        if len(self.next) >= MAX_STATES:
+            raise ValueError(f"the pattern {self.pattern!r} needs more than {MAX_STATES} states")
+        self.tests.append(test)
+        self.checks.append(check)
+        self.next.append(list(successors))
+        return len(self.next) - 1
+
+    # Each builder returns the state that begins what it builds and goes on to the state `then`.
+
+    def _sequence(self, items: Iterable[Any], then: int, flags: int) -> int:
+        for code, arg in reversed(list(items)):
+            then = self._item(code, arg, then, flags)
+        return then
+
+    def _item(self, code: Any, arg: Any, then: int, flags: int) -> int:
+        if code is k.BRANCH:
+            return self._state(*(self._sequence(b, then, flags) for b in arg[1]))
+        if code is k.SUBPATTERN:
+            _, added, removed, items = arg
+            return self._sequence(items, then, (flags | added) & ~removed)
+        if code in (k.MAX_REPEAT, k.MIN_REPEAT):
+            return self._repeat(*arg, then, flags)
+        if code is k.AT:
+            return self._state(then, check=_position(arg, flags))
+        if code in _PYTHON_ONLY:
+            raise ValueError(f"the pattern {self.pattern!r} has {_PYTHON_ONLY[code]}, which RE2 does not have")
+        return self._state(then, test=_test(code, arg, flags))
+
+    def _repeat(self, least: int, most: Any, items: Any, then: int, flags: int) -> int:
+        unbounded = most is k.MAXREPEAT
+        if least > MAX_REPEAT or (not unbounded and most > MAX_REPEAT):
+            raise ValueError(f"the pattern {self.pattern!r} repeats more than {MAX_REPEAT} times")
+        if unbounded:
+            again = self._state()
+            self.next[again] = [self._sequence(items, again, flags), then]
+            then = again
+        else:
+            end = then
+            for _ in range(most - least):
+                then = self._state(self._sequence(items, then, flags), end)
+        for _ in range(least):
+            then = self._sequence(items, then, flags)
+        return then
+
+    def matches(self, text: str) -> bool:
+        """Whether the pattern matches the whole text."""
+        states = self._closure([self.start], text, 0)
+        for i, ch in enumerate(text):
+            states = self._closure([self.next[s][0] for s in states if self._passes(s, ch)], text, i + 1)
+            if not states:
+                return False
+        return self.accept in states
+
+    def _passes(self, state: int, ch: str) -> bool:
+        test = self.tests[state]
+        return test is not None and test(ch)
+
+    def _closure(self, states: list[int], text: str, at: int) -> set[int]:
+        """The states reached without reading a character."""
+        seen: set[int] = set()
+        while states:
+            s = states.pop()
+            if s in seen:
+                continue
+            seen.add(s)
+            check = self.checks[s]
+            if self.tests[s] is None and (check is None or check(text, at)):
+                states.extend(self.next[s])
+        return seen
+
+
+def _position(code: Any, flags: int) -> Callable[[str, int], bool]:
+    """^ and $ (of each line with the flag m), \\A, \\z, \\b and \\B."""
+    if code is k.AT_BEGINNING and flags & re.MULTILINE:
+        return lambda text, at: at == 0 or text[at - 1] == "\n"
+    if code in (k.AT_BEGINNING, k.AT_BEGINNING_STRING):
+        return lambda text, at: at == 0
+    if code is k.AT_END and flags & re.MULTILINE:
+        return lambda text, at: at == len(text) or text[at] == "\n"
+    if code in (k.AT_END, k.AT_END_STRING):
+        return lambda text, at: at == len(text)
+    inside = code is k.AT_BOUNDARY
+
+    def boundary(text: str, at: int) -> bool:
+        before, after = at > 0 and text[at - 1] in _WORD, at < len(text) and text[at] in _WORD
+        return (before != after) == inside
+
+    return boundary
+
+
+def _test(code: Any, arg: Any, flags: int) -> Test:
+    """The test of one character."""
+    if code is k.ANY:
+        return (lambda ch: True) if flags & re.DOTALL else (lambda ch: ch != "\n")
+    if code is k.LITERAL:
+        return _folding(chr(arg).__eq__, flags)
+    if code is k.NOT_LITERAL:
+        test = _folding(chr(arg).__eq__, flags)
+        return lambda ch: not test(ch)
+    if code is k.IN:
+        return _class(arg, flags)
+    raise ValueError(f"the regular expression holds {code}, which is not understood")
+
+
+def _folding(test: Test, flags: int) -> Test:
+    if not flags & re.IGNORECASE:
+        return test
+    return lambda ch: test(ch) or test(ch.lower()) or test(ch.upper())
+
+
+def _class(items: Any, flags: int) -> Test:
+    """[...]: characters, ranges and classes, perhaps all but those."""
+    negated, tests = False, []
+    for code, arg in items:
+        if code is k.NEGATE:
+            negated = True
+        elif code is k.LITERAL:
+            tests.append(chr(arg).__eq__)
+        elif code is k.RANGE:
+            tests.append(lambda ch, ends=arg: ends[0] <= ord(ch) <= ends[1])
+        else:
+            members, wanted = _CLASSES[arg]
+            tests.append(lambda ch, m=members, w=wanted: (ch in m) == w)
+    found = _folding(lambda ch: any(t(ch) for t in tests), flags)
+    return (lambda ch: not found(ch)) if negated else found
