@@ -57,22 +57,17 @@ def _named_type(call: OnnxCall) -> None:
 def cast_reference(x: np.ndarray, *, to: DType, saturate: int = 1, round_mode: str = "up") -> np.ndarray:
     """The numpy reference of cast: its expression, and text read and written."""
     x = np.asarray(x)
-    if dtype_of(x) is STR:
-        return _from_text(x, to) if to is STR or to.bits > 8 else cast_reference(_from_text(x, F32), to=to, saturate=saturate)
+    if dtype_of(x) is STR and to is not STR:
+        x = _from_text(x, to if to in (F64, U64) else I64 if to.is_integer else F32)
     if to is STR:
-        return _to_text(x)
+        return x if dtype_of(x) is STR else _to_text(x)
     return _numeric_cast(x, to=to, saturate=saturate, round_mode=round_mode)
 
 
 def _from_text(x: np.ndarray, to: DType) -> np.ndarray:
-    """Numbers from their text. Raises ValueError for text that is no number."""
-    if to is STR:
-        return x
+    """Numbers from their text. Raises ValueError for text that is no number, OverflowError for an integer that does not fit."""
     read = _read_integer if to.is_integer else float
-    out = np.empty(x.shape, to.np)
-    for i, text in enumerate(x.ravel()):
-        out.reshape(-1)[i] = read(str(text)) if to is not BOOL else float(text) != 0
-    return out
+    return np.array([read(str(text)) for text in x.ravel()], to.np).reshape(x.shape)
 
 
 def _read_integer(text: str) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import runpy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from graphmill.ir.errors import GraphmillError
+from graphmill.frontends.onnx.reader import read
+from graphmill.ir.interp import run
 from graphmill.ir.op import OPS, Example, InferContext, Onnx, OnnxCall, OpDef
 from graphmill.ir.symbols import evaluate, symbol, symbols_of
 from graphmill.ir.types import ONNX_DTYPES, STR, DType, SequenceType, TensorType, Type, dtype_of, type_of
@@ -278,11 +280,11 @@ def check_peers(d: OpDef, e: Example, index: int, results: list[Any]) -> None:
     values = {f"i{i}": x for i, x in enumerate(e.operands) if x is not None} | added
     model = make_model(call, values, results, set(added), NEWEST, False)
     onnx.checker.check_model(model)
-    for peer, run in (("reference", run_onnx_reference), ("ort", run_ort)):
+    for peer, ask in (("reference", run_onnx_reference), ("ort", run_ort)):
         reason = DIFFERENCES.get((peer, d.name, None))
         if reason is not None:
             continue
-        got = run(call, values, results, set(added))
+        got = ask(call, values, results, set(added))
         if got is None:
             continue
         listed = DIFFERENCES.get((peer, d.name, index))
@@ -341,6 +343,33 @@ def _ort_value(v: Any) -> Any:
     return [_ort_value(x) for x in v] if isinstance(v, list) else v
 
 
+# ---- old opsets -------------------------------------------------------------------------------------------------
+
+
+def run_node(op_type: str, opset: int, *operands: Any, constant: Iterable[int] = (), results: int = 1, **attrs: Any) -> Any:
+    """One ONNX node at an opset, read and run by the interpreter: its result, or the list of its results.
+
+    Operands whose index is in `constant` are initializers, None stands for one left out.
+    """
+    names = ["" if x is None else f"x{i}" for i, x in enumerate(operands)]
+    node = helper.make_node(op_type, names, [f"y{i}" for i in range(results)], **attrs)
+    given = {f"x{i}": np.asarray(x) for i, x in enumerate(operands) if x is not None}
+    fixed = {f"x{i}" for i in constant}
+    outputs = [onnx.ValueInfoProto(name=f"y{i}") for i in range(results)]
+    graph = helper.make_graph([node], "g", [_value_info(n, v) for n, v in given.items() if n not in fixed], outputs,
+                              [_tensor(n, v) for n, v in given.items() if n in fixed])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    got = list(run(read(model), {n: v for n, v in given.items() if n not in fixed}).values())
+    return got[0] if results == 1 else got
+
+
+def infer_types(name: str, *types: Any, contents: Any = (), results: int = 1, **attrs: Any) -> Any:
+    """What the operator's `infer` says for operands of these types (given as TensorTypes, or as (dtype name, shape))."""
+    d = OPS[name]
+    operands = [t if t is None or isinstance(t, TensorType) else TensorType(dtype_of(t[0]), t[1]) for t in types]
+    return d.infer(InferContext(d, operands, {k: a.default for k, a in d.attrs.items()} | attrs, results, contents))
+
+
 # ---- comparison -------------------------------------------------------------------------------------------------
 
 
@@ -374,6 +403,3 @@ def assert_close(
         np.testing.assert_allclose(want.astype(wide), got.astype(wide), rtol, atol, equal_nan=True, err_msg=what)
     else:
         np.testing.assert_array_equal(want.astype(got.dtype), got, err_msg=what)
-
-
-__all__ = ["DIFFERENCES", "GraphmillError", "assert_close", "check_example", "check_examples", "example_params", "load_all"]

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from harness import load_all
-from onnx import numpy_helper
-from onnx.backend.test.loader import load_model_tests
-
 from graphmill.frontends.onnx.reader import read
 from graphmill.ir.interp import run
 from graphmill.ir.op import OPS
 from graphmill.ir.types import dtype_of
+from harness import load_all
+from onnx import numpy_helper
+from onnx.backend.test.loader import load_model_tests
 
 FAMILIES = {"math", "activation", "compare", "cast", "reduce", "linalg", "quant"}
 
