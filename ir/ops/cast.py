@@ -29,6 +29,7 @@ from ..types import (
     U4,
     U8,
     U32,
+    U64,
     DType,
     TensorType,
     Type,
