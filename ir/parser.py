@@ -209,9 +209,10 @@ class _Parser(Scanner):
 
     def operator(self) -> OpDef:
         start, name = self.pos, self.name(NAME, "an operator, `yield` or `}`")
-        if name not in OPS:
+        op = OPS.get(name)
+        if op is None:
             self.fail(f"expected an operator; there is none named {name!r}", start)
-        return OPS[name]
+        return op
 
     def operands(self) -> list[tuple[int, str, Value | None]]:
         self.need("(")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Any
 
+import graphmill.ir.ops  # noqa: F401  (registers add and relu)
 import numpy as np
 from graphmill.ir.core import Graph, Module, Value
 from graphmill.ir.layout import Layout
