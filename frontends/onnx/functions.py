@@ -60,13 +60,13 @@ class Functions:
             total, deepest = 0, 0
             for node in nodes:
                 count, deep = 1, 0
-                key = key_of(node)
+                key = key_of(node) if self._protos else None
                 if key in self._protos and is_inlined(key):
                     count, deep = called(key, above + 1)
                     check_depth(above + 1 + deep)
                     deep += 1
                 total, deepest = total + count, max(deepest, deep)
-                for g in subgraphs(node):
+                for g in subgraphs(node) if node.attribute else ():
                     count, deep = size(g.node, above + 1)
                     total, deepest = total + count, max(deepest, deep + 1)
             if total > limits.nodes:

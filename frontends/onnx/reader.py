@@ -22,12 +22,13 @@ from ...ir.core import Graph, Module, Value
 from ...ir.errors import GraphmillError, ImportProblem, LimitError
 from ...ir.limits import DEFAULT_LIMITS, Limits
 from . import contrib as _contrib  # noqa: F401  (registers converters)
-from .convert import Frame, GraphAttr, NodeConverter
+from .convert import NodeConverter
 from .declared import Symbols, input_type
-from .functions import Functions, check_opsets, key_of, opsets_of
+from .functions import Functions, check_opsets, opsets_of
 from .problems import Problem, Problems, shown, text
 from .protobuf import Source, load
-from .scope import Scope, node_name, ordered
+from .scope import Scope, ordered
+from .site import Frame, GraphAttr, Site
 from .tensors import read_sparse, read_tensor
 
 ModelSource = str | os.PathLike | bytes | onnx.ModelProto
@@ -142,11 +143,12 @@ class Reader(NodeConverter):
     def _read_nodes(self, nodes: Sequence[onnx.NodeProto], known: Iterable[str], frame: Frame) -> None:
         in_order, cyclic = ordered(nodes, known, frame.depth)
         if cyclic:
-            names = ", ".join(shown(node_name(n)) for n in cyclic[:5]) + (", ..." if len(cyclic) > 5 else "")
-            message = f"it is part of a cycle, or reads from one: {names}"
-            self._problem(cyclic[0], key_of(cyclic[0]), frame, message, "expected each node to read earlier values only")
-            for n in cyclic:
-                self._define(n, frame, None, True)
+            sites = [Site.of(n, frame) for n in cyclic]
+            names = ", ".join(shown(x.shown) for x in sites[:5]) + (", ..." if len(sites) > 5 else "")
+            wrong = f"it is part of a cycle, or reads from one: {names}"
+            self.problems.add(sites[0].problem(wrong, "expected each node to read earlier values only"))
+            for site in sites:
+                self.define(site, None, True)
         for n in in_order:
             self.node(n, frame)
 

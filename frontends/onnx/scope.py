@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 
 from ...ir.errors import LimitError
-from .problems import text
 
 
 class Scope:
@@ -69,7 +68,7 @@ def ordered(nodes: Sequence[onnx.NodeProto], known: Iterable[str], depth: int) -
     sorted_already = True
     given = set(known)
     for i, n in enumerate(nodes):
-        names = reads(n, depth) if n.attribute and any(True for _ in subgraphs(n)) else n.input
+        names = reads(n, depth) if n.attribute and any(True for _ in subgraphs(n)) else n.input  # graphs may capture
         before = {made[x] for x in names if x in made and x not in given}
         sorted_already &= all(b < i for b in before)
         missing.append(before)
@@ -90,8 +89,3 @@ def ordered(nodes: Sequence[onnx.NodeProto], known: Iterable[str], depth: int) -
                 heapq.heappush(ready, r)
     left = set(range(len(nodes))) - set(order)
     return [nodes[i] for i in order], [nodes[i] for i in sorted(left)]
-
-
-def node_name(node: onnx.NodeProto) -> str:
-    """What messages call a node: its name, or `%` and its first output."""
-    return text(node.name) or "%" + next((text(o) for o in node.output if o), "")
