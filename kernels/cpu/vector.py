@@ -7,6 +7,7 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     get_T(addr, i)  put_T(addr, i, v)  the same for streams: what `get` reads is never written by a `put` before, so that LLVM
                                    needs no alias checks (an element may be overwritten after it was read: in-place kernels)
     ldv_T(addr, i)  stv_T(addr, i, v)  LANES consecutive elements as a vector
+    ldm_T(addr, i, n)  stm_T(addr, i, n, v)  the first n of them alone (n may be LANES or more; the other lanes load as 0)
     LANES                          elements of a vector, from the host's registers and f32
     splat(x)  lane(v, i)  hsum(v) hprod(v) hmin(v) hmax(v)   a vector of equal elements, one element, folds in a fixed order
     head(v, n, x)                  v with x in all lanes from the n-th on
@@ -123,6 +124,7 @@ def make(arity: int, result: Callable[..., Any], code: Callable[..., Any]) -> An
         1: lambda: intrinsic(lambda tc, a: typed(a)),
         2: lambda: intrinsic(lambda tc, a, b: typed(a, b)),
         3: lambda: intrinsic(lambda tc, a, b, c: typed(a, b, c)),
+        4: lambda: intrinsic(lambda tc, a, b, c, d: typed(a, b, c, d)),
     }[arity]()
 
 
@@ -192,6 +194,36 @@ def store_code(kind: str, name: str) -> Callable[[Val, Val, Val], None]:
     return code
 
 
+def _mask(n: Val) -> Val:
+    """True in the first n lanes."""
+    ramp = Val(n.b, ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES))), Ty("i", 64, LANES))
+    return ramp.cmp("<", n)
+
+
+def masked_load_code(name: str) -> Callable[[Val, Val, Val], Val]:
+    t = memory_type(name, LANES)
+
+    def code(base: Val, index: Val, n: Val) -> Val:
+        mask, zero = _mask(n).v, Val(base.b, None, t).lift(0).v
+        args = [_pointer(base, index, t.elem), ir.Constant(_I32, t.bits // 8), mask, zero]
+        fn = emit.declare(base.b, f"llvm.masked.load.{t.suffix}.p0", t.llvm, [a.type for a in args])
+        return decode(Val(base.b, base.b.call(fn, args), t), name)
+
+    return code
+
+
+def masked_store_code(name: str) -> Callable[[Val, Val, Val, Val], None]:
+    t = memory_type(name, LANES)
+
+    def code(base: Val, index: Val, n: Val, value: Val) -> None:
+        raw = encode(value.spread(LANES), name).v
+        args = [raw, _pointer(base, index, t.elem), ir.Constant(_I32, t.bits // 8), _mask(n).v]
+        fn = emit.declare(base.b, f"llvm.masked.store.{t.suffix}.p0", ir.VoidType(), [a.type for a in args])
+        base.b.call(fn, args)
+
+    return code
+
+
 def decode(x: Val, name: str) -> Val:
     """The register form of what lies in memory."""
     if name == "bool":
@@ -233,12 +265,15 @@ def convert_code(name: str) -> Callable[[Val], Val]:
 
 
 def _memory(kind: str, name: str) -> Any:
-    vector = kind.endswith("v")
-    elem = Vec(REGISTERS[name]) if vector else REGISTERS[name]
+    elem, i64 = REGISTERS[name], types.int64
     if kind in ("ld", "ldv", "get"):
-        return make(2, lambda a, i: (elem, (types.int64, types.int64)), load_code(kind, name))
-    value = (lambda v: v if isinstance(v, Vec) else elem_of(elem)) if vector else lambda v: elem
-    return make(3, lambda a, i, v: (types.void, (types.int64, types.int64, value(v))), store_code(kind, name))
+        result = Vec(elem) if kind == "ldv" else elem
+        return make(2, lambda a, i: (result, (i64, i64)), load_code(kind, name))
+    if kind == "ldm":
+        return make(3, lambda a, i, n: (Vec(elem), (i64, i64, i64)), masked_load_code(name))
+    if kind == "stm":
+        return make(4, lambda a, i, n, v: (types.void, (i64, i64, i64, shaped(elem, (v,)))), masked_store_code(name))
+    return make(3, lambda a, i, v: (types.void, (i64, i64, shaped(elem, (v,)))), store_code(kind, name))
 
 
 def _memory_call(name: str) -> Any:
@@ -296,9 +331,7 @@ def _fold(combine: Callable[[Val, Val], Val]) -> Callable[[Val], Val]:
 
 
 def _head(v: Val, n: Val, x: Val) -> Val:
-    v = v.spread(LANES)
-    ramp = Val(v.b, ir.Constant(ir.VectorType(_I64, LANES), list(range(LANES))), Ty("i", 64, LANES))
-    return ramp.cmp("<", n).pick(v, x)
+    return _mask(n).pick(v.spread(LANES), x)
 
 
 def _head_type(v: Any, n: Any, x: Any) -> Any:
@@ -367,7 +400,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "not_": lambda: make(1, _test, emit.BASIC["bitnot"]),
     "pow_": lambda: make(2, same, lambda a, b: a.libm("pow", b)),
     "atan2": lambda: make(2, same, lambda a, b: a.libm("atan2", b)),
-    "gemm_tile": lambda: importlib.import_module(".microkernel", __package__).gemm_tile,
+    "gemm_panel": lambda: importlib.import_module(".microkernel", __package__).gemm_panel,
     "depthwise_tile": lambda: importlib.import_module(".microkernel", __package__).depthwise_tile,
 }
 # Names that other files of this folder provide.
@@ -376,7 +409,7 @@ ELSEWHERE = {"gemm_tile": "microkernel", "depthwise_tile": "microkernel", "trans
 _MADE: dict[str, Any] = {}
 _ONE = ("neg", "bitnot", "absolute", "sign", "floor", "ceil", "trunc", "rint", "isnan", "isinf")
 _ARITY = {"where": 3, "fma": 3} | dict.fromkeys(_ONE, 1)
-_TYPED = re.compile(r"(ld|st|ldv|stv|get|put|to)_([a-z0-9]+)|bits_([a-z0-9]+)_([a-z0-9]+)")
+_TYPED = re.compile(r"(ld|st|ldv|stv|ldm|stm|get|put|to)_([a-z0-9]+)|bits_([a-z0-9]+)_([a-z0-9]+)")
 
 
 def lookup(name: str) -> Any:

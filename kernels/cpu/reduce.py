@@ -1,0 +1,318 @@
+"""Reductions over any set of axes, the place of an extreme, running sums and products.
+
+Adjacent axes that are all kept or all reduced are one. If the innermost group is reduced, a unit of work is one result, summed with
+four vector accumulators over contiguous segments; if it is kept, a unit is four vectors of results, to which rows are added. Sums
+are cut into blocks whose totals are added up, for accuracy; the order depends on the shape and the vector width alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.core import Node
+from ...ir.ops import reduce as _ops
+from ...ir.reduction import Reduction
+from ...ir.scalar import arg
+from ...ir.types import BOOL, DType, TensorType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .operands import first_int, first_result, host_value, refuse_layouts
+from .printer import Printer, literal, supported
+from .target import serves
+
+REDUCTIONS = tuple(name for name, d in vars(_ops).items() if getattr(d, "reduction", None) is not None)
+BLOCK, ROWS = 4096, 128  # elements of a segment, rows of a block, that one accumulator takes before it is added to the total
+TILE = 1 << 14
+_FOLD = {"add": "hsum", "mul": "hprod", "max": "hmax", "min": "hmin"}
+_COMBINE = {"add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Runs of adjacent axes in memory that are all kept or all reduced, outermost first; axes of size 1 are left out."""
+
+    axes: tuple[tuple[int, ...], ...]
+    reduced: tuple[bool, ...]
+
+    def sizes(self, shape: Sequence[int]) -> list[int]:
+        return [int(np.prod([shape[a] for a in g], dtype=np.int64)) for g in self.axes]
+
+
+def make_groups(t: TensorType, axes: Sequence[int]) -> Groups:
+    """The groups of a tensor reduced over the (normalized) axes."""
+    assert t.shape is not None
+    order = range(len(t.shape)) if t.layout is None else t.layout.perm
+    groups: list[list[int]] = []
+    reduced: list[bool] = []
+    for a in order:
+        if t.shape[a] == 1:
+            continue
+        if reduced and reduced[-1] == (a in axes):
+            groups[-1].append(a)
+        else:
+            groups.append([a])
+            reduced.append(a in axes)
+    return Groups(tuple(map(tuple, groups)), tuple(reduced))
+
+
+def constant_axes(node: Node) -> tuple[int, ...] | Refusal:
+    """The normalized axes of a reduction, which must be known."""
+    x, v = node.operands[0], node.operand(1)
+    rank = x.tensor.rank or 0  # type: ignore[union-attr]
+    everything = () if node.attr("noop_with_empty_axes") else tuple(range(rank))
+    if v is None or v.tensor.shape == (0,):
+        return everything
+    if not v.is_const:
+        return Refusal("the axes are not constant", {"axes": f"%{v.name}"})
+    return tuple(int(a) % rank for a in v.array.ravel()) or everything  # type: ignore[union-attr]
+
+
+def same_order(x: TensorType, y: TensorType, axes: Sequence[int], keepdims: bool) -> bool:
+    """Whether the kept axes lie in the same order in operand and result."""
+    kept = [a for a in range(x.rank or 0) if a not in axes]
+    place = {a: a if keepdims else i for i, a in enumerate(kept)}
+    xs = [place[a] for a in (range(x.rank or 0) if x.layout is None else x.layout.perm) if a in place and x.shape[a] != 1]  # type: ignore[index]
+    ys = [a for a in (range(y.rank or 0) if y.layout is None else y.layout.perm) if a in xs]
+    return xs == ys
+
+
+@serves(*REDUCTIONS)
+def build(node: Node) -> KernelSource | Refusal:
+    """The kernel of a reduction with known axes."""
+    x, y = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
+    axes = constant_axes(node)
+    if isinstance(axes, Refusal):
+        return axes
+    if not supported(x.dtype):
+        return Refusal("an element type that kernels do not compute with", {"x": x})
+    if not same_order(x, y, axes, bool(node.attr("keepdims"))):
+        return Refusal("operand and result lie in different layouts in memory", {"x": x, "result": y})
+    groups = make_groups(x, axes)
+    text = _Text(node.op.reduction, x.dtype, groups, first_result(node), first_int(node)).text()
+    return KernelSource(text, lambda call: _bind(groups, axes, call), "reduce")
+
+
+def _bind(groups: Groups, axes: Sequence[int], call: Call) -> Launch:
+    """Parameters: number of reduced elements, of outer kept places, size of the innermost group, then size and step of each outer
+    group."""
+    shape = call.operands[0]
+    assert shape is not None
+    sizes = groups.sizes(shape) or [1]
+    steps = [int(np.prod(sizes[g + 1 :], dtype=np.int64)) for g in range(len(sizes))]
+    outer = range(len(sizes) - 1)
+    places = int(np.prod([sizes[g] for g in outer if not groups.reduced[g]], dtype=np.int64))
+    count = int(np.prod([shape[a] for a in axes], dtype=np.int64))
+    ints = [count, places, sizes[-1], *(i for g in outer for i in (sizes[g], steps[g]))]
+    units = places if groups.reduced and groups.reduced[-1] else places * -(-sizes[-1] // 32)
+    total = int(np.prod(sizes, dtype=np.int64))
+    return Launch(tuple(ints), max(1, min(units, total // TILE)))
+
+
+class _Text:
+    """The text of a reduction's kernel."""
+
+    def __init__(self, r: Reduction, dtype: DType, groups: Groups, result: int, ints: int):
+        self.r, self.dtype, self.groups = r, dtype, groups
+        self.acc = Reduction.accumulator(dtype)
+        self.outer = range(max(len(groups.axes) - 1, 0))
+        self.kept = [g for g in self.outer if not groups.reduced[g]]
+        self.over = [g for g in self.outer if groups.reduced[g]]
+        names = ["count", "places", "m", *(n for g in self.outer for n in (f"n{g}", f"s{g}"))]
+        self.head = ["x = param(p, 0)", f"y = param(p, {result})", *(f"{n} = param(p, {ints + i})" for i, n in enumerate(names))]
+
+    def text(self) -> str:
+        inner = bool(self.groups.reduced) and self.groups.reduced[-1]
+        lines = [*self.head, *(self._segments() if inner else self._columns())]
+        return "\n".join(["def kernel(p, tile, ntiles):", *indent(lines), ""])
+
+    def identity(self, r: Reduction) -> str:
+        return literal(r.identity(self.acc), self.acc)
+
+    def offset(self, place: str) -> list[str]:
+        """`o`: where the elements of a kept place begin."""
+        if len(self.kept) <= 1:
+            return [f"o = {place} * s{self.kept[0]}" if self.kept else "o = 0"]
+        lines, rest = ["o = 0"], place
+        for g in reversed(self.kept[1:]):
+            lines += [f"q = {rest} // n{g}", f"o += ({rest} - q * n{g}) * s{g}", "rest = q"]
+            rest = "rest"
+        return [*lines, f"o += rest * s{self.kept[0]}"]
+
+    def mapped(self, r: Reduction, load: str, name: str, peak: str | None) -> tuple[list[str], str]:
+        """Lines that load and map elements, and what holds them."""
+        p = Printer(name)
+        x = p.let(load)
+        if peak is not None:
+            x = p.let(f"sub({x}, {peak})")
+        out = p.value(r.map(arg(0, self.acc)), [x])
+        return p.lines, out
+
+    def finished(self, acc: str, peak: str | None, name: str) -> tuple[list[str], str]:
+        p = Printer(name)
+        out = p.value(self.r.finish(arg(0, self.acc), arg(1, self.acc)), [acc, f"to_{self.acc}(count)"])
+        return p.lines, out if peak is None else f"add({out}, {peak})"
+
+    # ---- the innermost group is reduced
+
+    def _segments(self) -> list[str]:
+        body = self.offset("u")
+        peak = None
+        if self.r.shift:
+            peak = "peak"
+            body += [*self._segment_total(Reduction("max"), None), "peak = hmax(total)", *_finite(self.acc)]
+        body += self._segment_total(self.r, peak)
+        lines, out = self.finished("acc", peak, "f")
+        body += [f"acc = {_FOLD[self.r.combine]}(total)", *lines, f"st_{self.dtype}(y, u, {out})"]
+        return ["for u in range(places * tile // ntiles, places * (tile + 1) // ntiles):", *indent(body)]
+
+    def _segment_total(self, r: Reduction, peak: str | None) -> list[str]:
+        fn, zero = _COMBINE[r.combine], self.identity(r)
+        main, step = [], []
+        for i in range(4):
+            lines, v = self.mapped(r, f"ldv_{self.dtype}(x, at + j + {i} * LANES)", f"m{i}_", peak)
+            main += [*lines, f"a{i} = {fn}(a{i}, {v})"]
+        lines, v = self.mapped(r, f"ldm_{self.dtype}(x, at + j, e - j)", "r", peak)
+        step = [*lines, f"a0 = {fn}(a0, head({v}, e - j, {zero}))"]
+        block = [
+            f"e = min(m, b + {BLOCK})", *(f"a{i} = splat({zero})" for i in range(4)), "j = b",
+            "while j + 4 * LANES <= e:", *indent([*main, "j += 4 * LANES"]), "while j < e:", *indent([*step, "j += LANES"]),
+            f"total = {fn}(total, {fn}({fn}(a0, a1), {fn}(a2, a3)))", "b = e",
+        ]  # fmt: skip
+        return [f"total = splat({zero})", *self._nest(["b = 0", "while b < m:", *indent(block)])]
+
+    def _nest(self, body: list[str]) -> list[str]:
+        """The body within loops over the outer reduced groups, with `at` the place in the operand."""
+        terms = "".join(f" + q{g} * s{g}" for g in self.over)
+        lines = [f"at = o{terms}", *body]
+        for g in reversed(self.over):
+            lines = [f"for q{g} in range(n{g}):", *indent(lines)]
+        return lines
+
+    # ---- the innermost group is kept
+
+    def _columns(self) -> list[str]:
+        wide = self._column_block(4, "ldv_{0}(x, {1})", lambda i, v: f"stv_{self.dtype}(y, k * m + c + {i} * LANES, {v})")
+        narrow = self._column_block(1, "ldm_{0}(x, {1}, m - c)", lambda i, v: f"stm_{self.dtype}(y, k * m + c, m - c, {v})")
+        body = ["k = u // blocks", "c = (u - k * blocks) * (4 * LANES)", *self.offset("k"), "o += c"]
+        body += [
+            "if c + 4 * LANES <= m:",
+            *indent(wide),
+            "else:",
+            "    while c < m:",
+            *indent(indent([*narrow, "c += LANES", "o += LANES"])),
+        ]
+        return ["blocks = (m + 4 * LANES - 1) // (4 * LANES)", "units = places * blocks",
+                "for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):", *indent(body)]  # fmt: skip
+
+    def _column_block(self, width: int, load: str, store: Callable[[int, str], str]) -> list[str]:
+        lines, peaks = [], [None] * width
+        if self.r.shift:
+            lines += self._column_total(width, load, Reduction("max"), peaks)
+            for i in range(width):
+                lines += [f"peak = t{i}", *_finite(self.acc), f"peak{i} = peak"]
+            peaks = [f"peak{i}" for i in range(width)]
+        lines += self._column_total(width, load, self.r, peaks)
+        for i in range(width):
+            done, out = self.finished(f"t{i}", peaks[i], f"f{i}_")
+            lines += [*done, store(i, out)]
+        return lines
+
+    def _column_total(self, width: int, load: str, r: Reduction, peaks: Sequence[str | None]) -> list[str]:
+        fn, zero = _COMBINE[r.combine], self.identity(r)
+        adds: list[str] = []
+        for i in range(width):
+            lines, v = self.mapped(r, load.format(self.dtype, f"at + {i} * LANES"), f"m{i}_", peaks[i])
+            adds += [*lines, f"a{i} = {fn}(a{i}, {v})"]
+        start = [f"a{i} = splat({zero})" for i in range(width)]
+        end = [f"t{i} = {fn}(t{i}, a{i})" for i in range(width)]
+        lines = [f"t{i} = splat({zero})" for i in range(width)]
+        if not self.over:
+            return [*lines, "at = o", *start, *adds, *end]
+        last = self.over[-1]
+        terms = "".join(f" + q{g} * s{g}" for g in self.over)
+        nest = [f"for b in range(0, n{last}, {ROWS}):",
+                *indent([*start, f"for q{last} in range(b, min(b + {ROWS}, n{last})):", *indent([f"at = o{terms}", *adds]), *end])]  # fmt: skip
+        for g in reversed(self.over[:-1]):
+            nest = [f"for q{g} in range(n{g}):", *indent(nest)]
+        return [*lines, *nest]
+
+
+def _finite(acc: DType) -> list[str]:
+    """The peak, 0 where it is not finite."""
+    zero = literal(0, acc)
+    return [f"peak = where(eq(sub(peak, peak), {zero}), peak, {zero})"]
+
+
+def indent(lines: Sequence[str]) -> list[str]:
+    return ["    " + line for line in lines]
+
+
+# ---- along one axis ---------------------------------------------------------------------------------------------
+
+
+def line_launch(shape: Sequence[int], axis: int) -> Launch:
+    """Lines along an axis: parameters lines, n, inner (the distance of neighbours)."""
+    n, inner = (shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))) if shape else (1, 1)
+    lines = int(np.prod(shape, dtype=np.int64)) // n if n else 0
+    return Launch((lines, n, inner), max(1, min(lines, lines * n // TILE)))
+
+
+def line_text(result: int, ints: int, body: Sequence[str]) -> str:
+    """A kernel that runs `body` for each line u, whose first element is o."""
+    return "\n".join([
+        "def kernel(p, tile, ntiles):", "    x = param(p, 0)", f"    y = param(p, {result})", f"    lines = param(p, {ints})",
+        f"    n = param(p, {ints + 1})", f"    inner = param(p, {ints + 2})",
+        "    for u in range(lines * tile // ntiles, lines * (tile + 1) // ntiles):", "        q = u // inner",
+        "        o = q * n * inner + (u - q * inner)", *indent(indent(body)), "",
+    ])  # fmt: skip
+
+
+@serves("arg_max", "arg_min")
+def arg_extreme(node: Node) -> KernelSource | Refusal:
+    """The place of the greatest or least element along an axis; NaN counts as more extreme than any number."""
+    refusal = refuse_layouts(node)
+    if refusal is not None:
+        return refusal
+    x = node.operands[0].tensor  # type: ignore[union-attr]
+    if not supported(x.dtype):
+        return Refusal("an element type that kernels do not compute with", {"x": x})
+    axis = node.attr("axis") % (x.rank or 1)
+    better = {"arg_max": "gt", "arg_min": "lt"}[node.op.name]
+    ordinary = f"{better}(v, best)" if not node.attr("select_last_index") else f"{better[0]}e(v, best)"
+    if x.dtype.is_float:
+        first = "and_(isnan(v), not_(isnan(best)))" if not node.attr("select_last_index") else "isnan(v)"
+        ordinary = f"or_(and_({ordinary}, not_(isnan(best))), {first})"
+    body = [
+        f"best = ld_{x.dtype}(x, o)", "place = 0", "for j in range(1, n):", f"    v = ld_{x.dtype}(x, o + j * inner)",
+        f"    better = {ordinary}", "    best = where(better, v, best)", "    place = where(better, j, place)", "st_i64(y, u, place)",
+    ]  # fmt: skip
+    text = line_text(first_result(node), first_int(node), body)
+    return KernelSource(text, lambda call: line_launch(call.operands[0] or (), axis), "lines")
+
+
+@serves("cum_sum", "cum_prod")
+def running(node: Node) -> KernelSource | Refusal:
+    """Running sums and products, in f32 for f16 and bf16."""
+    refusal = refuse_layouts(node)
+    if refusal is not None:
+        return refusal
+    x = node.operands[0].tensor  # type: ignore[union-attr]
+    if not supported(x.dtype) or x.dtype is BOOL or not x.rank:
+        return Refusal("running sums are of numbers along an axis", {"x": x})
+    acc, fn, first = Reduction.accumulator(x.dtype), *(("add", 0) if node.op.name == "cum_sum" else ("mul", 1))
+    add = [f"acc = {fn}(acc, ld_{x.dtype}(x, at))"]
+    store = [f"st_{x.dtype}(y, at, acc)"]
+    if node.attr("exclusive"):
+        add, store = [f"v = ld_{x.dtype}(x, at)", *store], [f"acc = {fn}(acc, v)"]
+    place = "(n - 1 - j)" if node.attr("reverse") else "j"
+    body = [f"acc = {literal(first, acc)}", "for j in range(n):", f"    at = o + {place} * inner", *indent([*add, *store])]
+    host: set[int] = set()
+    axis = host_value(node, 1, host)
+
+    def bind(call: Call) -> Launch:
+        shape = call.operands[0] or ()
+        return line_launch(shape, int(np.asarray(axis(call)).item()) % len(shape))
+
+    return KernelSource(line_text(first_result(node), first_int(node), body), bind, "lines", host=frozenset(host))
