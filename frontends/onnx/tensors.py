@@ -19,6 +19,7 @@ from .external import locate
 
 EAGER = 4096  # tensors of at most so many bytes are decoded at once: shapes, axes, scales
 _MOST_ELEMENTS = 1 << 62
+PACKED = frozenset(d for d in SUBBYTE if d.bits in (2, 4))  # what int32_data holds several to a number
 
 # Which field of TensorProto holds a type that is not in raw_data; all that are not here lie in int32_data.
 _FIELDS = {F32: "float_data", C64: "float_data", F64: "double_data", C128: "double_data", I64: "int64_data",
@@ -70,7 +71,7 @@ def _decoder(t: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], count: i
              raw: memoryview | None) -> Callable[[], np.ndarray]:  # fmt: skip
     """A function that decodes the tensor, whose lengths were checked here."""
     filled = [f for f in _ALL_FIELDS if len(getattr(t, f))]
-    nbytes = -(-count * dtype.bits // 8)
+    nbytes = count * dtype.itemsize if dtype.bits >= 8 else -(-count * dtype.bits // 8)
     if t.data_location == onnx.TensorProto.EXTERNAL:
         if dtype is STR:
             raise HostileModelError("strings cannot be external data; expected string_data")
@@ -89,7 +90,7 @@ def _decoder(t: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], count: i
     if any(f != field for f in filled):
         raise HostileModelError(f"the data of type {dtype} is given as {filled[0]}; expected {field}")
     values = getattr(t, field)
-    expected = count * 2 if dtype.kind == "complex" else nbytes if dtype in SUBBYTE else count
+    expected = count * 2 if dtype.kind == "complex" else nbytes if dtype in PACKED else count
     if len(values) != expected:
         raise HostileModelError(f"{field} has {len(values)} numbers, expected {expected} for {dtype}{list(shape)}")
     array = _from_field(values, dtype, shape)
@@ -110,9 +111,13 @@ def from_raw(data: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def unpack(octets: np.ndarray, dtype: DType, count: int) -> np.ndarray:
-    """`count` elements of 4 or 2 bits, the first in the lowest bits of the first byte, one element a byte."""
-    shifts = np.arange(0, 8, dtype.bits, dtype=np.uint8)
-    bits = ((octets[:, None] >> shifts) & ((1 << dtype.bits) - 1)).ravel()[:count]
+    """`count` elements of 2, 4 or 6 bits from a stream whose first bits are the lowest of the first byte, one element a byte."""
+    group = math.lcm(dtype.bits, 8) // 8  # the fewest bytes that hold whole elements
+    whole = np.zeros((-(-len(octets) // group), group), np.uint8)
+    whole.reshape(-1)[: len(octets)] = octets
+    words = whole[:, 0] if group == 1 else whole @ (1 << np.arange(0, 8 * group, 8, dtype=np.uint32))
+    shifts = np.arange(0, 8 * group, dtype.bits, dtype=words.dtype)
+    bits = (words[:, None] >> shifts).astype(np.uint8).ravel()[:count] & ((1 << dtype.bits) - 1)
     if dtype.kind == "float":
         return bits.view(dtype.np)
     if dtype.kind == "int":
@@ -136,12 +141,12 @@ def _from_field(values: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray
     a = np.fromiter(values, np.int32, len(values))
     if dtype is BOOL:
         return (a != 0).reshape(shape)
-    if dtype in SUBBYTE:  # a byte of packed elements in each number
+    if dtype in PACKED:  # a byte of packed elements in each number
         _check_range(a, -128, 255, dtype)
         return unpack(a.astype(np.uint8), dtype, math.prod(shape)).reshape(shape)
     if dtype in (F16, BF16) or dtype.is_float:  # the bits of one element in each number
         bits = np.uint16 if dtype.bits == 16 else np.uint8
-        _check_range(a, 0, np.iinfo(bits).max, dtype)
+        _check_range(a, 0, (1 << dtype.bits) - 1, dtype)
         return a.astype(bits).view(dtype.np).reshape(shape)
     info = np.iinfo(dtype.np)
     _check_range(a, int(info.min), int(info.max), dtype)
