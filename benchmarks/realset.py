@@ -186,7 +186,7 @@ def variants(entry: dict, accepts: Any) -> Iterator[tuple[str, Feeds]]:
             if size is not None:
                 yield f"{label}={size}", grown(base, group, size)
                 break
-    batch = [(n, 0) for n, _, s in entry["inputs"] if s and (isinstance(s[0], str) or s[0] < 0)]
+    batch = [p for axes in symbols.values() if any(axis == 0 for _, axis in axes) for p in axes]
     if batch and accepts(rows := grown(base, batch, 16)):
         yield "16 rows", rows
 
@@ -201,7 +201,10 @@ def as_array(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: float = 1e-4) -> tuple[float, str]:
+TOLERANCE = {"f2": (4e-3, 2e-3), "f4": (1e-3, 1e-4), "f8": (1e-3, 1e-4)}  # rtol, atol; an ulp of f16 is 1e-3
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, str]:
     """How far apart two outputs are, as a share of what is allowed (<= 1 is right), and a word on what differs.
 
     Floats may differ by rtol of the value and atol of the output's scale (its largest magnitude, at least 1); all else is equal.
@@ -213,6 +216,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray, rtol: float = 1e-3, atol: f
         return (float("inf"), f"{wrong} of {theirs.size} differ") if wrong else (0.0, "")
     if theirs.size == 0:
         return 0.0, ""
+    rtol, atol = TOLERANCE[theirs.dtype.str[1:]]
     odd = ~np.isfinite(theirs)
     if not np.array_equal(ours[odd], theirs[odd], equal_nan=True) or not np.all(np.isfinite(ours[~odd])):
         return float("inf"), "NaN or infinity at other places"

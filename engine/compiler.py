@@ -56,6 +56,7 @@ def pipeline_text(options: Options) -> str:
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
     """Runs the pipeline on the module."""
     from ..ir import passes as _  # noqa: F401  (registers the passes)
+    from . import extend as _extend  # noqa: F401  (registers the pass of the users' rules)
 
     if options.target not in TARGETS:
         raise UnsupportedError(f"there is no target {options.target!r}; expected one of {', '.join(TARGETS)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..ir.limits import DEFAULT_LIMITS, Limits
 
-DEFAULT_PIPELINE = "infer,canonicalize,fold,canonicalize,cse,recognize,fold-scales,fold,cse,dce"
+DEFAULT_PIPELINE = "infer,canonicalize,fold,canonicalize,cse,user,recognize,fold-scales,fold,cse,dce"
 CPU_PIPELINE = "layout,fuse,dce"
 
 

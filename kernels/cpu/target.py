@@ -64,10 +64,9 @@ class CpuTarget:
 
     def refuses_epilogue(self, anchor: Node, node: Node, chain: int) -> str | None:
         """None where the elementwise `node` can join the anchor's kernel, reading its chain as operand `chain`."""
-        from .conv import can_fuse_epilogue as conv
-        from .gemm import can_fuse_epilogue as gemm
+        from .gemm import can_fuse_epilogue
 
-        answer = (conv if anchor.op.name == "conv" else gemm)(anchor, node, chain)
+        answer = can_fuse_epilogue(anchor, node, chain)
         return None if answer is None else str(answer)
 
     def layout_of(self, node: Node) -> Layout | None:
