@@ -309,9 +309,12 @@ class Scanner:
         self.need("(")
         start, t = self.pos, self.known_type()
         self.need(",")
-        array = self.contents(t, start).array
+        constant = self.contents(t, start)
         self.need(")")
-        return array
+        try:
+            return constant.array
+        except IRError as e:  # an attribute, unlike a constant, cannot wait for its blob
+            self.fail(str(e), start)
 
     # ---- contents of constants
 

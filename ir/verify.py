@@ -21,6 +21,7 @@ from .symbols import Dim, symbols_of
 from .types import DType, MapType, OptionalType, SequenceType, TensorType, Type, dtype_of
 
 CONTEXT = 3  # nodes shown before and after the offending one
+WIDTH = 160  # of the lines shown; weights of trees can stand in attributes
 
 
 def verify(module: Module) -> None:
@@ -187,7 +188,7 @@ class _Verifier:
                 self.fail(f"operand {p.name} is missing", n)
         for i, v in enumerate(n.operands):
             p = params[min(i, len(params) - 1)]
-            if v is None and not p.optional:
+            if v is None and not p.optional and not n.op.has("opaque"):  # an opaque operator has its inputs as ONNX does
                 self.fail(f"operand {n.op.operand_name(i)} is left out, expected a value", n)
             if v is not None and isinstance(v.type, TensorType) and v.type.dtype not in p.dtypes:
                 allowed = ", ".join(sorted(d.name for d in p.dtypes))
@@ -198,7 +199,7 @@ class _Verifier:
             if a.default is REQUIRED and k not in n.attrs:
                 self.fail(f"the attribute {k} is missing", n)
         for k, v in n.attrs.items():
-            if k not in n.op.attrs and not n.op.has("open_attrs"):
+            if k not in n.op.attrs and not (n.op.has("open_attrs") or n.op.has("opaque")):
                 self.fail(f"there is no attribute {k}, expected {', '.join(n.op.attrs) or 'none'}", n)
             self.attr(v, f"the attribute {k}", n)
         if n.attrs and list(n.op.strip_defaults(n.attrs)) != list(n.attrs):
@@ -288,7 +289,8 @@ def _excerpt(node: Node, message: str) -> str:
 
 def _line(node: Node) -> str:
     try:
-        return print_node(node, regions=False)
+        line = print_node(node, regions=False)
+        return line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..."
     except (GraphmillError, AssertionError, TypeError, ValueError, AttributeError):
         return repr(node)  # too broken to print
 

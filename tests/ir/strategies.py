@@ -17,7 +17,7 @@ from graphmill.ir.symbols import INF, Dim, DimLike, Symbol, broadcast, ceildiv, 
 from graphmill.ir.types import DTYPES, F32, MapType, OptionalType, SequenceType, TensorType
 from hypothesis import strategies as st
 
-NAMES = ("t_any", "t_two", "t_sink", "t_branch", "t_loop", "t_fused", "t_opt")
+NAMES = ("t_any", "t_two", "t_sink", "t_branch", "t_loop", "t_fused", "t_opt", "t_opaque")
 
 BRANCHES = ("then_branch", "else_branch")
 
@@ -28,6 +28,7 @@ def random_ops():
     infer = lambda c: None  # noqa: E731
     op("t_any", infer=infer, traits=("open_attrs",))(lambda *xs: None)
     op("t_two", infer=infer, traits=("open_attrs",), results=None)(lambda *xs, alpha=1.0: None)
+    op("t_opaque", infer=infer, traits=("opaque",))(lambda *xs: None)
     op("t_sink", infer=infer, results=0)(lambda *xs: None)
     op("t_opt", infer=infer, dtypes={"a": {F32}})(lambda a, b=None, *, k, s="x": None)
     op("t_branch", infer=infer, regions=BRANCHES, results=None)(lambda cond, *, then_branch, else_branch: None)

@@ -138,6 +138,17 @@ def test_large_constants_are_out_of_line():
         parse_module(text, {"ab" * 32: w, "ab" * 31 + "00": w})
 
 
+def test_large_arrays_of_attributes_are_out_of_line():
+    m = parse_module(module_text("    %y = t_any(%x) {a = array(i8[1], [3])} : ?\n"))
+    m.main.nodes[0].set_attr("a", np.arange(20.0))
+    blobs: dict[str, np.ndarray] = {}
+    text = print_module(m, blobs=blobs)
+    assert "{a = array(f64[20], blob sha256:" in text
+    assert structurally_equal(m, parse_module(text, blobs)) is None
+    with pytest.raises(IRError, match=r"line 3, column 31: the contents of a f64\[20\] constant are not here"):
+        parse_module(text)
+
+
 # ---- errors
 
 

@@ -184,6 +184,20 @@ def test_the_message_stands_under_the_node():
     ]
 
 
+def test_opaque_operators_are_as_onnx_has_them():
+    m = base()
+    add(parts(m), "t_opaque", [None, m.main.inputs[0]], {"anything": 1})
+    verify(m)
+
+
+def test_long_lines_are_cut():
+    m = base()
+    add(parts(m), "t_any", [], {"big": (1,) * 1000, "bad": [1]})
+    with pytest.raises(IRError) as e:
+        verify(m)
+    assert max(map(len, str(e.value).split("\n"))) < 200
+
+
 # ---- comparison
 
 DIFFERENCES = {
