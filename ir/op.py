@@ -362,16 +362,16 @@ def elementwise(name: str, *, onnx: str | Onnx | Sequence[str | Onnx] | None = N
     `dtypes` is what all operands take, or a mapping by operand name; operands broadcast by numpy's rules. The result's element
     type is that of the expression. `reference` replaces the numpy evaluation of the expression where numpy knows better.
     """
-    from . import scalar
+    from . import scalar, scalar_dims, scalar_numpy
 
     def make(fn: Callable) -> OpDef:
         names = [p.name for p in inspect.signature(fn).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         by_name = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(names, dtypes)
         operands, attrs = _signature(fn, by_name, ())
-        ref = reference or scalar.numpy_reference(fn)
+        ref = reference or scalar_numpy.numpy_reference(fn)
         d = OpDef(name, ref, scalar.infer_elementwise(fn), operands, attrs, inspect.getdoc(fn) or "",
                   fn.__module__.rpartition(".")[2], _forms(onnx), (), frozenset({"elementwise", *traits}), 1, fn, None,
-                  scalar.elementwise_dims(fn), examples, tolerance)  # fmt: skip
+                  scalar_dims.elementwise_dims(fn), examples, tolerance)  # fmt: skip
         return (OPS if registry is None else registry).register(d)
 
     return make

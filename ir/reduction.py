@@ -14,7 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .scalar import Expr, arg, cast, evaluate
+from .scalar import Expr, arg, cast
+from .scalar_numpy import evaluate
 from .types import BF16, BOOL, F16, F32, F64, DType, dtype_of
 
 

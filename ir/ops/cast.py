@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
-from .. import scalar
+from .. import scalar, scalar_numpy
 from ..op import Example, InferContext, Onnx, OnnxCall, drop_attrs, dtype_attrs, elementwise, ex, op
 from ..scalar import Expr, bitcast, minimum
 from ..scalar import cast as convert
@@ -85,7 +85,7 @@ def _to_text(x: np.ndarray) -> np.ndarray:
     """The shortest text that reads back as the same number; NaN, INF and -INF; bools as 1 and 0."""
     dtype = dtype_of(x)
     if not dtype.is_float:
-        values = scalar.convert(x, I64 if dtype.bits < 64 else dtype)
+        values = scalar_numpy.convert(x, I64 if dtype.bits < 64 else dtype)
         return np.array([str(v) for v in values.ravel().tolist()], object).reshape(x.shape)
     special = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
     texts = [str(v) for v in (x if dtype.name in ("f64", "f32", "f16") else x.astype(np.float32)).ravel()]
@@ -152,7 +152,7 @@ def _exponent(x: Expr, saturate: int, round_mode: str) -> Expr:
     return bitcast(convert(choose(scalar.call("isnan", w), 255, exponent), U8), E8M0)
 
 
-_numeric_cast = scalar.numpy_reference(cast.scalar)
+_numeric_cast = scalar_numpy.numpy_reference(cast.scalar)
 
 
 def _infer_cast_like(c: InferContext) -> TensorType:

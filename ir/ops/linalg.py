@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..op import Example, InferContext, Onnx, drop_attrs, ex, op
-from ..scalar import broadcast_shapes, convert
+from ..scalar import broadcast_shapes
+from ..scalar_numpy import convert
 from ..symbols import DimLike, broadcast, prove_ne
 from ..types import BF16, FLOATS, I8, I32, I64, NUMERIC, U8, U32, U64, Shape, TensorType, dtype_of
 from .common import expect_rank, same_dtype, wide

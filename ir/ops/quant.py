@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from ..op import Example, InferContext, Onnx, OnnxCall, dtype_attrs, ex, op
-from ..scalar import Expr, call, cast, convert, evaluate, trace, where
+from ..scalar import Expr, call, cast, trace, where
+from ..scalar_numpy import convert, evaluate
 from ..symbols import ceildiv, prove_ne
 from ..types import BF16, DTYPES, F16, F32, F64, I2, I4, I8, I16, I32, U2, U4, U8, U16, DType, TensorType, dtype_of
 from .cast import cast as cast_op

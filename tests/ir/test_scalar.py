@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from graphmill.ir import scalar
 from graphmill.ir.op import OPS, InferContext
-from graphmill.ir.scalar import arg, binary, convert, evaluate, reinterpret
+from graphmill.ir.scalar import arg, binary
+from graphmill.ir.scalar_numpy import convert, evaluate, reinterpret
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import (
     BF16,
