@@ -1,0 +1,340 @@
+"""lstm, gru and rnn with the default activations.
+
+A unit of work is one direction and a block of batch rows, through all steps. Steps go in chunks: the inputs of a whole chunk are
+projected first, then the recurrence runs step by step, adding to the same sums. Weights are packed in panels of a few vectors of
+columns, row after row of the reduction; every gate is padded with zeros to whole panels, which keeps the padding of the state zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...ir.core import Node
+from ...ir.types import F32, F64, DType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .microkernel import tiling
+from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
+from .target import serves
+
+CHUNK_BYTES = 1 << 18  # what the sums of a chunk of steps may take of the second-level cache
+BLOCK = 8  # batch rows that go through the steps together
+ROWS = 2  # rows that share the load of a panel's vectors
+ACTIVATIONS = {
+    "Sigmoid": "div(splat(T(1)), add(splat(T(1)), exp(neg(V))))",
+    "Tanh": "tanh(V)",
+    "Relu": "where(lt(V, splat(T(0))), splat(T(0)), V)",
+}
+
+
+def panel_vectors(dtype: DType) -> int:
+    """Vectors of columns in a panel: with ROWS rows their sums fit the registers. An f64 vector takes two registers."""
+    return 4 if dtype is F32 else 2
+
+
+def panel_width(dtype: DType) -> int:
+    return panel_vectors(dtype) * tiling(4).lanes
+
+
+def padded_size(hidden: int, width: int) -> int:
+    return -(-hidden // width) * width
+
+
+def pack_weights(gates: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """[directions, gates * hidden, k] to panels [directions, gates * padded / width, k, width]."""
+
+    def pack(w: np.ndarray) -> np.ndarray:
+        d, n, k = w.shape
+        padded = padded_size(n // gates, width)
+        out = np.zeros((d, gates, padded, k), w.dtype)
+        out[:, :, : n // gates] = w.reshape(d, gates, n // gates, k)
+        return np.ascontiguousarray(out.reshape(d, gates * padded // width, width, k).transpose(0, 1, 3, 2))
+
+    return pack
+
+
+def pack_rows(rows: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """[directions, rows * hidden] with each row padded."""
+
+    def pack(b: np.ndarray) -> np.ndarray:
+        d, hidden = len(b), b.shape[1] // rows
+        return np.pad(b.reshape(d, rows, hidden), ((0, 0), (0, 0), (0, padded_size(hidden, width) - hidden)))
+
+    return pack
+
+
+def pack_bias(gates: int, width: int, apart: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The biases of inputs and state summed; then those of the last `apart` gates' state by themselves, not summed."""
+
+    def pack(b: np.ndarray) -> np.ndarray:
+        rows = pack_rows(2 * gates, width)(b)
+        total = rows[:, :gates] + rows[:, gates:]
+        if apart:
+            total[:, -apart:] = rows[:, gates - apart : gates]
+        return np.ascontiguousarray(np.concatenate([total, rows[:, 2 * gates - apart :]], axis=1))
+
+    return pack
+
+
+def _multiply(rows: int, vectors: int) -> str:
+    """A subroutine: out[r] += a[r] @ panel for `rows` rows of one panel. One row alone sums even and odd steps apart."""
+    pairs = [(r, v) for r in range(rows) for v in range(vectors)]
+    names = [f"{n}{r}" for n in ("a", "out") for r in range(rows)]
+    lines = [f"def multiply_{rows}(panel, k, {', '.join(names)}):"]
+    lines += [f"    c{r}_{v} = ldv_T(out{r}, {v} * LANES)" for r, v in pairs]
+    odd = rows == 1
+    if odd:
+        lines += [f"    d{r}_{v} = splat(T(0))" for r, v in pairs] + ["    for i in range(0, k - 1, 2):"]
+    else:
+        lines += ["    for i in range(k):"]
+    for step, acc in ((0, "c"), (1, "d"))[: 1 + odd]:
+        lines += [f"        x{r} = splat(ld_T(a{r}, i + {step}))" for r in range(rows)]
+        lines += [f"        w{v} = ldv_T(panel, (i + {step}) * WIDTH + {v} * LANES)" for v in range(vectors)]
+        lines += [f"        {acc}{r}_{v} = fma(x{r}, w{v}, {acc}{r}_{v})" for r, v in pairs]
+    if odd:
+        lines += ["    if k % 2 == 1:", "        x0 = splat(ld_T(a0, k - 1))"]
+        lines += [f"        c0_{v} = fma(x0, ldv_T(panel, (k - 1) * WIDTH + {v} * LANES), c0_{v})" for v in range(vectors)]
+    lines += [f"    stv_T(out{r}, {v} * LANES, {f'add(c{r}_{v}, d{r}_{v})' if odd else f'c{r}_{v}'})" for r, v in pairs]
+    return "@function\n" + "\n".join(lines) + "\n\n\n"
+
+
+# Sizes and strides (in elements): steps, batch, inputs, hidden, padded, chunk, block, blocks, bytes of scratch for each unit; x: step, row;
+# y: step, direction, row; states: direction, row. Scratch of a unit: sums [chunk, block, GATES, padded], state, cell, extra [block, padded].
+_KERNEL = """
+def kernel(p, tile, ntiles):
+    steps = param(p, FIRST)
+    batch = param(p, FIRST + 1)
+    inputs = param(p, FIRST + 2)
+    hidden = param(p, FIRST + 3)
+    padded = param(p, FIRST + 4)
+    chunk = param(p, FIRST + 5)
+    block = param(p, FIRST + 6)
+    blocks = param(p, FIRST + 7)
+    columns = GATES * padded
+    panels = columns // WIDTH
+    sums = param(p, SCRATCH) + tile * param(p, FIRST + 8)
+    pitch = columns * SIZE
+    wide = padded * SIZE
+    state = sums + chunk * block * pitch
+    cell = state + block * wide
+    extra = cell + block * wide
+    units = DIRECTIONS * blocks
+    for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        d = unit // blocks
+        first = (unit - d * blocks) * block
+        count = minimum(block, batch - first)
+        bias = BIAS + d * BIAS_ROWS * wide
+        backward = BACKWARD
+        memset(state, 0, 2 * block * wide)
+        for b in range(count):
+            from_ = (d * param(p, FIRST + 14) + (first + b) * param(p, FIRST + 15)) * SIZE
+            LOAD_STATE
+            LOAD_CELL
+        for part in range((steps + chunk - 1) // chunk):
+            start = part * chunk
+            span = minimum(chunk, steps - start)
+            for r in range(span * count):
+                s = r // count
+                COPY_BIAS
+            for q in range(panels):
+                panel = param(p, 1) + (d * panels + q) * inputs * WIDTH * SIZE
+                for r in range(0, span * count - 1, 2):
+                    s = r // count
+                    b = r - s * count
+                    s2 = (r + 1) // count
+                    b2 = r + 1 - s2 * count
+                    t = steps - 1 - start - s if backward else start + s
+                    t2 = steps - 1 - start - s2 if backward else start + s2
+                    a = param(p, 0) + (t * param(p, FIRST + 9) + (first + b) * param(p, FIRST + 10)) * SIZE
+                    a2 = param(p, 0) + (t2 * param(p, FIRST + 9) + (first + b2) * param(p, FIRST + 10)) * SIZE
+                    at = sums + q * WIDTH * SIZE
+                    multiply_2(panel, inputs, a, a2, at + (s * block + b) * pitch, at + (s2 * block + b2) * pitch)
+                if span * count % 2 == 1:
+                    t = steps - start - span if backward else start + span - 1
+                    a = param(p, 0) + (t * param(p, FIRST + 9) + (first + count - 1) * param(p, FIRST + 10)) * SIZE
+                    multiply_1(panel, inputs, a, sums + ((span - 1) * block + count - 1) * pitch + q * WIDTH * SIZE)
+            for s in range(span):
+                t = steps - 1 - start - s if backward else start + s
+                rows = sums + s * block * pitch
+                STEP
+        for b in range(count):
+            to = (d * param(p, FIRST + 14) + (first + b) * param(p, FIRST + 15)) * SIZE
+            STORE_STATE
+            STORE_CELL
+"""
+# sums[:, gates FROM to TO] += VECTOR @ R, into OUT_ROWS rows of OUT_PITCH bytes, whose gate FROM stands first
+_RECUR = """
+for q in range(FROM * padded // WIDTH, TO * padded // WIDTH):
+    panel = param(p, 2) + (d * panels + q) * hidden * WIDTH * SIZE
+    at = OUT_ROWS + (q * WIDTH - SKIP * padded) * SIZE
+    for b in range(0, count - 1, 2):
+        a = VECTOR + b * wide
+        multiply_2(panel, hidden, a, a + wide, at + b * OUT_PITCH, at + (b + 1) * OUT_PITCH)
+    if count % 2 == 1:
+        multiply_1(panel, hidden, VECTOR + (count - 1) * wide, at + (count - 1) * OUT_PITCH)
+"""
+_EACH_ROW = """
+for b in range(count):
+    row = rows + b * pitch
+    h = state + b * wide
+    c = cell + b * wide
+    y = param(p, RESULT) + (t * param(p, FIRST + 11) + d * param(p, FIRST + 12) + (first + b) * param(p, FIRST + 13)) * SIZE
+    if ENDED:
+        memset(y, 0, hidden * SIZE)
+        continue
+    for j in range(0, padded, LANES):
+        BODY
+    memcpy(y, h, hidden * SIZE)
+"""
+
+
+def _indent(text: str, by: int) -> str:
+    return text.strip("\n").replace("\n", "\n" + " " * by)
+
+
+def _recur(first: int, last: int, vector: str = "state", out: str = "rows", pitch: str = "pitch", skip: int = 0) -> str:
+    return fill_in(_RECUR, FROM=first, TO=last, VECTOR=vector, OUT_ROWS=out, OUT_PITCH=pitch, SKIP=skip)
+
+
+class Recurrence:
+    """What the three operators share: how operands are found, checked and packed, and how the text is put together."""
+
+    def __init__(self, node: Node, gates: int, states: int, activations: tuple[str, ...]):
+        self.node, self.gates, self.states = node, gates, states
+        self.dtype = node.operands[0].tensor.dtype
+        self.directions = 2 if node.attr("direction") == "bidirectional" else 1
+        self.activations = tuple(node.attr("activations") or activations * self.directions)
+        self.count = len(activations)
+        self.width = panel_width(self.dtype) if self.dtype in (F32, F64) else 0
+
+    def refusal(self) -> Refusal | None:
+        """Why there is no kernel, None where there is one."""
+        node = self.node
+        if self.dtype not in (F32, F64):
+            return Refusal("the elements are neither f32 nor f64", {"X": node.operands[0].type})
+        names, n = self.activations, self.count
+        if len(names) != n * self.directions or any(a not in ACTIVATIONS for a in names) or names[:n] != names[-n:]:
+            return Refusal("there is no kernel for these activations", {"activations": names})
+        for i in (1, 2, 3, 7):
+            v = node.operand(i)
+            if v is not None and not v.is_const:
+                return Refusal("the weights are not constant", {node.op.operand_name(i): f"%{v.name}"})
+        return refuse_layouts(node)
+
+    def address(self, i: int) -> str:
+        return f"param(p, {slot_of(self.node, i)})"
+
+    def activate(self, k: int, value: str, clipped: bool = True) -> str:
+        """The text of activation k of a variable, clipped before."""
+        clip = self.node.attr("clip")
+        if clip and clipped:
+            value = f"maximum(minimum({value}, splat(T({clip!r}))), splat(T({-clip!r})))"
+        return ACTIVATIONS[self.activations[k]].replace("V", value)
+
+    def source(self, step: str, body: list[str], apart: int = 0) -> KernelSource:
+        """The kernel source, given the text of a step (with EACH_ROW where `body` runs for each vector of each row)."""
+        node, size, out = self.node, self.dtype.itemsize, first_result(self.node)
+        lens = node.operand(4)
+        ended = f"t >= ld_{lens.tensor.dtype}({self.address(4)}, first + b)" if lens is not None else "False"
+        each = fill_in(_EACH_ROW, ENDED=ended, BODY=_indent("\n".join(body), 8), RESULT=out)
+        bias_rows = self.gates + apart if node.operand(3) is not None else 0
+        words = {
+            "SCRATCH": out + len(node.results), "DIRECTIONS": self.directions, "GATES": self.gates,
+            "BIAS": self.address(3) if bias_rows else "0", "BIAS_ROWS": bias_rows,
+            "BACKWARD": {"forward": "False", "reverse": "True"}.get(node.attr("direction"), "d == 1"),
+            "COPY_BIAS": self.copy_bias(bias_rows), "STEP": _indent(step.replace("EACH_ROW", each.strip("\n")), 16),
+            "LOAD_STATE": self.load("state", 5), "LOAD_CELL": self.load("cell", 6) if self.states > 1 else "",
+            "STORE_STATE": self.store("state", out + 1), "STORE_CELL": self.store("cell", out + 2) if self.states > 1 else "",
+        }  # fmt: skip
+        vectors = panel_vectors(self.dtype)
+        text = _multiply(1, vectors) + _multiply(2, vectors) + fill_in(_KERNEL, **words).lstrip("\n")
+        text = fill_in(text, FIRST=first_int(node), WIDTH=self.width, SIZE=size)
+        text = text.replace("_T(", f"_{self.dtype}(").replace("(T(", f"({self.dtype}(")
+        pack = {1: pack_weights(self.gates, self.width), 2: pack_weights(self.gates, self.width)}
+        if bias_rows:
+            pack[3] = pack_bias(self.gates, self.width, apart)
+        if node.operand(7) is not None:
+            pack[7] = pack_rows(3, self.width)
+        return KernelSource(text, self.bind, pack=pack)
+
+    def copy_bias(self, rows: int) -> str:
+        row = "sums + (s * block + r - s * count) * pitch"
+        return f"memcpy({row}, bias, pitch)" if rows else f"memset({row}, 0, pitch)"
+
+    def load(self, what: str, i: int) -> str:
+        return f"memcpy({what} + b * wide, {self.address(i)} + from_, hidden * SIZE)" if self.node.operand(i) is not None else ""
+
+    def store(self, what: str, slot: int) -> str:
+        present = slot < first_result(self.node) + len(self.node.results)
+        return f"memcpy(param(p, {slot}) + to, {what} + b * wide, hidden * SIZE)" if present else ""
+
+    def bind(self, call: Call) -> Launch:
+        (steps, batch, inputs), hidden = call.operands[0], call.operands[2][2]
+        batch_first = self.node.attr("layout")
+        if batch_first:
+            steps, batch = batch, steps
+        padded, d = padded_size(hidden, self.width), self.directions
+        block = max(1, min(BLOCK, batch))
+        row = self.gates * padded * self.dtype.itemsize
+        chunk = max(1, min(steps, CHUNK_BYTES // max(block * row, 1)))
+        blocks = -(-batch // block)
+        scratch = chunk * block * row + 3 * block * padded * self.dtype.itemsize
+        x = (inputs, steps * inputs) if batch_first else (batch * inputs, inputs)
+        y = (d * hidden, hidden, steps * d * hidden) if batch_first else (d * batch * hidden, batch * hidden, hidden)
+        state = (hidden, d * hidden) if batch_first else (batch * hidden, hidden)
+        ints = (steps, batch, inputs, hidden, padded, chunk, block, blocks, scratch, *x, *y, *state)
+        tiles = max(1, d * blocks)
+        return Launch(ints, tiles, scratch * tiles)
+
+
+def _load(*gates: str) -> list[str]:
+    return [f"{g} = ldv_T(row, {k} * padded + j)" for k, g in enumerate(gates)]
+
+
+@serves("lstm")
+def lstm(node: Node) -> KernelSource | Refusal:
+    r = Recurrence(node, 4, 2, ("Sigmoid", "Tanh", "Tanh"))
+    refusal = r.refusal()
+    if refusal:
+        return refusal
+    peephole = node.operand(7) is not None
+
+    def peep(gate: str, k: int) -> list[str]:
+        return [f"{gate} = fma(ldv_T({r.address(7)} + d * 3 * wide, {k} * padded + j), m, {gate})"] if peephole else []
+
+    body = ["m = ldv_T(c, j)", *_load("i", "o", "f", "g"), *peep("i", 0), *peep("f", 2)]
+    forget = "sub(splat(T(1)), i)" if node.attr("input_forget") else r.activate(0, "f")
+    body += [f"i = {r.activate(0, 'i')}", f"f = {forget}", f"g = {r.activate(1, 'g')}", "m = add(mul(f, m), mul(i, g))", *peep("o", 1),
+             f"o = {r.activate(0, 'o')}", "stv_T(c, j, m)", f"stv_T(h, j, mul(o, {r.activate(2, 'm', clipped=False)}))"]  # fmt: skip
+    return r.source(_recur(0, 4) + "EACH_ROW", body)
+
+
+@serves("gru")
+def gru(node: Node) -> KernelSource | Refusal:
+    r = Recurrence(node, 3, 1, ("Sigmoid", "Tanh"))
+    refusal = r.refusal()
+    if refusal:
+        return refusal
+    last = [f"g = {r.activate(1, 'g')}", "h0 = ldv_T(h, j)", "stv_T(h, j, add(mul(sub(splat(T(1)), z), g), mul(z, h0)))"]
+    gates = [f"z = {r.activate(0, 'z')}", f"r = {r.activate(0, 'r')}"]
+    if node.attr("linear_before_reset"):
+        # The state's part of the last gate stays apart until the reset gate is known: in `extra`.
+        bias = "memcpy(extra + b * wide, bias + 3 * wide, wide)" if node.operand(3) is not None else "memset(extra + b * wide, 0, wide)"
+        step = f"for b in range(count):\n    {bias}\n" + _recur(0, 2).lstrip("\n") + _recur(2, 3, out="extra", pitch="wide", skip=2)
+        body = [*_load("z", "r", "g"), *gates, "g = fma(r, ldv_T(extra + b * wide, j), g)", *last]
+        return r.source(step + "EACH_ROW", body, apart=1)
+    reset = ["for b in range(count):", "    row = rows + b * pitch", "    for j in range(0, padded, LANES):", "        r = ldv_T(row, padded + j)",
+             f"        stv_T(extra + b * wide, j, mul({r.activate(0, 'r')}, ldv_T(state + b * wide, j)))"]  # fmt: skip
+    step = _recur(0, 2) + "\n".join(reset) + "\n" + _recur(2, 3, vector="extra").lstrip("\n")
+    body = ["z = ldv_T(row, j)", "g = ldv_T(row, 2 * padded + j)", gates[0], *last]
+    return r.source(step + "EACH_ROW", body)
+
+
+@serves("rnn")
+def rnn(node: Node) -> KernelSource | Refusal:
+    r = Recurrence(node, 1, 1, ("Tanh",))
+    refusal = r.refusal()
+    if refusal:
+        return refusal
+    return r.source(_recur(0, 1) + "EACH_ROW", ["g = ldv_T(row, j)", f"stv_T(h, j, {r.activate(0, 'g')})"])
