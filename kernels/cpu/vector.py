@@ -400,11 +400,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "not_": lambda: make(1, _test, emit.BASIC["bitnot"]),
     "pow_": lambda: make(2, same, lambda a, b: a.libm("pow", b)),
     "atan2": lambda: make(2, same, lambda a, b: a.libm("atan2", b)),
-    "gemm_panel": lambda: importlib.import_module(".microkernel", __package__).gemm_panel,
-    "depthwise_tile": lambda: importlib.import_module(".microkernel", __package__).depthwise_tile,
 }
 # Names that other files of this folder provide.
-ELSEWHERE = {"gemm_tile": "microkernel", "depthwise_tile": "microkernel", "transpose_u8": "shuffle", "transpose_u16": "shuffle",
+ELSEWHERE = {"gemm_panel": "microkernel", "depthwise_tile": "microkernel", "transpose_u8": "shuffle", "transpose_u16": "shuffle",
              "transpose_u32": "shuffle", "transpose_u64": "shuffle"}  # fmt: skip
 _MADE: dict[str, Any] = {}
 _ONE = ("neg", "bitnot", "absolute", "sign", "floor", "ceil", "trunc", "rint", "isnan", "isinf")

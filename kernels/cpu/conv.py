@@ -1,0 +1,241 @@
+"""Convolutions as products of matrices, without columns in memory where the input lies channels-last.
+
+Three ways, by layout:
+- rows: a row of the product is an output pixel, found through one address a tap (a row of zeros outside of the input), columns are output
+  channels. Serves channels-last results, mixed layouts and transposed convolutions. Where numbers of a tap do not lie together, or are
+  too few, or are halves, rows are first copied into a buffer.
+- planes: a row is an output channel, columns are output pixels, whose windows are packed panel by panel. Serves row-major results.
+- depthwise convolutions have kernels of their own (depthwise.py).
+
+A transposed convolution is cut into phases, one for each position of a result modulo the strides: within a phase every result sees the
+same taps, so nothing is multiplied by zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ...ir.core import Node
+from ...ir.layout import channels_last
+from ...ir.ops.conv_other import _transpose_windows
+from ...ir.ops.windows import make_windows
+from ...ir.types import FLOATS
+from ..spec import Call, Dims, KernelSource, Launch, Refusal
+from .blocks import RESULT_AT, Nest, Shape, launch, nest_text
+from .conv_text import PLANES_BATCH, PLANES_FILL, PLANES_PACK, rows_fragments
+from .epilogue import Builder, Site, epilogue_of, site_of
+from .gemm import computing, pack_panels
+from .operands import first_int, first_result, slot_of
+from .target import serves
+
+FEW_CHANNELS = 8  # below, the numbers of a tap are too few for a loop of their own
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's sizes, with three spatial axes (missing ones have size 1)."""
+
+    n: int
+    channels: int
+    inputs: Dims  # spatial sizes
+    outputs: Dims
+    kernel: Dims
+    strides: Dims
+    dilations: Dims
+    begin: Dims
+    group: int
+    out_channels: int
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def per_group(self) -> int:
+        return self.channels // self.group
+
+    def is_pointwise(self) -> bool:
+        """Whether every output pixel sees the one input pixel at its own place."""
+        return self.taps == 1 and set(self.strides) == {1} and not any(self.begin) and self.inputs == self.outputs
+
+    def flat(self, with_batch: bool) -> Geometry:
+        """A pointwise convolution over one spatial axis (with the batch in it, which channels-last memory allows)."""
+        if not self.is_pointwise():
+            return self
+        size = math.prod(self.inputs) * (self.n if with_batch else 1)
+        return Geometry(1 if with_batch else self.n, self.channels, (1, 1, size), (1, 1, size), self.kernel, self.strides, self.dilations,
+                        self.begin, self.group, self.out_channels)  # fmt: skip
+
+    def ints(self) -> list[int]:
+        """The integers of `GEOMETRY`, in its order."""
+        return [self.n, self.channels, self.per_group, self.out_channels, *self.inputs, *self.outputs, *self.kernel, *self.strides,
+                *self.dilations, *self.begin]  # fmt: skip
+
+
+GEOMETRY = ("images", "channels", "per_group", "out_channels", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "sd", "sh", "sw", "dd", "dh", "dw",
+            "pd", "ph", "pw")  # fmt: skip
+
+
+def _three(values: Sequence[int], fill: int) -> Dims:
+    return (fill,) * (3 - len(values)) + tuple(values)
+
+
+def geometry(anchor: Node, x: Dims, w: Dims) -> Geometry:
+    """The sizes of a conv or conv_transpose node on operands of these logical shapes."""
+    names = ("auto_pad", "pads", "strides", "dilations")
+    attrs, group = {name: anchor.attr(name) for name in names}, anchor.attr("group")
+    if anchor.op.name == "conv":
+        win = make_windows(x[2:], w[2:], **attrs)
+        out, channels = win.out, w[0]
+    else:
+        win, out = _transpose_windows(x[2:], w[2:], *(anchor.attr(n) for n in (*names, "output_padding", "output_shape")))
+        channels = w[1] * group
+    parts = [(x[2:], 1), (out, 1), (win.kernel, 1), (win.strides, 1), (win.dilations, 1), (win.begin, 0)]
+    return Geometry(x[0], x[1], *(_three(v, fill) for v, fill in parts), group, channels)
+
+
+@serves("conv", "conv_transpose")
+def build(node: Node) -> KernelSource | Refusal:
+    """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major."""
+    site = site_of(node)
+    if isinstance(site, Refusal):
+        return site
+    refusal = _refuse(site)
+    if refusal:
+        return refusal
+    epilogue = epilogue_of(site, 1, partial(_start, site))
+    if isinstance(epilogue, Refusal):
+        return epilogue
+    last = [t.layout is not None for t in (site.operand(0).tensor, site.result)]
+    full = any(kind == "full" for kind, _ in epilogue.leaves)
+    if site.anchor.op.name == "conv" and last[0] == last[1]:
+        from .depthwise import build_depthwise, is_depthwise
+
+        if is_depthwise(site):
+            return build_depthwise(site, epilogue)
+        if not last[1]:
+            return _planes(site, epilogue)
+    if full and not last[1]:
+        return Refusal("this row-major result takes no operand of its own shape", {"result": site.result})
+    return _rows(site, epilogue)
+
+
+def _refuse(site: Site) -> Refusal | None:
+    x, w = site.operand(0).tensor, site.operand(1).tensor
+    if x.dtype not in FLOATS:
+        return Refusal(f"{site.anchor.op.name} of {x.dtype} has no kernel", {"expected": "f32, f64, f16, bf16"})
+    if x.rank not in (3, 4, 5):
+        return Refusal("one to three spatial axes are served", {"rank": x.rank})
+    allowed = (None, channels_last(x.rank))
+    for v in (site.operand(0), site.operand(1), site.outer.results[0]):
+        if v.tensor.layout not in allowed[: 1 if v is site.operand(1) else 2]:
+            return Refusal(f"%{v.name} has a layout that is neither row-major nor channels-last", {"type": v.type})
+    for i, v in enumerate(site.outer.operands):
+        small = v is not None and i not in site.index[:2] and v.tensor.layout is not None and v.tensor.shape != site.result.shape
+        if small and sum(d != 1 for d in v.tensor.shape) > 1:
+            return Refusal(f"%{v.name} has a layout of its own", {"type": v.type})
+    return None if w.rank == x.rank else Refusal("ranks of input and weight differ", {"x": x, "w": w})
+
+
+def _start(site: Site, b: Builder) -> int:
+    acc = b.add("acc")
+    return acc if site.operand(2) is None else b.add("add", acc, b.leaf("channel", site.index[2]))
+
+
+def _geometry(site: Site, call: Call) -> Geometry:
+    return geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])
+
+
+def _nest(site: Site, epilogue: Builder, columns: int | None, channels_on: str) -> Nest:
+    slots = [slot_of(site.outer, i) for _, i in epilogue.leaves]
+    return Nest(site.result.dtype, epilogue, slots, first_result(site.outer), columns, channels_on)
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------------
+
+
+def grouped_weight(w: np.ndarray, group: int, transposed: bool) -> np.ndarray:
+    """A weight as matrices [group, taps * inputs of a group, outputs of a group] of the computing type."""
+    w = w.astype(computing(w.dtype))
+    taps = math.prod(w.shape[2:])
+    if transposed:  # [C, M/group, ...]
+        per, out = w.shape[0] // group, w.shape[1]
+        return w.reshape(group, per, out, taps).transpose(0, 3, 1, 2).reshape(group, taps * per, out)
+    per, out = w.shape[1], w.shape[0] // group
+    return w.reshape(group, out, per, taps).transpose(0, 3, 2, 1).reshape(group, taps * per, out)
+
+
+def _rows(site: Site, epilogue: Builder) -> KernelSource:
+    w, node = site.operand(1), site.outer
+    transposed, group = site.anchor.op.name == "conv_transpose", site.anchor.attr("group")
+    x_last, y_last = (t.layout is not None for t in (site.operand(0).tensor, site.result))
+    shape = w.tensor.shape
+    per_group = shape[0] if transposed and group == 1 else None if transposed else shape[1]
+    few = isinstance(per_group, int) and per_group < FEW_CHANNELS and not transposed
+    buffered = few or not x_last or site.result.dtype.itemsize == 2
+    columns = (w.array.shape[1] if transposed else w.array.shape[0] // group) if w.is_const else None
+    nest = _nest(site, epilogue, columns, "col")
+    fragments = rows_fragments(transposed, buffered, y_last, w.is_const)
+    text = nest_text(nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, *_STRIDES], first_int(node), **fragments)
+
+    def bind(call: Call) -> Launch:
+        g = _geometry(site, call)
+        if x_last and y_last and not transposed:
+            g = g.flat(with_batch=True)
+        return _launch_rows(nest, g, transposed, buffered, x_last, y_last, w.is_const)
+
+    pack = {site.index[1]: lambda a: pack_panels(grouped_weight(a, group, transposed), nest.tiling)} if w.is_const else {}
+    return KernelSource(text, bind, "conv.rows", pack)
+
+
+# Byte strides of the input; of a weight that the kernel packs (output, input channel); of a group's weights; phases; the block of results.
+_STRIDES = ("x_n", "x_d", "x_h", "x_w", "x_c", "w_out", "w_in", "w_group", "phases", "at_result")
+
+
+def _launch_rows(nest: Nest, g: Geometry, transposed: bool, buffered: bool, x_last: bool, y_last: bool, packed: bool) -> Launch:
+    item = nest.dtype.itemsize
+    step = item * (g.channels if x_last else 1)
+    x_w, x_h, x_d = step, step * g.inputs[2], step * g.inputs[2] * g.inputs[1]
+    x_n = math.prod(g.inputs) * g.channels * item
+    x_c = item if x_last else math.prod(g.inputs) * item
+    columns, phases = g.out_channels // g.group, math.prod(g.strides) if transposed else 1
+    w_out, w_in = (g.taps, columns * g.taps) if transposed else (g.per_group * g.taps, g.taps)
+    if packed:
+        w_group = g.taps * g.per_group * nest.tiling.padded(columns) * nest.item
+    else:
+        w_group = item * (g.per_group * w_in if transposed else columns * w_out)
+    per_phase = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if transposed else g.outputs
+    rows = g.n * math.prod(per_phase)
+    whole = buffered and not transposed  # one segment
+    depth, segments = (g.taps * g.per_group, 1) if whole else (g.per_group, g.taps)
+    shape = Shape(rows, columns, depth, segments, g.group * phases, not packed, g.taps * g.per_group if buffered else 0,
+                  0 if buffered else g.per_group, 0 if y_last else g.out_channels)  # fmt: skip
+    extra = [*g.ints(), x_n, x_d, x_h, x_w, x_c, w_out * item, w_in * item, w_group, phases, RESULT_AT]
+    return launch(nest, shape, extra)
+
+
+# ---- planes -------------------------------------------------------------------------------------------------------------
+
+
+def _planes(site: Site, epilogue: Builder) -> KernelSource:
+    w, node = site.operand(1), site.outer
+    nest = _nest(site, epilogue, None, "row")
+    halves = site.result.dtype.itemsize == 2
+    copied = halves and not w.is_const
+    text = nest_text(nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, "group"], first_int(node), setup="st_i64(table_b, 0, 0)",
+                     base="scratch + at_panel + (column - first_column) * total * CI", batch=PLANES_BATCH, pack_panel=PLANES_PACK,
+                     fill=PLANES_FILL[copied])  # fmt: skip
+
+    def bind(call: Call) -> Launch:
+        g = _geometry(site, call).flat(with_batch=False)
+        depth = g.taps * g.per_group
+        shape = Shape(g.out_channels // g.group, math.prod(g.outputs), depth, 1, g.n * g.group, True, depth if copied else 0)
+        return launch(nest, shape, [*g.ints(), g.group])
+
+    pack = {site.index[1]: lambda a: a.astype(computing(a.dtype))} if w.is_const and halves else {}
+    return KernelSource(text, bind, "conv.planes", pack)

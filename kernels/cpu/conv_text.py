@@ -1,0 +1,275 @@
+"""The fragments of kernel text that make a product of matrices (blocks.py) a convolution (see conv.py)."""
+
+from __future__ import annotations
+
+from .blocks import insert
+from .operands import fill_in
+
+# ---- rows: addresses of output pixels -----------------------------------------------------------------------------------
+
+_ZEROS = """
+zeros = scratch + at_zero
+for i in range(per_group):
+    st_CT(zeros, i, CT(0))
+"""
+_BATCH_CONV = """
+group_index = batch
+a = x + group_index * per_group * x_c
+b = w + group_index * w_group
+"""
+# What a phase of a transposed convolution computes: results at fd + i * sd, ..., by the taps that reach them.
+_BATCH_TRANSPOSED = """
+group_index = batch // phases
+a = x + group_index * per_group * x_c
+b = w + group_index * w_group
+phase = batch % phases
+fw = phase % sw
+fh = phase // sw % sh
+fd = phase // sw // sh
+nd = max(OD - fd + sd - 1, 0) // sd
+nh = max(OH - fh + sh - 1, 0) // sh
+nw = max(OW - fw + sw - 1, 0) // sw
+rows = images * nd * nh * nw
+segments = 0
+for kd in range(KD):
+    for kh in range(KH):
+        for kw in range(KW):
+            if (fd + pd - kd * dd) % sd == 0 and (fh + ph - kh * dh) % sh == 0 and (fw + pw - kw * dw) % sw == 0:
+                st_i64(table_b, segments, ((kd * KH + kh) * KW + kw) * depth)
+                st_i64(table_t, 3 * segments, kd)
+                st_i64(table_t, 3 * segments + 1, kh)
+                st_i64(table_t, 3 * segments + 2, kw)
+                segments += 1
+"""
+_CONV_TAPS = """
+table_t = table_b + TAPS * 8
+segment = 0
+for kd in range(KD):
+    for kh in range(KH):
+        for kw in range(KW):
+            st_i64(table_t, 3 * segment, kd)
+            st_i64(table_t, 3 * segment + 1, kh)
+            st_i64(table_t, 3 * segment + 2, kw)
+            segment += 1
+for i in range(segments):
+    st_i64(table_b, i, i * depth)
+"""
+_PIXEL = """
+r = row + min(i, count - 1)
+t = r // NW
+ow = r - t * NW
+n = t // NH
+oh = t - n * NH
+t = n
+n = t // ND
+od = t - n * ND
+PLACE
+"""
+_PLACE_TRANSPOSED = """
+od = fd + od * sd
+oh = fh + oh * sh
+ow = fw + ow * sw
+"""
+_ADDRESSES = """
+for i in range(count + PAD):
+    PIXEL
+    TABLES
+    at_image = a + n * x_n
+    for s in range(segments):
+        kd = ld_i64(table_t, 3 * s)
+        kh = ld_i64(table_t, 3 * s + 1)
+        kw = ld_i64(table_t, 3 * s + 2)
+        z = IN_D
+        y = IN_H
+        v = IN_W
+        inside = z >= 0 and z < D and y >= 0 and y < H and v >= 0 and v < W
+        st_i64(table_a, s * (block_rows + PAD) + i, at_image + z * x_d + y * x_h + v * x_w if inside else zeros)
+"""
+_BUFFER = """
+buffer = scratch + at_buffer
+for i in range(count + PAD):
+    PIXEL
+    TABLES
+    at_row = buffer + min(i, count - 1) * KD * KH * KW * per_group * CI
+    for s in range(segments):
+        st_i64(table_a, s * (block_rows + PAD) + i, at_row + s * depth * CI)
+    if i < count:
+        at_image = a + n * x_n
+        COPY
+"""
+# A row of the window that lies together is copied in one run.
+_COPY_CONV = """
+together = dw == 1 and x_c == MI and x_w == per_group * MI
+for kd in range(KD):
+    for kh in range(KH):
+        z = IN_D
+        y = IN_H
+        kw = 0
+        v = IN_W
+        source = at_image + z * x_d + y * x_h + v * x_w
+        inside = z >= 0 and z < D and y >= 0 and y < H
+        if inside and together:
+            low = min(max(-v, 0), KW) * per_group
+            high = max(min(W - v, KW) * per_group, low)
+            for j in range(low):
+                st_CT(at_row, j, CT(0))
+            for j in range(low, high):
+                put_CT(at_row, j, get_T(source, j))
+            for j in range(high, KW * per_group):
+                st_CT(at_row, j, CT(0))
+        elif inside:
+            for kw in range(KW):
+                at_tap = at_row + kw * per_group * CI
+                if v >= 0 and v < W:
+                    for j in range(per_group):
+                        put_CT(at_tap, j, get_T(source + j * x_c, 0))
+                else:
+                    for j in range(per_group):
+                        st_CT(at_tap, j, CT(0))
+                v += dw
+                source += dw * x_w
+        else:
+            for j in range(KW * per_group):
+                st_CT(at_row, j, CT(0))
+        at_row += KW * per_group * CI
+"""
+_COPY_TRANSPOSED = """
+for s in range(segments):
+    kd = ld_i64(table_t, 3 * s)
+    kh = ld_i64(table_t, 3 * s + 1)
+    kw = ld_i64(table_t, 3 * s + 2)
+    z = IN_D
+    y = IN_H
+    v = IN_W
+    at_tap = at_row + s * per_group * CI
+    if z >= 0 and z < D and y >= 0 and y < H and v >= 0 and v < W:
+        source = at_image + z * x_d + y * x_h + v * x_w
+        for j in range(per_group):
+            put_CT(at_tap, j, get_T(source + j * x_c, 0))
+    else:
+        for j in range(per_group):
+            st_CT(at_tap, j, CT(0))
+"""
+_TABLES_LAST = """
+st_i64(table_c, i, result + (((n * OD + od) * OH + oh) * OW + ow) * out_channels * MI)
+"""
+# A row-major result goes through a block in scratch, whose rows are all channels of a pixel.
+_TABLES_MAJOR = """
+st_i64(table_c, i, scratch + at_result + min(i, count - 1) * out_channels * MI)
+st_i64(table_r, i, ((n * out_channels * OD + od) * OH + oh) * OW + ow)
+"""
+_SCATTER = """
+high = min(COLUMN_OF_LAST, columns)
+for j in range(group_index * columns + COLUMN_OF_FIRST, group_index * columns + high):
+    plane = result + j * OD * OH * OW * MI
+    for i in range(count):
+        put_T(plane, ld_i64(table_r, i), get_T(scratch + at_result + i * out_channels * MI, j))
+"""
+_PACK = """
+for s in range(KD * KH * KW):
+    for i in range(per_group):
+        at_k = panel + (s * per_group + i) * padded * CI
+        source = b + column * w_out + i * w_in + s * MI
+        for j in range(width):
+            put_CT(at_k, j, get_T(source + j * w_out, 0))
+        for j in range(width, padded):
+            st_CT(at_k, j, CT(0))
+"""
+
+
+def rows_fragments(transposed: bool, buffered: bool, y_last: bool, packed: bool) -> dict[str, str]:
+    """The arguments of `nest_text` for a convolution whose rows are output pixels."""
+    if transposed:
+        inputs = {f"IN_{a.upper()}": f"(o{a} + p{a} - k{a} * d{a}) // s{a}" for a in "dhw"}
+        words, place = {"ND": "nd", "NH": "nh", "NW": "nw"}, _PLACE_TRANSPOSED
+    else:
+        inputs = {f"IN_{a.upper()}": f"o{a} * s{a} - p{a} + k{a} * d{a}" for a in "dhw"}
+        words, place = {"ND": "OD", "NH": "OH", "NW": "OW"}, ""
+    copy = _COPY_TRANSPOSED if transposed else _COPY_CONV
+    fill = insert(_BUFFER if buffered else _ADDRESSES, PIXEL=_PIXEL, TABLES=_TABLES_LAST if y_last else _TABLES_MAJOR, COPY=copy)
+    fill = fill_in(insert(fill, PLACE=place), **words)
+    for word, expression in inputs.items():
+        fill = fill.replace(word, expression)
+    if transposed:
+        setup = "table_t = table_b + KD * KH * KW * 8\n"
+    else:
+        setup = "st_i64(table_b, 0, 0)\n" if buffered else _CONV_TAPS.replace("TAPS", "KD * KH * KW")
+    setup += "" if buffered else _ZEROS
+    return {
+        "base": "b + column * total * CI" if packed else "scratch + at_panel + (column - first_column) * total * CI",
+        "setup": setup,
+        "batch": _BATCH_TRANSPOSED if transposed else _BATCH_CONV,
+        "fill": fill,
+        "pack_panel": "" if packed else _PACK,
+        "after": "" if y_last else _SCATTER,
+        "column_at": "group_index * columns + column",
+    }
+
+
+# ---- planes: windows of pixels packed into panels -----------------------------------------------------------------------
+
+PLANES_BATCH = """
+image = batch // group
+group_index = batch % group
+a = w + group_index * rows * depth * CI
+source_all = x + (image * channels + group_index * per_group) * D * H * W * MI
+c = result + batch * rows * columns * MI
+"""
+_PLANES_ROWS = """
+for i in range(count + PAD):
+    r = row + min(i, count - 1)
+    st_i64(table_a, i, A_ROW)
+    st_i64(table_c, i, c + r * columns * MI)
+    st_i64(table_r, i, (group_index * rows + r) * MI)
+"""
+_PLANES_COPY = """
+a = w + group_index * rows * depth * MI
+buffer = scratch + at_buffer
+for i in range(count):
+    for k in range(depth):
+        put_CT(buffer, i * depth + k, get_T(a + (row + i) * depth * MI, k))
+"""
+PLANES_FILL = {
+    False: _PLANES_ROWS.replace("A_ROW", "a + r * depth * CI"),
+    True: _PLANES_COPY + _PLANES_ROWS.replace("A_ROW", "buffer + min(i, count - 1) * depth * CI"),
+}
+# Pixels of one output row at a time: for each tap they are a run of an input row, cut off where the padding begins.
+PLANES_PACK = """
+done = 0
+while done < width:
+    t = (column + done) // OW
+    ow = column + done - t * OW
+    od = t // OH
+    oh = t - od * OH
+    run = min(OW - ow, width - done)
+    for kd in range(KD):
+        z = od * sd - pd + kd * dd
+        for kh in range(KH):
+            y = oh * sh - ph + kh * dh
+            for kw in range(KW):
+                v = ow * sw - pw + kw * dw
+                low = run
+                high = run
+                if z >= 0 and z < D and y >= 0 and y < H:
+                    low = min(max(-(v // sw), 0), run)
+                    high = max(min(-((v - W) // sw), run), low)
+                tap = (kd * KH + kh) * KW + kw
+                for i in range(per_group):
+                    target = panel + ((i * KD * KH * KW + tap) * padded + done) * CI
+                    source = source_all + (((i * D + z) * H + y) * W + v) * MI
+                    for j in range(low):
+                        st_CT(target, j, CT(0))
+                    if sw == 1:
+                        for j in range(low, high):
+                            put_CT(target, j, get_T(source, j))
+                    else:
+                        for j in range(low, high):
+                            put_CT(target, j, get_T(source + j * sw * MI, 0))
+                    for j in range(high, run):
+                        st_CT(target, j, CT(0))
+    done += run
+if width < padded:
+    for k in range(total):
+        for j in range(width, padded):
+            st_CT(panel, k * padded + j, CT(0))
+"""
