@@ -264,12 +264,15 @@ def make_model(
             outs.append(_value_info(f"o{i}", r))
     graph = helper.make_graph(nodes, "g", [_value_info(n, v) for n, v in values.items() if n not in constants], outs,
                               [_tensor(n, v) for n, v in values.items() if n in constants])  # fmt: skip
-    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(call.domain, _ml_opset())] if call.domain else [])
+    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(call.domain, _ml_opset(call.op_type))] if call.domain else [])
     return helper.make_model(graph, opset_imports=opsets, ir_version=13 if opset > 23 else 10)
 
 
-def _ml_opset() -> int:
-    return max(s.since_version for s in onnx.defs.get_all_schemas() if s.domain == "ai.onnx.ml")
+def _ml_opset(op_type: str) -> int:
+    """The newest opset of ai.onnx.ml that has the operator, which some later one may deprecate."""
+    versions = [s for s in onnx.defs.get_all_schemas_with_history() if s.domain == "ai.onnx.ml"]
+    gone = [s.since_version - 1 for s in versions if s.name == op_type and s.deprecated]
+    return min([max(s.since_version for s in versions), *gone])
 
 
 def check_peers(d: OpDef, e: Example, index: int, results: list[Any]) -> None:

@@ -1,0 +1,448 @@
+"""Encoders, scalers and maps of ai.onnx.ml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..op import InferContext, Onnx, OnnxCall, ex, op
+from ..types import F32, F64, I16, I32, I64, STR, DType, MapType, SequenceType, TensorType, Type, dtype_of
+from .contents import checked, choice, want_rank
+from .examples import rand
+
+ML = "ai.onnx.ml"
+NUMBERS = frozenset({F32, F64, I64, I32})
+
+
+def _texts(*values: str) -> np.ndarray:
+    return np.array(values, object)
+
+
+def _one_of(c: InferContext, *names: str) -> str:
+    """The only one of these attributes that is given."""
+    given = [n for n in names if c.attr(n) is not None and len(c.attr(n))]
+    if len(given) != 1:
+        raise c.error(f"expected one of the attributes {', '.join(names)}, found {', '.join(given) or 'none'}")
+    return given[0]
+
+
+# ---- features
+
+
+def _infer_extract(c: InferContext) -> TensorType:
+    x, index = c.t(0), c.shape(1)
+    if x.shape is None:
+        return x
+    if not x.shape:
+        raise c.error("X is a scalar, expected rank >= 1")
+    count: Any = c.symbol() if index is None else 1
+    for d in index or ():
+        count = count * d
+    return x.with_(shape=checked(c, ((1, count) if len(x.shape) == 1 else (*x.shape[:-1], count))))
+
+
+def _extract_examples() -> list:
+    x = rand(3, 4)
+    return [
+        ex(x, np.array([0, 3], np.int64)),
+        ex(x[0], np.array([2], np.int64)),
+        ex(np.array([["a", "b"]], object), np.array([[1, 0]], np.int64)),
+        ex(rand(2, 3, 4), np.array([[1]], np.int64)),
+    ]
+
+
+@op(
+    "array_feature_extractor",
+    onnx=Onnx("ArrayFeatureExtractor", ML),
+    infer=_infer_extract,
+    dtypes={"X": NUMBERS | {STR}, "Y": {I64}},
+    examples=_extract_examples,
+)
+def array_feature_extractor(X, Y):
+    """The columns Y of the last axis; a row alone gives one row."""
+    index = Y.ravel()
+    if np.any(index < 0) or np.any(index >= X.shape[-1]):
+        raise IndexError(f"columns {index.tolist()} are out of range for {X.shape[-1]}")
+    out = X[..., index]
+    return out[None] if X.ndim == 1 else out
+
+
+@op(
+    "binarizer",
+    onnx=Onnx("Binarizer", ML),
+    infer=lambda c: c.t(0),
+    dtypes={"X": NUMBERS},
+    examples=lambda: [ex(rand(2, 3), threshold=0.25), ex(rand(2, 3)), ex(np.float32(0)), ex(np.zeros((0, 2), np.float32))],
+)
+def binarizer(X, *, threshold=0.0):
+    """1 above the threshold, else 0."""
+    return (np.float32(threshold) < X).astype(X.dtype)
+
+
+def _infer_feature_vectorizer(c: InferContext) -> TensorType:
+    rows, width = None, 0
+    sizes = c.attr("inputdimensions") or [None] * len(c.types)
+    if not c.types or len(sizes) != len(c.types):
+        raise c.error(f"{len(sizes)} inputdimensions for {len(c.types)} operands, expected as many, and at least one")
+    for i, size in enumerate(sizes):
+        want_rank(c, i, 1, 2)
+        shape = c.shape(i)
+        width = width + (size if size is not None else c.symbol() if shape is None else shape[-1])
+        rows = rows if shape is None else shape[0] if len(shape) == 2 else 1
+    return TensorType(F32, checked(c, (c.symbol() if rows is None else rows, width)))
+
+
+def _vectorizer_examples() -> list:
+    a, b = rand(2, 3), rand(2, 2, dtype=np.float32, seed=1)
+    return [
+        ex(a, b, inputdimensions=(3, 2)),
+        ex(a, inputdimensions=(3,)),
+        ex(a, b, inputdimensions=(2, 4)),
+        ex(a.astype(np.int64), inputdimensions=(3,)),
+    ]
+
+
+@op(
+    "feature_vectorizer",
+    onnx=Onnx("FeatureVectorizer", ML),
+    infer=_infer_feature_vectorizer,
+    dtypes={"X": NUMBERS},
+    examples=_vectorizer_examples,
+)
+def feature_vectorizer(*X, inputdimensions=None):
+    """The operands side by side as f32, each cut, or filled up with zeros, to its `inputdimensions`."""
+    parts = []
+    for i, x in enumerate(X):
+        x = (x if x.ndim == 2 else x.reshape(1, -1)).astype(np.float32)
+        size = x.shape[1] if inputdimensions is None else inputdimensions[i]
+        part = np.zeros((len(x), size), np.float32)
+        part[:, : min(size, x.shape[1])] = x[:, :size]
+        parts.append(part)
+    return np.concatenate(parts, 1)
+
+
+def _infer_imputer(c: InferContext) -> TensorType:
+    x, name = c.t(0), "imputed_value_floats" if c.t(0).dtype.is_float else "imputed_value_int64s"
+    values = c.attr(name)
+    size = x.shape[-1] if x.shape else None
+    if not values or (len(values) != 1 and isinstance(size, int) and len(values) != size):
+        raise c.error(f"{name} has {len(values or ())} entries for {x}; expected one, or one a feature")
+    return x
+
+
+def _imputer_examples() -> list:
+    x = np.array([[1, np.nan, 3], [np.nan, 5, 6]], np.float32)
+    whole = np.array([[1, -1], [-1, 4]], np.int64)
+    return [
+        ex(x, imputed_value_floats=(9.0, 8.0, 7.0), replaced_value_float=float("nan")),
+        ex(x, imputed_value_floats=(0.5,), replaced_value_float=3.0),
+        ex(whole, imputed_value_int64s=(7,), replaced_value_int64=-1),
+        ex(whole, imputed_value_int64s=(7, 8), replaced_value_int64=-1),
+    ]
+
+
+@op("imputer", onnx=Onnx("Imputer", ML), infer=_infer_imputer, dtypes={"X": NUMBERS}, examples=_imputer_examples)
+def imputer(X, *, imputed_value_floats=None, imputed_value_int64s=None, replaced_value_float=0.0, replaced_value_int64=0):
+    """X with the replaced value (NaN too) given way to the imputed one of its column."""
+    if X.dtype.kind == "f":
+        replaced = np.float32(replaced_value_float)
+        return np.where(np.isnan(X) if np.isnan(replaced) else replaced == X, np.array(imputed_value_floats, X.dtype), X)
+    return np.where(replaced_value_int64 == X, np.array(imputed_value_int64s, X.dtype), X)
+
+
+def _normalizer_examples() -> list:
+    x = rand(3, 4)
+    return [
+        *(ex(x, norm=n) for n in ("MAX", "L1", "L2")),
+        ex(np.zeros((2, 3), np.float32), norm="L2"),
+        ex(rand(2, 3, dtype=np.int64, hi=9), norm="L1"),
+        ex(x - 9, norm="MAX"),
+    ]
+
+
+def _infer_normalizer(c: InferContext) -> TensorType:
+    choice(c, "norm", ("MAX", "L1", "L2"))
+    return c.t(0).with_(dtype=F32)
+
+
+@op("normalizer", onnx=Onnx("Normalizer", ML), infer=_infer_normalizer, dtypes={"X": NUMBERS}, examples=_normalizer_examples)
+def normalizer(X, *, norm="MAX"):
+    """Each row divided by its maximum, the sum of its magnitudes or its length, where that is not zero."""
+    x = X.astype(np.float32)
+    if norm == "MAX":
+        by = x.max(-1, keepdims=True, initial=-np.inf) if x.size else x
+    elif norm == "L1":
+        by = np.abs(x).sum(-1, keepdims=True)
+    else:
+        by = np.sqrt((x * x).sum(-1, keepdims=True))
+    return np.where(by == 0, x, x / np.where(by == 0, 1, by)).astype(np.float32)
+
+
+def _infer_scaler(c: InferContext) -> TensorType:
+    x = c.t(0)
+    for name in ("scale", "offset"):
+        values, size = c.attr(name), x.shape[-1] if x.shape else None
+        if values and len(values) != 1 and isinstance(size, int) and len(values) != size:
+            raise c.error(f"{name} has {len(values)} entries for {x}; expected one, or one a feature")
+    return x.with_(dtype=F32)
+
+
+@op(
+    "scaler",
+    onnx=Onnx("Scaler", ML),
+    infer=_infer_scaler,
+    dtypes={"X": NUMBERS},
+    examples=lambda: [
+        ex(rand(3, 2), scale=(2.0, 0.5), offset=(1.0, -1.0)),
+        ex(rand(3, 2), scale=(3.0,), offset=(0.5,)),
+        ex(rand(2, 2, dtype=np.int64, hi=9), scale=(2.0, 0.5), offset=(1.0, -1.0)),
+        ex(rand(2, 2).astype(np.float64), scale=(2.0, 0.5), offset=(1.0, -1.0)),
+    ],
+)
+def scaler(X, *, offset=None, scale=None):
+    """(X - offset) * scale, one of each for every feature or one for all."""
+    wide = X.astype(np.float64 if X.dtype == np.float64 else np.float32)
+    shifted = wide - np.array(offset, np.float32) if offset else wide
+    return (shifted * np.array(scale, np.float32) if scale else shifted).astype(np.float32)
+
+
+# ---- categories
+
+
+def lookup(keys: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each element of `x` the place of an equal key (the last of equal keys; NaN equals NaN), and whether there is one."""
+    if not len(keys):
+        return np.zeros(x.shape, np.int64), np.zeros(x.shape, bool)
+    last = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
+    ranked = keys[last]
+    at = np.minimum(np.searchsorted(ranked, x.ravel()), len(ranked) - 1).reshape(x.shape)
+    found = ranked[at] == x
+    if x.dtype.kind == "f":
+        found |= np.isnan(x) & np.isnan(ranked[at])
+    return last[at], np.asarray(found, bool)
+
+
+def _mapped(x: np.ndarray, keys: np.ndarray, values: np.ndarray, default: Any) -> np.ndarray:
+    at, found = lookup(keys, x)
+    fill = np.asarray(default, values.dtype).reshape(())
+    if not len(values):
+        return np.full(x.shape, fill, values.dtype)
+    return np.where(found, values[at], fill).astype(values.dtype)
+
+
+def _infer_category_mapper(c: InferContext) -> TensorType:
+    a, b = c.attr("cats_int64s") or (), c.attr("cats_strings") or ()
+    if len(a) != len(b):
+        raise c.error(f"{len(a)} cats_int64s and {len(b)} cats_strings, expected as many")
+    return c.t(0).with_(dtype=I64 if c.t(0).dtype == STR else STR)
+
+
+@op(
+    "category_mapper",
+    onnx=Onnx("CategoryMapper", ML),
+    infer=_infer_category_mapper,
+    dtypes={"X": {STR, I64}},
+    examples=lambda: [
+        ex(_texts("b", "x", "a"), cats_int64s=(5, 6), cats_strings=("a", "b")),
+        ex(np.array([[6, 9]], np.int64), cats_int64s=(5, 6), cats_strings=("a", "b"), default_string="?"),
+    ],
+)
+def category_mapper(X, *, cats_int64s=None, cats_strings=None, default_int64=-1, default_string="_Unused"):
+    """Strings to their integers, or integers to their strings."""
+    ints, strings = np.array(cats_int64s or (), np.int64), np.array(list(cats_strings or ()), object)
+    return _mapped(X, strings, ints, default_int64) if X.dtype == object else _mapped(X, ints, strings, default_string)
+
+
+KEYS = ("keys_floats", "keys_int64s", "keys_strings", "keys_tensor")
+VALUES = ("values_floats", "values_int64s", "values_strings", "values_tensor")
+_ARRAYS = {"floats": np.float32, "int64s": np.int64, "strings": object}
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    kind = name.rpartition("_")[2]
+    return np.asarray(value).ravel() if kind == "tensor" else np.array(list(value), _ARRAYS[kind])
+
+
+def _infer_label_encoder(c: InferContext) -> TensorType:
+    k, v = _one_of(c, *KEYS), _one_of(c, *VALUES)
+    keys, values = _array(k, c.attr(k)), _array(v, c.attr(v))
+    if len(keys) != len(values):
+        raise c.error(f"{k} has {len(keys)} entries and {v} {len(values)}, expected as many")
+    if dtype_of(keys) != c.t(0).dtype:
+        raise c.error(f"{k} hold {dtype_of(keys)}, but X is {c.t(0).dtype}")
+    return c.t(0).with_(dtype=dtype_of(values))
+
+
+def _label_encoder_1(call: OnnxCall) -> None:
+    """Opset 1: one list of classes, whose places are the integers; the element type says which way."""
+    classes = tuple(call.attrs.pop("classes_strings", ()))
+    text = call.dtype(call.inputs[0]) == STR
+    call.attrs["keys_strings" if text else "keys_int64s"] = classes if text else tuple(range(len(classes)))
+    call.attrs["values_int64s" if text else "values_strings"] = tuple(range(len(classes))) if text else classes
+
+
+LABELS = frozenset({STR, I64, F32, I32, I16, F64})
+
+
+def _label_examples() -> list:
+    return [
+        ex(_texts("Dori", "Amy", "Amy", "Sally"), keys_strings=("Amy", "Sally"), values_int64s=(5, 6)),
+        ex(
+            np.array([1.0, np.nan, 2.5], np.float32),
+            keys_floats=(1.0, float("nan")),
+            values_strings=("one", "none"),
+            default_string="?",
+        ),
+        ex(np.array([[3, 4], [5, 3]], np.int64), keys_int64s=(3, 4), values_floats=(0.5, -1.0)),
+        ex(
+            _texts("a", "b", "c"),
+            keys_tensor=_texts("a", "b"),
+            values_tensor=np.array([1, 2], np.int16),
+            default_tensor=np.array([42], np.int16),
+        ),
+        ex(np.array([1, 2], np.int64), keys_int64s=(1, 2), values_int64s=(10, 20)),
+        ex(np.array([], np.int64), keys_int64s=(1,), values_int64s=(10,)),
+    ]
+
+
+@op(
+    "label_encoder",
+    onnx=Onnx("LabelEncoder", ML, before={2: _label_encoder_1}),
+    infer=_infer_label_encoder,
+    dtypes={"X": LABELS},
+    examples=_label_examples,
+)
+def label_encoder(
+    X,
+    *,
+    default_float=-0.0,
+    default_int64=-1,
+    default_string="_Unused",
+    default_tensor=None,
+    keys_floats=None,
+    keys_int64s=None,
+    keys_strings=None,
+    keys_tensor=None,
+    values_floats=None,
+    values_int64s=None,
+    values_strings=None,
+    values_tensor=None,
+):
+    """The value beside the key that equals the element, or the default. Of equal keys the last counts; NaN equals NaN."""
+    a = dict(locals())
+    keys = next(_array(k, a[k]) for k in KEYS if a[k] is not None and len(a[k]))
+    name = next(v for v in VALUES if a[v] is not None and len(a[v]))
+    values = _array(name, a[name])
+    default = {"floats": default_float, "int64s": default_int64, "strings": default_string}.get(
+        name.rpartition("_")[2], default_tensor
+    )
+    if default is None:
+        default = {"O": default_string, "f": default_float}.get(values.dtype.kind, default_int64)
+    return _mapped(X, keys, values, default)
+
+
+def _infer_one_hot_encoder(c: InferContext) -> TensorType:
+    x, name = c.t(0), _one_of(c, "cats_int64s", "cats_strings")
+    if (name == "cats_strings") != (x.dtype == STR):
+        raise c.error(f"{name} are given, but X is {x.dtype}")
+    return TensorType(F32, None if x.shape is None else checked(c, (*x.shape, len(c.attr(name)))))
+
+
+@op(
+    "one_hot_encoder",
+    onnx=Onnx("OneHotEncoder", ML),
+    infer=_infer_one_hot_encoder,
+    dtypes={"X": NUMBERS | {STR}},
+    examples=lambda: [
+        ex(np.array([[1, 7], [3, 2]], np.int64), cats_int64s=(1, 2, 3)),
+        ex(_texts("b", "a"), cats_strings=("a", "b"), zeros=0),
+        ex(np.array([2.9, 1.0], np.float32), cats_int64s=(1, 2)),
+        ex(np.zeros((0, 2), np.int64), cats_int64s=(1,)),
+    ],
+)
+def one_hot_encoder(X, *, cats_int64s=None, cats_strings=None, zeros=1):
+    """A new last axis with 1 at the element's category; zeros for unknown ones, which raise ValueError if not `zeros`."""
+    cats = np.array(list(cats_strings), object) if cats_strings else np.array(cats_int64s, np.int64)
+    at, found = lookup(cats, X if X.dtype == object else X.astype(np.int64))
+    if not zeros and not np.all(found):
+        raise ValueError(f"{X[~found].ravel()[0]!r} is none of the categories")
+    return (found[..., None] & (at[..., None] == np.arange(len(cats)))).astype(np.float32)
+
+
+# ---- maps
+
+
+def _map_type(c: InferContext) -> MapType:
+    t = c.types[0]
+    if not isinstance(t, MapType):
+        raise c.error(f"X has the type {t}, expected a map")
+    return t
+
+
+CASTS: dict[str, tuple[DType, Callable[[Any], Any], Any]] = {
+    "TO_FLOAT": (F32, float, 0.0),
+    "TO_INT64": (I64, int, 0),
+    "TO_STRING": (STR, str, "0"),
+}
+
+
+def _infer_cast_map(c: InferContext) -> TensorType:
+    _map_type(c)
+    choice(c, "cast_to", tuple(CASTS))
+    sparse = choice(c, "map_form", ("DENSE", "SPARSE")) == "SPARSE"
+    return TensorType(CASTS[c.attr("cast_to")][0], checked(c, (1, c.attr("max_map") if sparse else c.symbol())))
+
+
+@op("cast_map", onnx=Onnx("CastMap", ML), infer=_infer_cast_map, traits=("host",))
+def cast_map(X, *, cast_to="TO_FLOAT", map_form="DENSE", max_map=1):
+    """The values of a map in the order of its keys as one row; SPARSE: each at the column that its key says, zeros between."""
+    dtype, convert, zero = CASTS[cast_to]
+    if map_form == "DENSE":
+        return np.array([convert(X[k]) for k in sorted(X)], dtype.np).reshape(1, -1)
+    out = np.full((1, max_map), zero, dtype.np)
+    for key, value in X.items():
+        if not 0 <= key < max_map:
+            raise ValueError(f"the key {key} is out of range for max_map = {max_map}")
+        out[0, key] = convert(value)
+    return out
+
+
+def _infer_dict_vectorizer(c: InferContext) -> TensorType:
+    t = _map_type(c)
+    name = _one_of(c, "int64_vocabulary", "string_vocabulary")
+    if (name == "string_vocabulary") != (t.key == STR) or not isinstance(t.value, TensorType):
+        raise c.error(f"{name} does not fit {t}")
+    return TensorType(t.value.dtype, (1, len(c.attr(name))))
+
+
+@op("dict_vectorizer", onnx=Onnx("DictVectorizer", ML), infer=_infer_dict_vectorizer, traits=("host",))
+def dict_vectorizer(X, *, int64_vocabulary=None, string_vocabulary=None):
+    """The values of a map in the order of the vocabulary as one row, zero where a key is missing. Raises KeyError for a key that
+    the vocabulary lacks."""
+    words: Sequence[Any] = string_vocabulary or int64_vocabulary or ()
+    unknown = set(X) - set(words)
+    if unknown:
+        raise KeyError(f"the vocabulary has no {sorted(unknown)[0]!r}")
+    some = next(iter(X.values()), np.float32(0))
+    dtype = np.dtype(object) if isinstance(some, str) else np.asarray(some).dtype
+    zero = "" if dtype.kind == "O" else dtype.type(0)
+    return np.array([[X.get(w, zero) for w in words]], dtype)
+
+
+def _infer_zip_map(c: InferContext) -> Type:
+    name = _one_of(c, "classlabels_int64s", "classlabels_strings")
+    want_rank(c, 0, 1, 2)
+    shape = c.shape(0)
+    if shape is not None and isinstance(shape[-1], int) and shape[-1] != len(c.attr(name)):
+        raise c.error(f"{name} has {len(c.attr(name))} entries for {c.t(0)}, expected one a column")
+    return SequenceType(MapType(STR if name == "classlabels_strings" else I64, TensorType(F32, ())))
+
+
+@op("zip_map", onnx=Onnx("ZipMap", ML), infer=_infer_zip_map, dtypes={"X": {F32}}, traits=("host",))
+def zip_map(X, *, classlabels_int64s=None, classlabels_strings=None):
+    """One map from label to value for each row."""
+    labels = list(classlabels_strings or classlabels_int64s)
+    rows: list[Mapping[Any, np.float32]] = [dict(zip(labels, row, strict=True)) for row in (X if X.ndim == 2 else X[None])]
+    return rows
