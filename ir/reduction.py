@@ -59,7 +59,7 @@ class Reduction:
         return info.min if least else info.max
 
 
-_REDUCE = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+_REDUCE: dict[str, Any] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 def reduce_array(r: Reduction, x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:

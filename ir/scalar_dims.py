@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ def elementwise_dims(fn: Callable) -> Callable:
             return None
         expr = trace(fn, [None if t is None else t.dtype for t in types], dict(c.attrs))
         shape = np.broadcast_shapes(*(a.shape for a in args if a is not None))
-        if np.prod(shape) > MAX_KNOWN:
+        if math.prod(shape) > MAX_KNOWN:
             return None
         out = np.empty(shape, object)
         flat = [None if a is None else np.broadcast_to(a, shape).ravel() for a in args]
@@ -45,9 +47,10 @@ MAX_KNOWN = 1024  # a larger tensor is no shape arithmetic
 def _entries(t: TensorType, contents: np.ndarray | None) -> np.ndarray | None:
     """The contents as an object array; entries are None where nothing is known. None for a type without a small static shape."""
     if contents is None:
-        if not t.is_static or np.prod(t.shape) > MAX_KNOWN:
+        sizes = [d for d in t.shape or () if isinstance(d, int)]
+        if t.shape is None or len(sizes) != len(t.shape) or math.prod(sizes) > MAX_KNOWN:
             return None
-        return np.full(t.shape, None, object)
+        return np.full(sizes, None, object)
     return contents.astype(object) if contents.size <= MAX_KNOWN else None
 
 
@@ -102,4 +105,5 @@ _KNOWN: dict[str, Callable] = {
     "floordiv": lambda a, b: _known_div(a, b, symbols.floordiv), "mod": lambda a, b: _known_div(a, b, symbols.mod),
     "and": lambda a, b: bool(a and b), "or": lambda a, b: bool(a or b), "xor": lambda a, b: bool(a) != bool(b),
     "not": lambda a: not a,
-} | {how: lambda a, b, how=how: _compare(a, b, how) for how in COMPARE}  # fmt: skip
+}  # fmt: skip
+_KNOWN |= {how: partial(_compare, how=how) for how in COMPARE}

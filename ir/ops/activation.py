@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..op import Example, Onnx, OnnxCall, OpDef, elementwise, ex
 from ..scalar import Expr, call, cast, maximum, minimum, where, widen
 from ..types import BF16, F64, FLOATS, I32, I64, NUMERIC, SIGNED, U32, U64
-from .examples import rand
+from .examples import f32, rand
 from .math import floats, old
 
 
-def _f32(value: float) -> float:
+def _nearest(value: float) -> float:
     """The float32 nearest to `value`: what ONNX's attributes hold."""
     return float(np.float32(value))
 
@@ -30,13 +31,13 @@ def _wide(fn: Callable) -> Callable:
     return run
 
 
-def _with(*attrs: dict[str, float]) -> Callable[[], list[Example]]:
+def _with(*attrs: dict[str, Any]) -> Callable[[], list[Example]]:
     """Examples over the whole range of floats, and one for each set of attributes."""
     base = floats([-100, -3, -1, -0.1, 0.1, 1, 3, 100])
     return lambda: [*base(), *(ex(rand(3, 4, lo=-4, hi=4), **a) for a in attrs)]
 
 
-def _activation(name: str, onnx: str | Onnx, *attrs: dict[str, float]) -> Callable[[Callable], OpDef]:
+def _activation(name: str, onnx: str | Onnx, *attrs: dict[str, Any]) -> Callable[[Callable], OpDef]:
     return lambda fn: elementwise(name, onnx=onnx, dtypes=FLOATS, examples=_with(*attrs))(_wide(fn))
 
 
@@ -51,7 +52,7 @@ def relu(x: Expr) -> Expr:
 
 
 @_activation("leaky_relu", old("LeakyRelu"), {"alpha": 0.5})
-def leaky_relu(x: Expr, *, alpha: float = _f32(0.01)) -> Expr:
+def leaky_relu(x: Expr, *, alpha: float = _nearest(0.01)) -> Expr:
     """alpha * x below zero, else x."""
     return where(x < 0, alpha * x, x)
 
@@ -77,7 +78,7 @@ def _slopes() -> list[Example]:
         ex(x.astype(np.float16), rand(4, dtype=np.float16, seed=1)),
         ex(np.array([-3, 4], np.int64), np.array([2], np.int64)),
         ex(np.zeros((0, 3), np.float32), rand(3)),
-        ex(np.float32([np.nan, -np.inf, np.inf]), np.float32([0.5])),
+        ex(f32([np.nan, -np.inf, np.inf]), f32([0.5])),
     ]
 
 
@@ -106,7 +107,7 @@ def _first_selu(call: OnnxCall) -> None:
 
 
 @_activation("selu", Onnx("Selu", before={6: _first_selu}), {"alpha": 2.0, "gamma": 3.0})
-def selu(x: Expr, *, alpha: float = _f32(1.67326319217681884765625), gamma: float = _f32(1.05070102214813232421875)) -> Expr:
+def selu(x: Expr, *, alpha: float = _nearest(1.6732631921768188), gamma: float = _nearest(1.0507010221481323)) -> Expr:
     """gamma * alpha * (exp(x) - 1) up to zero, else gamma * x."""
     return gamma * where(x <= 0, alpha * call("expm1", x), x)
 
@@ -132,7 +133,7 @@ def _gates() -> list[Example]:
     return [
         ex(a, b),
         ex(a, b, alpha=1.702),
-        ex(np.float32([-1e4, 1e4, np.nan]), np.float32([2, 2, 2])),
+        ex(f32([-1e4, 1e4, np.nan]), f32([2, 2, 2])),
         ex(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)),
         *(ex(a.astype(t), b.astype(t)) for t in (np.float64, np.float16, BF16.np)),
     ]
@@ -178,7 +179,7 @@ def gelu(x: Expr, *, approximate: str = "none") -> Expr:
 
 
 @_activation("hard_sigmoid", old("HardSigmoid"), {"alpha": 0.5, "beta": 0.6})
-def hard_sigmoid(x: Expr, *, alpha: float = _f32(0.2), beta: float = 0.5) -> Expr:
+def hard_sigmoid(x: Expr, *, alpha: float = _nearest(0.2), beta: float = 0.5) -> Expr:
     """alpha * x + beta, clipped to [0, 1]."""
     return maximum(minimum(alpha * x + beta, 1), 0)
 

@@ -8,18 +8,18 @@ from ..op import Example, Onnx, elementwise, ex
 from ..scalar import Expr, call, const
 from ..scalar import where as choose
 from ..types import BF16, BOOL, C64, C128, DTYPES, FLOAT8, FLOATS, INTEGERS, NUMERIC, STR
-from .examples import rand
+from .examples import f32, rand
 from .math import arithmetic
 
 F8_WITH_NAN = FLOAT8 - {DTYPES["f8e8m0"]}  # the float8 types that operators on numbers take
 
 
 def _ordered() -> list[Example]:
-    a, b = np.float32([[1, np.nan, -0.0, np.inf]]), np.float32([[1], [0]])
+    a, b = f32([[1, np.nan, -0.0, np.inf]]), f32([[1], [0]])
     ints = np.array([-1, 0, 5])
     return [
         ex(a, b),
-        ex(np.zeros((0, 2), np.float32), np.float32([1, 2])),
+        ex(np.zeros((0, 2), np.float32), f32([1, 2])),
         ex(ints.astype(np.int64), np.int64(0)),
         ex(ints.astype(np.int8), ints[::-1].astype(np.int8)),
         ex(np.array([0, 2**64 - 1], np.uint64), np.array([1, 2**64 - 2], np.uint64)),
@@ -95,7 +95,7 @@ def not_(x: Expr) -> Expr:
 
 
 def _special() -> list[Example]:
-    x = np.float32([np.nan, 1, np.inf, -np.inf, 0])
+    x = f32([np.nan, 1, np.inf, -np.inf, 0])
     f8 = [ex(x.astype(d.np)) for d in sorted(F8_WITH_NAN, key=str)]
     return [ex(x), ex(x.astype(np.float16)), ex(x.astype(BF16.np)), ex(x.astype(np.float64)), ex(np.zeros((0, 2), np.float32)), *f8]
 
@@ -107,7 +107,7 @@ def isnan(x: Expr) -> Expr:
 
 
 def _infinities() -> list[Example]:
-    x = np.float32([[np.nan, 1, np.inf, -np.inf]])
+    x = f32([[np.nan, 1, np.inf, -np.inf]])
     one_sided = [ex(x, detect_negative=0), ex(x, detect_positive=0), ex(x, detect_negative=0, detect_positive=0)]
     return _special() + one_sided
 
@@ -129,7 +129,7 @@ def _choices() -> list[Example]:
         ex(c, a, b),
         ex(np.bool_(False), a, b),
         ex(np.array([True, False]), np.array(["a", "b"], object), np.array("c", object)),
-        ex(np.zeros((0, 1), bool), np.float32(1), np.float32([1, 2])),
+        ex(np.zeros((0, 1), bool), np.float32(1), f32([1, 2])),
         *(ex(c, a.astype(k), b.astype(k)) for k in kinds),
     ]
 
@@ -183,9 +183,9 @@ def _shifts() -> list[Example]:
         for t in (np.uint8, np.uint16, np.uint32, np.uint64):
             x = np.array([[1, 200, 3]], t)
             out.append(ex(x, np.array([[0], [1], [5]], t), direction=direction))
-        for t in (np.int8, np.int64):
-            x = np.array([-128, 100, -1, 5, -7], t)
-            out.append(ex(x, np.array([1, 2, 70, 64, -1], t), direction=direction))
+        for s in (np.int8, np.int64):
+            x = np.array([-128, 100, -1, 5, -7], s)
+            out.append(ex(x, np.array([1, 2, 70, 64, -1], s), direction=direction))
     return out
 
 

@@ -13,3 +13,8 @@ def rand(*shape: int, dtype: object = np.float32, seed: int = 0, lo: float = -2.
     if d.kind in "iu":
         return r.integers(max(int(lo), 0) if d.kind == "u" else int(lo), max(int(hi), 2), shape).astype(d)
     return r.uniform(lo, hi, shape).astype(d)
+
+
+def f32(values: object) -> np.ndarray:
+    """Numbers (a list, perhaps nested) as f32."""
+    return np.asarray(values, np.float32)

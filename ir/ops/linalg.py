@@ -172,7 +172,8 @@ def _infer_einsum(c: InferContext) -> TensorType:
 
 def _spread(labels: Sequence[str], shape: Shape, dots: int, sizes: dict[str, DimLike], c: InferContext) -> Shape:
     """Enters the sizes of an operand's labels into `sizes`; returns the dims that its "..." stands for."""
-    at, middle = 0, ()
+    at = 0
+    middle: Shape = ()
     for x in labels:
         if x == "...":
             middle, at = shape[at : at + dots], at + dots

@@ -11,7 +11,7 @@ from ..op import Example, Onnx, OnnxCall, OpDef, drop_attrs, elementwise, ex
 from ..scalar import Expr, call, maximum, minimum, where
 from ..scalar import fmod as fmod_of
 from ..types import BF16, FLOATS, I32, I64, NUMERIC, SIGNED
-from .examples import rand
+from .examples import f32, rand
 
 
 def legacy_broadcast(call: OnnxCall) -> None:
@@ -58,7 +58,7 @@ def _pairs() -> list[Example]:
         ex(rand(3, dtype=np.float16), rand(2, 1, dtype=np.float16)),
         ex(rand(3, dtype=BF16.np), rand(2, 3, dtype=BF16.np)),
         ex(np.array([2**40, -(2**63)], np.int64), np.array([3, -1], np.int64)),
-        ex(np.float32([np.inf, np.nan, -0.0, 1e38]), np.float32([np.inf, 1, 0.0, 3e38])),
+        ex(f32([np.inf, np.nan, -0.0, 1e38]), f32([np.inf, 1, 0.0, 3e38])),
     ]
 
 
@@ -83,7 +83,7 @@ def mul(a: Expr, b: Expr) -> Expr:
 def _quotients() -> list[Example]:
     return [e for e in _pairs() if e.operands[0].dtype != np.int64] + [
         ex(np.array([[7], [-7]], np.int64), np.array([2, -2], np.int64)),
-        ex(np.float32([1, -1, 0]), np.float32([0, 0, 0])),
+        ex(f32([1, -1, 0]), f32([0, 0, 0])),
     ]
 
 
@@ -95,8 +95,8 @@ def div(a: Expr, b: Expr) -> Expr:
 
 def _moduli() -> list[Example]:
     a, b = np.array([[7], [-7], [0]]), np.array([3, -3])
-    f = np.float32([5.3, -5.3, 0.0, -1, 2, np.nan, 3])
-    g = np.float32([2, 2, -2, np.inf, -np.inf, 1, 0])
+    f = f32([5.3, -5.3, 0.0, -1, 2, np.nan, 3])
+    g = f32([2, 2, -2, np.inf, -np.inf, 1, 0])
     return [
         ex(a.astype(np.int64), b.astype(np.int64)),
         ex(a.astype(np.int32), b.astype(np.int32), fmod=1),
@@ -116,14 +116,14 @@ def mod(a: Expr, b: Expr, *, fmod: int = 0) -> Expr:
 
 
 def _powers() -> list[Example]:
-    x = np.float32([[-2, 0.5], [3, 0]])
+    x = f32([[-2, 0.5], [3, 0]])
     return [
-        ex(x, np.float32([2, 3])),
+        ex(x, f32([2, 3])),
         ex(x, np.float32(0)),
-        ex(np.float32([1, 4, -8]), np.float32([0.5, -0.5, 0.5])),
+        ex(f32([1, 4, -8]), f32([0.5, -0.5, 0.5])),
         ex(x, np.int64(3)),
         ex(np.array([2, -3, 1, 0], np.int32), np.array([3, 3, -2, 0], np.int32)),
-        ex(np.array([2, 3], np.int64), np.float32([3, 2])),
+        ex(np.array([2, 3], np.int64), f32([3, 2])),
         ex(x.astype(np.float64), np.array([2, 3], np.int32)),
         ex(x.astype(np.float16), np.float32(2)),
         ex(x.astype(BF16.np), np.array([2, 3], np.uint8)),
@@ -139,7 +139,7 @@ def pow(x: Expr, y: Expr) -> Expr:
 
 def _lists() -> list[Example]:
     a, b, c = rand(3, 1), rand(4, seed=1), rand(2, 1, 1, seed=2)
-    nan = np.float32([np.nan, 1, np.inf])
+    nan = f32([np.nan, 1, np.inf])
     return [
         ex(a),
         ex(a, b),
@@ -192,10 +192,10 @@ def floats(values: Sequence[float]) -> Callable[[], list[Example]]:
     """Examples of a function of floats: these values in every float type, beside a matrix, a scalar and an empty tensor."""
 
     def examples() -> list[Example]:
-        x = np.float32(values)
+        x = f32(values)
         return [
             ex(x),
-            ex(np.float32([-np.inf, np.inf, np.nan, 0.0, -0.0])),
+            ex(f32([-np.inf, np.inf, np.nan, 0.0, -0.0])),
             ex(rand(2, 3)),
             ex(np.float32(0.5)),
             ex(np.zeros((2, 0), np.float32)),
@@ -285,7 +285,7 @@ def clip_bounds(call: OnnxCall) -> None:
 
 
 def _clips() -> list[Example]:
-    x, lo, hi = np.float32([-2, 0.5, 7, np.nan, np.inf]), np.float32(-1), np.float32(1)
+    x, lo, hi = f32([-2, 0.5, 7, np.nan, np.inf]), np.float32(-1), np.float32(1)
     return [
         ex(x, lo, hi),
         ex(x, None, hi),

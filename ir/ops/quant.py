@@ -16,11 +16,11 @@ from ..scalar import Expr, call, cast, trace, where
 from ..scalar_numpy import convert, evaluate
 from ..symbols import ceildiv, prove_ne
 from ..types import BF16, DTYPES, F16, F32, F64, I2, I4, I8, I16, I32, U2, U4, U8, U16, DType, TensorType, dtype_of
-from .cast import cast as cast_op
+from .cast import cast_value
 from .common import drop_empty, same_dtype, wide
 from .compare import F8_WITH_NAN
 from .conv import conv_reference, infer_conv
-from .examples import rand
+from .examples import f32, rand
 from .linalg import BYTES, matmul_shape, per_column, per_row, shifted
 
 E8M0 = DTYPES["f8e8m0"]
@@ -45,7 +45,7 @@ def quantize(
     ratio = cast(x, p) / cast(scale, p)
     if not to.is_integer:
         shift = ratio if zero_point is None else ratio + cast(zero_point, p)
-        return cast_op.scalar(shift, to=to, saturate=saturate)
+        return cast_value(shift, to=to, saturate=saturate)
     lo, hi = int(ml_dtypes.iinfo(to.np).min), int(ml_dtypes.iinfo(to.np).max)
     y = cast(call("round", ratio), F64 if p is F64 else F32)
     y = y if zero_point is None else y + cast(zero_point, y.dtype)
@@ -126,7 +126,7 @@ def _infer_quantize(c: InferContext) -> TensorType:
 
 
 def _quantizations() -> list[Example]:
-    x, per_axis = rand(2, 3, 4, lo=-300, hi=300), np.float32([1, 2, 0.5])
+    x, per_axis = rand(2, 3, 4, lo=-300, hi=300), f32([1, 2, 0.5])
     f8 = [ex(x, np.float32(2), np.zeros((), d.np), saturate=s) for d in sorted(F8_WITH_NAN, key=str) for s in (1, 0)]
     kinds = [ex(x / 20, np.float32(3), output_dtype=d) for d in sorted(QUANTIZED - F8_WITH_NAN, key=str)]
     blocks = np.abs(rand(2, 2, 4, seed=3)) + 1
@@ -134,10 +134,10 @@ def _quantizations() -> list[Example]:
         ex(x, np.float32(2)),
         ex(x, np.float32(2), np.int8(-7)),
         ex(x, per_axis, np.array([1, 2, 128], np.uint8)),
-        ex(x, np.float32([1, 2, 3, 4]), np.array([1, 2, 3, 4], np.uint16), axis=-1),
+        ex(x, f32([1, 2, 3, 4]), np.array([1, 2, 3, 4], np.uint16), axis=-1),
         ex(x, blocks, block_size=2, axis=1, output_dtype=I8),
-        ex(np.float32([0.5, 1.5, 2.5, -0.5]), np.float32([1])),
-        ex(np.float32([np.inf, -np.inf, 1e30]), np.float32(1), np.int8(3)),
+        ex(f32([0.5, 1.5, 2.5, -0.5]), f32([1])),
+        ex(f32([np.inf, -np.inf, 1e30]), np.float32(1), np.int8(3)),
         ex(x.astype(np.float16), np.float16(2)),
         ex(x, np.float16(2), precision=F32),
         ex(np.array([100, -3, 7], np.int32), np.float32(2), np.int8(1)),
@@ -171,14 +171,14 @@ def _infer_dequantize(c: InferContext) -> TensorType:
 
 
 def _dequantizations() -> list[Example]:
-    x, per_axis = rand(2, 3, 4, dtype=np.uint8, hi=255), np.float32([1, 2, 0.5])
+    x, per_axis = rand(2, 3, 4, dtype=np.uint8, hi=255), f32([1, 2, 0.5])
     kinds = [ex(convert(rand(3, 4, lo=0, hi=4).round(), d), np.float32(3)) for d in sorted(QUANTIZED | {I32}, key=str)]
     signed = [ex(convert(np.array([-2, -1, 0, 1]), d), np.float32(0.5), convert(np.array(1), d)) for d in (I4, I2, I16)]
     return [
         ex(x, np.float32(2)),
         ex(x, np.float32(2), np.uint8(128)),
         ex(x, per_axis, np.array([1, 2, 128], np.uint8)),
-        ex(x, np.float32([1, 2, 3, 4]), np.array([1, 2, 3, 4], np.uint8), axis=-1),
+        ex(x, f32([1, 2, 3, 4]), np.array([1, 2, 3, 4], np.uint8), axis=-1),
         ex(x, np.abs(rand(2, 2, 4)), rand(2, 2, 4, dtype=np.uint8, hi=255), block_size=2),
         ex(x, np.float16(0.3), np.uint8(7)),
         ex(x, np.float32(0.3), output_dtype=F16),
@@ -208,7 +208,7 @@ def _infer_dynamic(c: InferContext) -> list[TensorType]:
 
 def _dynamics() -> list[Example]:
     values = ([0, 2, -3, -2.5, 1.34, 0.5], [-1, -2.1, -1.3, -2.5, -3.34, -4], [1, 2.1, 1.3, 2.5, 3.34, 4], [0, 0])
-    return [*(ex(np.float32(v), results=3) for v in values), ex(rand(3, 4), results=3)]
+    return [*(ex(f32(v), results=3) for v in values), ex(rand(3, 4), results=3)]
 
 
 @op("dynamic_quantize_linear", onnx=Onnx("DynamicQuantizeLinear", since=11), infer=_infer_dynamic, dtypes={"x": {F32}}, results=3,
@@ -245,10 +245,10 @@ def _qlinear_matmuls() -> list[Example]:
     one, zero = np.float32(0.01), np.uint8(113)
     signed = [v.astype(np.int8) for v in (a, b, zero)]
     return [
-        ex(a, one, zero, b, np.float32([0.02]), np.array([114], np.uint8), np.float32(0.03), np.uint8(118)),
+        ex(a, one, zero, b, f32([0.02]), np.array([114], np.uint8), np.float32(0.03), np.uint8(118)),
         ex(signed[0], one, np.int8(3), signed[1], one, np.int8(-4), np.float32(0.03), np.int8(5)),
         ex(np.stack([a, a]), one, zero, np.stack([b, b]), one, zero, np.float32(0.03), zero),
-        ex(a, one, zero, b, np.float32([1, 2, 3, 4]) * one, np.array([1, 2, 3, 4], np.uint8), np.float32(0.1), zero),
+        ex(a, one, zero, b, f32([1, 2, 3, 4]) * one, np.array([1, 2, 3, 4], np.uint8), np.float32(0.1), zero),
         ex(a, one, zero, signed[1], one, np.int8(0), np.float32(1e-6), zero),
         ex(np.zeros((0, 3), np.uint8), one, zero, b, one, zero, one, zero),
         ex(a, np.float16(0.5), zero, b, np.float16(0.5), zero, np.float16(64), zero),
@@ -313,7 +313,7 @@ def conv_integer(x: np.ndarray, w: np.ndarray, x_zero_point: np.ndarray | None =
 def _qlinear_convs() -> list[Example]:
     x, w = rand(1, 2, 5, 5, dtype=np.uint8, hi=255), rand(4, 2, 3, 3, dtype=np.int8, lo=-64, hi=63)
     s, zp = np.float32(0.02), np.uint8(128)
-    scales, bias = np.float32([0.01, 0.02, 0.03, 0.04]), np.array([100, -2000, 3, 0], np.int32)
+    scales, bias = f32([0.01, 0.02, 0.03, 0.04]), np.array([100, -2000, 3, 0], np.int32)
     return [
         ex(x, s, zp, w, s, np.int8(0), np.float32(0.5), zp),
         ex(x, s, zp, w, scales, np.zeros(4, np.int8), np.float32(0.5), zp, bias, pads=(1, 1, 1, 1)),

@@ -13,7 +13,7 @@ from ..scalar import Expr, call, cast
 from ..shapes import normalize_axes, reduced_shape
 from ..symbols import Dim, DimLike, dim_max, dim_min
 from ..types import BF16, BOOL, F64, FLOATS, I8, I32, I64, NUMERIC, U8, U32, U64, TensorType, dtype_of
-from .examples import rand
+from .examples import f32, rand
 
 SUMMABLE = FLOATS | {I32, I64, U32, U64}
 
@@ -23,8 +23,9 @@ def _axes_of(c: InferContext, rank: int) -> tuple[int, ...] | None:
     everything = () if c.attr("noop_with_empty_axes") else tuple(range(rank))
     if not c.has(1) or c.shape(1) == (0,):
         return everything
-    axes = c.ints(1)
-    if axes is None or not all(isinstance(a, int) for a in axes):
+    given = c.ints(1)
+    axes = [a for a in given or () if isinstance(a, int)]
+    if given is None or len(axes) != len(given):
         return None
     return normalize_axes(c, axes, rank) if axes else everything
 
@@ -102,7 +103,7 @@ def _examples(dtypes: frozenset, *extra: Example) -> Callable[[], list[Example]]
 
 _NONE = np.zeros((2, 0, 3), np.float32)
 _EMPTY = ex(_NONE, np.array([1]))
-_SPECIAL = ex(np.float32([[1, np.inf, 2], [np.nan, 1, 2], [-np.inf, np.inf, 0]]), np.array([1]))
+_SPECIAL = ex(f32([[1, np.inf, 2], [np.nan, 1, 2], [-np.inf, np.inf, 0]]), np.array([1]))
 
 
 def _reduction(name: str, op_type: str, doc: str, r: Reduction, dtypes: frozenset, *extra: Example, axes_since: int = 18) -> OpDef:
@@ -120,7 +121,7 @@ def _root(acc: Expr, count: Expr) -> Expr:
 
 
 EXTREMES = FLOATS | {BOOL, I8, I32, I64, U8, U32, U64}
-_HUGE = ex(np.float32([[1000, 1001], [-1000, -1001], [-np.inf, -np.inf], [np.inf, 1], [np.nan, 1]]), np.array([1]))
+_HUGE = ex(f32([[1000, 1001], [-1000, -1001], [-np.inf, -np.inf], [np.inf, 1], [np.nan, 1]]), np.array([1]))
 
 reduce_sum = _reduction(
     "reduce_sum", "ReduceSum", "The sum over axes.", Reduction("add"), SUMMABLE, _EMPTY, _SPECIAL, axes_since=13
@@ -166,7 +167,7 @@ def _place(find: Callable, x: np.ndarray, axis: int, keepdims: int, last: int) -
 
 
 def _args() -> list[Example]:
-    x = np.float32([[2, 1, 2], [3, 3, 1]])
+    x = f32([[2, 1, 2], [3, 3, 1]])
     kinds = (np.float64, np.float16, BF16.np, np.int8, np.int64, np.uint8, np.uint64)
     return [
         ex(x),
@@ -202,14 +203,14 @@ def _infer_running(c: InferContext) -> TensorType:
 
 def _running(accumulate: Callable, first: int, x: np.ndarray, axis: np.ndarray, exclusive: int, reverse: int) -> np.ndarray:
     """The running combination along an axis. f16 and bf16 are accumulated in f32."""
-    axis = int(np.asarray(axis).item())
+    at = int(np.asarray(axis).item())
     wide = x.astype(np.float32) if dtype_of(x).is_float and x.dtype.itemsize < 4 else x
-    wide = np.flip(wide, axis) if reverse else wide
-    if exclusive:
-        head = np.full_like(np.take(wide, [], axis) if not wide.shape[axis] else np.take(wide, [0], axis), first)
-        wide = np.concatenate([head, np.take(wide, np.arange(max(wide.shape[axis] - 1, 0)), axis)], axis)
-    out = accumulate(wide, axis=axis, dtype=wide.dtype)
-    return (np.flip(out, axis) if reverse else out).astype(x.dtype)
+    wide = np.flip(wide, at) if reverse else wide
+    if exclusive and wide.shape[at]:
+        head = np.full_like(np.take(wide, [0], at), first)
+        wide = np.concatenate([head, np.take(wide, np.arange(wide.shape[at] - 1), at)], at)
+    out = accumulate(wide, axis=at, dtype=wide.dtype)
+    return (np.flip(out, at) if reverse else out).astype(x.dtype)
 
 
 def _runs() -> list[Example]:
