@@ -22,9 +22,9 @@ CHUNK_BYTES = 1 << 18  # what the sums of a chunk of steps may take of the secon
 BLOCK = 8  # batch rows that go through the steps together
 ROWS = 2  # rows that share the load of a panel's vectors
 ACTIVATIONS = {
-    "Sigmoid": "div(splat(T(1)), add(splat(T(1)), exp(neg(V))))",
-    "Tanh": "tanh(V)",
-    "Relu": "where(lt(V, splat(T(0))), splat(T(0)), V)",
+    "sigmoid": "div(splat(T(1)), add(splat(T(1)), exp(neg(V))))",
+    "tanh": "tanh(V)",
+    "relu": "where(lt(V, splat(T(0))), splat(T(0)), V)",
 }
 
 
@@ -204,7 +204,7 @@ class Recurrence:
         self.node, self.gates, self.states = node, gates, states
         self.dtype = node.operands[0].tensor.dtype
         self.directions = 2 if node.attr("direction") == "bidirectional" else 1
-        self.activations = tuple(node.attr("activations") or activations * self.directions)
+        self.activations = tuple(a.lower() for a in node.attr("activations")) or activations * self.directions
         self.count = len(activations)
         self.width = panel_width(self.dtype) if self.dtype in (F32, F64) else 0
 
@@ -225,10 +225,11 @@ class Recurrence:
     def address(self, i: int) -> str:
         return f"param(p, {slot_of(self.node, i)})"
 
-    def activate(self, k: int, value: str, clipped: bool = True) -> str:
+    def activate(self, k: int, value: str) -> str:
         """The text of activation k of a variable, clipped before."""
         clip = self.node.attr("clip")
-        if clip and clipped:
+        if clip is not None:
+            clip = float(clip)
             value = f"maximum(minimum({value}, splat(T({clip!r}))), splat(T({-clip!r})))"
         return ACTIVATIONS[self.activations[k]].replace("V", value)
 
@@ -294,7 +295,7 @@ def _load(*gates: str) -> list[str]:
 
 @serves("lstm")
 def lstm(node: Node) -> KernelSource | Refusal:
-    r = Recurrence(node, 4, 2, ("Sigmoid", "Tanh", "Tanh"))
+    r = Recurrence(node, 4, 2, ("sigmoid", "tanh", "tanh"))
     refusal = r.refusal()
     if refusal:
         return refusal
@@ -306,13 +307,13 @@ def lstm(node: Node) -> KernelSource | Refusal:
     body = ["m = ldv_T(c, j)", *_load("i", "o", "f", "g"), *peep("i", 0), *peep("f", 2)]
     forget = "sub(splat(T(1)), i)" if node.attr("input_forget") else r.activate(0, "f")
     body += [f"i = {r.activate(0, 'i')}", f"f = {forget}", f"g = {r.activate(1, 'g')}", "m = add(mul(f, m), mul(i, g))", *peep("o", 1),
-             f"o = {r.activate(0, 'o')}", "stv_T(c, j, m)", f"stv_T(h, j, mul(o, {r.activate(2, 'm', clipped=False)}))"]  # fmt: skip
+             f"o = {r.activate(0, 'o')}", "stv_T(c, j, m)", f"stv_T(h, j, mul(o, {r.activate(2, 'm')}))"]  # fmt: skip
     return r.source(_recur(0, 4) + "EACH_ROW", body)
 
 
 @serves("gru")
 def gru(node: Node) -> KernelSource | Refusal:
-    r = Recurrence(node, 3, 1, ("Sigmoid", "Tanh"))
+    r = Recurrence(node, 3, 1, ("sigmoid", "tanh"))
     refusal = r.refusal()
     if refusal:
         return refusal
@@ -333,7 +334,7 @@ def gru(node: Node) -> KernelSource | Refusal:
 
 @serves("rnn")
 def rnn(node: Node) -> KernelSource | Refusal:
-    r = Recurrence(node, 1, 1, ("Tanh",))
+    r = Recurrence(node, 1, 1, ("tanh",))
     refusal = r.refusal()
     if refusal:
         return refusal
