@@ -39,15 +39,16 @@ def test_random_shapes(name: str) -> None:
 @pytest.mark.parametrize("xt, wt, result", [("u1", "i1", "i4"), ("i2", "i2", "i4"), ("i4", "i4", "i4"), ("i8", "i4", "i8")])
 def test_integers_are_exact(xt: str, wt: str, result: str) -> None:
     rng = np.random.default_rng(3)
-    lim = [min(np.iinfo(t).max, 1 << 20) for t in (xt, wt)]
+    lim = [min(np.iinfo(t).max, 1 << 40) for t in (xt, wt)]
     x, w = rng.integers(0, lim[0], (1, 3, 6, 5)).astype(xt), rng.integers(-lim[1], lim[1], (4, 3, 3, 2)).astype(wt)
     y = conv_reference(x, w, pads=(1, 0, 1, 1))
-    p = np.pad(x.astype(object), ((0, 0), (0, 0), (1, 1), (0, 1)))
-    sums = [[[(p[0, :, i : i + 3, j : j + 2] * k.astype(object)).sum() for j in range(5)] for i in range(6)] for k in w]
-    want = np.array(sums, object)
-    bits = np.iinfo(result).bits
+    p = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 1)))
+    want, half = [], 1 << np.iinfo(result).bits - 1
+    for m, i, j in np.ndindex(4, 6, 5):
+        pairs = zip(p[0, :, i : i + 3, j : j + 2].ravel().tolist(), w[m].ravel().tolist(), strict=True)
+        want.append((sum(a * b for a, b in pairs) + half) % (2 * half) - half)
     assert y.dtype == result
-    np.testing.assert_array_equal(y[0], ((want + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)).astype(result))
+    np.testing.assert_array_equal(y.ravel(), np.array(want, result))
 
 
 def test_rows_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
