@@ -325,6 +325,7 @@ class Plan:
                 bind_symbols(v.type, x, frame.symbols)
             return tuple(self.run(frame))
 
+        call.types = tuple(v.type for v in self.graph.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
         return call
 
 
