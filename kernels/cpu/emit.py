@@ -377,7 +377,8 @@ def isinf(x: Val) -> Val:
 
 
 BASIC: dict[str, Callable[..., Val]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": div, "fmod": fmod, "mod": mod,
+    "square": lambda x: x * x, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "div": div, "fmod": fmod, "mod": mod,
     "floordiv": floordiv, "minimum": minimum, "maximum": maximum, "bitand": lambda a, b: a & b, "bitor": lambda a, b: a | b,
     "bitxor": lambda a, b: a ^ b, "shl": shift_left, "shr": shift_right, "neg": lambda x: -x, "bitnot": lambda x: ~x,
     "absolute": absolute, "sign": sign, "floor": _rounding("floor"), "ceil": _rounding("ceil"), "trunc": _rounding("trunc"),

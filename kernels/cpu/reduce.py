@@ -232,8 +232,8 @@ class _Text:
             return [*lines, "at = o", *start, *adds, *end]
         last = self.over[-1]
         terms = "".join(f" + q{g} * s{g}" for g in self.over)
-        nest = [f"for b in range(0, n{last}, {ROWS}):",
-                *indent([*start, f"for q{last} in range(b, min(b + {ROWS}, n{last})):", *indent([f"at = o{terms}", *adds]), *end])]  # fmt: skip
+        rows = [f"for q{last} in range(b, min(b + {ROWS}, n{last})):", *indent([f"at = o{terms}", *adds])]
+        nest = [f"for b in range(0, n{last}, {ROWS}):", *indent([*start, *rows, *end])]
         for g in reversed(self.over[:-1]):
             nest = [f"for q{g} in range(n{g}):", *indent(nest)]
         return [*lines, *nest]
@@ -284,10 +284,13 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
     if x.dtype.is_float:
         first = "and_(isnan(v), not_(isnan(best)))" if not node.attr("select_last_index") else "isnan(v)"
         ordinary = f"or_(and_({ordinary}, not_(isnan(best))), {first})"
-    body = [
-        f"best = ld_{x.dtype}(x, o)", "place = 0", "for j in range(1, n):", f"    v = ld_{x.dtype}(x, o + j * inner)",
-        f"    better = {ordinary}", "    best = where(better, v, best)", "    place = where(better, j, place)", "st_i64(y, u, place)",
-    ]  # fmt: skip
+    step = [
+        f"v = ld_{x.dtype}(x, o + j * inner)",
+        f"better = {ordinary}",
+        "best = where(better, v, best)",
+        "place = where(better, j, place)",
+    ]
+    body = [f"best = ld_{x.dtype}(x, o)", "place = 0", "for j in range(1, n):", *indent(step), "st_i64(y, u, place)"]
     text = line_text(first_result(node), first_int(node), body)
     return KernelSource(text, lambda call: line_launch(call.operands[0] or (), axis), "lines")
 

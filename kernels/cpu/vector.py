@@ -11,7 +11,7 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     LANES                          elements of a vector, from the host's registers and f32
     splat(x)  lane(v, i)  hsum(v) hprod(v) hmin(v) hmax(v)   a vector of equal elements, one element, folds in a fixed order
     head(v, n, x)                  v with x in all lanes from the n-th on
-    add sub mul div floordiv mod fmod minimum maximum pow_ fma ...    arithmetic on equal types, without promotion (i8 + i8 is i8)
+    add sub mul div floordiv mod fmod minimum maximum square pow_ fma ...  arithmetic on equal types, without promotion
     lt le gt ge eq ne isnan isinf and_ or_ xor_ not_ where      tests and logic
     to_T(x)                        conversion; T = f16, bf16: an f32 rounded to that type
     bits_S_T(x)                    the bits of a value of dtype S as dtype T
@@ -405,7 +405,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
 ELSEWHERE = {"gemm_panel": "microkernel", "depthwise_tile": "microkernel", "transpose_u8": "shuffle", "transpose_u16": "shuffle",
              "transpose_u32": "shuffle", "transpose_u64": "shuffle"}  # fmt: skip
 _MADE: dict[str, Any] = {}
-_ONE = ("neg", "bitnot", "absolute", "sign", "floor", "ceil", "trunc", "rint", "isnan", "isinf")
+_ONE = ("neg", "bitnot", "absolute", "sign", "floor", "ceil", "trunc", "rint", "isnan", "isinf", "square")
 _ARITY = {"where": 3, "fma": 3} | dict.fromkeys(_ONE, 1)
 _TYPED = re.compile(r"(ld|st|ldv|stv|ldm|stm|get|put|to)_([a-z0-9]+)|bits_([a-z0-9]+)_([a-z0-9]+)")
 

@@ -1,0 +1,331 @@
+"""Operators that work on lines of a tensor: softmax and its relatives, and the normalizations.
+
+A line lies in memory either contiguously (`Rows`: the vectors run along the line) or with a step (`Columns`: the vectors run
+across neighbouring lines). Both offer the same two things, to fold a line into a value and to map it, so that each operator is
+written once. f16 and bf16 are computed in f32. Sums have a fixed order, which depends on the length and the vector width alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...ir.core import Node, Value
+from ...ir.reduction import Reduction
+from ...ir.types import FLOATS, DType, TensorType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .operands import first_int, first_result, refuse_layouts, slot_of
+from .printer import literal, register
+from .target import serves
+
+TILE = 1 << 14
+Map = Callable[[str], str]  # from the name of an element (a vector, mostly) to an expression of the text
+_HORIZONTAL = {"add": "hsum", "maximum": "hmax"}
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array in a text: the name of its address, its dtype, where a line begins, and the step along it."""
+
+    name: str
+    dtype: str
+    start: str = "o"
+    step: str = ""
+
+    def at(self, j: str) -> str:
+        return f"{self.name}, {self.start} + {j}{' * ' + self.step if self.step else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Lines of n contiguous elements."""
+
+    def fold(self, out: str, fn: str, zero: str, x: Array, value: Map, keep: Array | None = None) -> list[str]:
+        """`out`: the fold of value(x) over the line; `keep` takes the values themselves."""
+        wide = 1 if keep else 4
+        accs = [f"a{i}" for i in range(wide)]
+        main, at = [], "j"
+        for i, a in enumerate(accs):
+            at = f"j + {i} * LANES" if i else "j"
+            main += [
+                f"v = ldv_{x.dtype}({x.at(at)})",
+                f"v = {value('v')}",
+                *([f"stv_{keep.dtype}({keep.at(at)}, v)"] if keep else []),
+            ]
+            main += [f"{a} = {fn}({a}, v)"]
+        tail = [f"v = ldm_{x.dtype}({x.at('j')}, n - j)", f"v = {value('v')}"]
+        tail += [f"stm_{keep.dtype}({keep.at('j')}, n - j, v)"] if keep else []
+        tail += [f"a0 = {fn}(a0, head(v, n - j, {zero}))"]
+        total = "a0" if wide == 1 else f"{fn}({fn}(a0, a1), {fn}(a2, a3))"
+        start = [*(f"{a} = splat({zero})" for a in accs), "j = 0"]
+        return [*start, f"while j + {wide} * LANES <= n:", *_in([*main, f"j += {wide} * LANES"]),
+                "while j < n:", *_in([*tail, "j += LANES"]), f"{out} = {_HORIZONTAL[fn]}({total})"]  # fmt: skip
+
+    def map(self, x: Array, y: Array, value: Map, others: Sequence[Array] = (), n: str = "n") -> list[str]:
+        """y = value(x) over the line; `others` are loaded beside it, under their names with a v."""
+
+        def step(load: str, store: str) -> list[str]:
+            loads = [f"v{a.name} = {load.format(a.dtype, a.at('j'))}" for a in others]
+            return [f"v = {load.format(x.dtype, x.at('j'))}", *loads, store.format(y.dtype, y.at("j"), value("v"))]
+
+        main = step("ldv_{}({})", "stv_{}({}, {})")
+        tail = step(f"ldm_{{}}({{}}, {n} - j)", f"stm_{{}}({{}}, {n} - j, {{}})")
+        return ["j = 0", f"while j + LANES <= {n}:", *_in([*main, "j += LANES"]), f"if j < {n}:", *_in(tail)]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Up to LANES neighbouring lines of n elements with a step: `load` and `store` are the forms for all or for w of them."""
+
+    load: str
+    store: str
+
+    def fold(self, out: str, fn: str, zero: str, x: Array, value: Map, keep: Array | None = None) -> list[str]:
+        body = [f"v = {self.load.format(x.dtype, x.at('j'))}", f"v = {value('v')}"]
+        body += [self.store.format(keep.dtype, keep.at("j"), "v")] if keep else []
+        return [f"{out} = splat({zero})", "for j in range(n):", *_in([*body, f"{out} = {fn}({out}, v)"])]
+
+    def map(self, x: Array, y: Array, value: Map) -> list[str]:
+        return [
+            "for j in range(n):",
+            *_in([f"v = {self.load.format(x.dtype, x.at('j'))}", self.store.format(y.dtype, y.at("j"), value("v"))]),
+        ]
+
+
+WHOLE = Columns("ldv_{}({})", "stv_{}({}, {})")
+PART = Columns("ldm_{}({}, w)", "stm_{}({}, w, {})")
+
+
+def _in(lines: Sequence[str]) -> list[str]:
+    return ["    " + line for line in lines]
+
+
+def join(lines: Sequence[str]) -> str:
+    return "\n".join(["def kernel(p, tile, ntiles):", *_in(lines), ""])
+
+
+def unsupported(node: Node, types: Sequence[TensorType]) -> Refusal | None:
+    """Why the floating-point operands of a node cannot be computed together."""
+    for t in types:
+        if t.dtype not in FLOATS or register(t.dtype) != register(types[0].dtype):
+            return Refusal("the operands are not all computed in one floating-point type", {"type": t, "first": types[0]})
+    return None
+
+
+def tensors(*values: Value | None) -> list[TensorType]:
+    return [v.tensor for v in values if v is not None]
+
+
+# ---- softmax, log_softmax, lp_norm ------------------------------------------------------------------------------
+
+
+def _softmax(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+    top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
+    total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))", keep=e)
+    return [*top, *total, f"scale = div({literal(1, acc)}, total)", *line.map(e, y, lambda v: f"mul({v}, scale)")]
+
+
+def _log_softmax(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+    top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
+    total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))")
+    return [*top, *total, "low = log(total)", *line.map(x, y, lambda v: f"sub(sub({v}, top), low)")]
+
+
+def _lp_norm(p: int) -> Callable[..., list[str]]:
+    def lines(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+        zero, one = literal(0, acc), literal(1, acc)
+        total = line.fold("total", "add", zero, x, (lambda v: f"absolute({v})") if p == 1 else lambda v: f"mul({v}, {v})")
+        root = [] if p == 1 else ["total = sqrt(total)"]
+        last = [f"none = eq(total, {zero})", f"total = where(none, {one}, total)"]
+        return [*total, *root, *last, *line.map(x, y, lambda v: f"where(none, {zero}, div({v}, total))")]
+
+    return lines
+
+
+@serves("softmax", "log_softmax", "lp_norm")
+def along_axis(node: Node) -> KernelSource | Refusal:
+    """The kernel of an operator that works along one axis."""
+    t = node.operands[0].tensor  # type: ignore[union-attr]
+    refusal = refuse_layouts(node) or unsupported(node, [t])
+    if refusal is not None:
+        return refusal
+    name, shape = node.op.name, t.shape or ()
+    axis = node.attr("axis") % max(len(shape), 1)
+    flat = name != "lp_norm" and bool(node.attr("flatten"))
+    lines = {"softmax": _softmax, "log_softmax": _log_softmax}.get(name) or _lp_norm(node.attr("p"))
+    rows = flat or all(d == 1 for d in shape[axis + 1 :])
+    wide = t.dtype.bits < 32 and name == "softmax"  # the exponentials are kept in f32 between the passes
+    text = _line_text(lines, t.dtype, rows, wide, first_result(node), first_int(node))
+    return KernelSource(text, lambda call: _bind_lines(call, axis, flat, rows, wide), "rows" if rows else "columns")
+
+
+def _bind_lines(call: Call, axis: int, flat: bool, rows: bool, wide: bool) -> Launch:
+    """Parameters: outer places, elements of a line, their step, bytes of scratch of a tile."""
+    shape = call.operands[0] or ()
+    split = axis + 1 if shape and not flat else len(shape)
+    outer, n, inner = math.prod(shape[:axis]), math.prod(shape[axis:split]), math.prod(shape[split:])
+    tiles = max(1, min(outer * inner if rows else outer * -(-inner // 16), outer * n * inner // TILE))
+    scratch = -(-n * 4 * (1 if rows else 16) // 64) * 64 if wide else 0
+    return Launch((outer, n, inner, scratch), tiles, scratch * tiles)
+
+
+def _line_text(lines: Callable[..., list[str]], dtype: DType, rows: bool, wide: bool, result: int, ints: int) -> str:
+    acc, d = Reduction.accumulator(dtype), dtype.name
+    names = ["outer", "n", "inner", "bytes"]
+    head = ["x = param(p, 0)", f"y = param(p, {result})", *(f"{name} = param(p, {ints + i})" for i, name in enumerate(names))]
+    head += [f"e = param(p, {result + 1}) + tile * bytes"] if wide else []
+    if rows:
+        x, y = Array("x", d), Array("y", d)
+        e = Array("e", acc.name, "0") if wide else y
+        body = ["o = u * n", *lines(Rows(), x, e, y, acc)]
+        return join([*head, "for u in range(outer * tile // ntiles, outer * (tile + 1) // ntiles):", *_in(body)])
+    x, y = Array("x", d, step="inner"), Array("y", d, step="inner")
+    e = Array("e", acc.name, "0", "LANES") if wide else y
+    body = ["q = u // blocks", "c = (u - q * blocks) * LANES", "o = q * n * inner + c", "w = inner - c",
+            "if w >= LANES:", *_in(lines(WHOLE, x, e, y, acc)), "else:", *_in(lines(PART, x, e, y, acc))]  # fmt: skip
+    head += ["blocks = (inner + LANES - 1) // LANES", "units = outer * blocks"]
+    return join([*head, "for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):", *_in(body)])
+
+
+# ---- layer_norm, rms_norm ---------------------------------------------------------------------------------------
+
+
+def _mean_and_inverse(x: Array, acc: DType, epsilon: float) -> list[str]:
+    """`mean` and `inverse`, one over the square root of the variance plus epsilon; two passes, for accuracy."""
+    zero = literal(0, acc)
+    return [*Rows().fold("total", "add", zero, x, lambda v: v), "mean = div(total, size)",
+            *Rows().fold("total", "add", zero, x, lambda v: f"square(sub({v}, mean))"), *_inverse(acc, epsilon)]  # fmt: skip
+
+
+def _inverse(acc: DType, epsilon: float) -> list[str]:
+    return [f"inverse = div({literal(1, acc)}, sqrt(add(div(total, size), {literal(epsilon, acc)})))"]
+
+
+def _refuse_parameter(x: TensorType, v: Value | None, axis: int) -> Refusal | None:
+    """Scale and bias must have an element for each of a row."""
+    if v is None:
+        return None
+    shape, row = v.tensor.shape or (), (x.shape or ())[axis:]
+    lead = len(row) - len(shape)
+    same = lead <= 0 and shape[-lead:] == row and all(d == 1 for d in shape[:-lead])
+    same = same or (lead > 0 and shape == row[lead:] and all(d == 1 for d in row[:lead]))
+    return None if same else Refusal("a parameter is broadcast within the row", {f"%{v.name}": v.type, "x": x})
+
+
+@serves("layer_norm", "rms_norm")
+def layer_norm(node: Node) -> KernelSource | Refusal:
+    """The kernel of a normalization over the trailing axes."""
+    x, scale, bias = node.operand(0), node.operand(1), node.operand(2)
+    t, rms = x.tensor, node.op.name == "rms_norm"  # type: ignore[union-attr]
+    axis = node.attr("axis") % max(t.rank or 0, 1)
+    refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias, node.results[0]))
+    refusal = refusal or _refuse_parameter(t, scale, axis) or _refuse_parameter(t, bias, axis)
+    if refusal is not None:
+        return refusal
+    acc = Reduction.accumulator(t.dtype)
+    result, ints = first_result(node), first_int(node)
+    head = [
+        "x = param(p, 0)",
+        *(f"{n} = param(p, {slot_of(node, i)})" for n, v, i in (("s", scale, 1), ("b", bias, 2)) if v is not None),
+    ]
+    outputs = [n for n, _ in zip(("y", "ym", "yi"), node.results, strict=False)]
+    head += [f"{n} = param(p, {result + j})" for j, n in enumerate(outputs)]
+    head += [f"rows = param(p, {ints})", f"n = param(p, {ints + 1})", f"size = to_{acc}(n)"]
+    src, dst = Array("x", t.dtype.name), Array("y", node.results[0].tensor.dtype.name)
+    if rms:
+        body = [
+            *Rows().fold("total", "add", literal(0, acc), src, lambda v: f"mul({v}, {v})"),
+            *_inverse(acc, node.attr("epsilon")),
+        ]
+    else:
+        body = _mean_and_inverse(src, acc, node.attr("epsilon"))
+    others = [Array(n, v.tensor.dtype.name, "0") for n, v in (("s", scale), ("b", bias)) if v is not None]
+    centred = "{0}" if rms else "sub({0}, mean)"
+    form = f"mul(mul({centred}, inverse), vs)" if bias is None else f"add(mul(mul({centred}, inverse), vs), vb)"
+    body += Rows().map(src, dst, form.format, others)
+    body += [
+        f"st_{v.tensor.dtype}({n}, u, {what})"
+        for n, v, what in zip(outputs[1:], node.results[1:], ("mean", "inverse"), strict=False)
+    ]
+    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *_in(["o = u * n", *body])])
+
+    def bind(call: Call) -> Launch:
+        shape = call.operands[0] or ()
+        rows, n = math.prod(shape[:axis]), math.prod(shape[axis:])
+        return Launch((rows, n), max(1, min(rows, rows * n // TILE)))
+
+    return KernelSource(text, bind, "rows")
+
+
+# ---- instance_norm, group_norm, batch_norm ----------------------------------------------------------------------
+
+
+@serves("instance_norm", "group_norm")
+def group_norm(node: Node) -> KernelSource | Refusal:
+    """The kernel of a normalization over groups of channels and all spatial axes, row-major."""
+    x, scale, bias = node.operands[:3]
+    t = x.tensor  # type: ignore[union-attr]
+    refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias))
+    if refusal is not None:
+        return refusal
+    groups = None if node.op.name == "instance_norm" else node.attr("num_groups")
+    by_group = groups is not None and bool(node.attr("per_group"))
+    acc, d = Reduction.accumulator(t.dtype), t.dtype.name
+    names = ["rows", "n", "groups", "each", "space"]
+    head = ["x = param(p, 0)", "s = param(p, 1)", "b = param(p, 2)", f"y = param(p, {first_result(node)})"]
+    head += [f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(names)] + [f"size = to_{acc}(n)"]
+    place = "g" if by_group else "g * each + q"
+    channel = [f"k = {place}", f"scale = mul(inverse, ld_{d}(s, k))", f"bias = ld_{d}(b, k)", "o = u * n + q * space"]
+    channel += Rows().map(Array("x", d), Array("y", d), lambda v: f"add(mul(sub({v}, mean), scale), bias)", n="space")
+    body = ["o = u * n", "g = u - u // groups * groups", *_mean_and_inverse(Array("x", d), acc, node.attr("epsilon"))]
+    body += ["for q in range(each):", *_in(channel)]
+    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *_in(body)])
+
+    def bind(call: Call) -> Launch:
+        n, channels, *space = call.operands[0] or (0, 0)
+        many = groups or channels
+        each, area = channels // max(many, 1), math.prod(space)
+        rows = n * many
+        return Launch((rows, each * area, many, each, area), max(1, min(rows, rows * each * area // TILE)))
+
+    return KernelSource(text, bind, "rows")
+
+
+@serves("batch_norm")
+def batch_norm(node: Node) -> KernelSource | Refusal:
+    """The kernel of batch normalization in inference, for channels at axis 1 or last in memory."""
+    x, result = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
+    refusal = unsupported(node, tensors(*node.operands))
+    if node.attr("training_mode") or not node.attr("spatial"):
+        refusal = Refusal("training mode, or statistics by element")
+    order = tuple(range(x.rank or 0)) if x.layout is None else x.layout.perm
+    if x.layout != result.layout or (order and 1 in order and order[-1] != 1 and order[:2] != (0, 1)):
+        refusal = Refusal("the channels lie neither second nor last in memory", {"x": x, "result": result})
+    if refusal is not None:
+        return refusal
+    last, acc = (x.rank or 0) > 1 and order[-1] == 1, Reduction.accumulator(x.dtype)
+    names = ["s", "b", "mean", "var"]
+    head = [f"{name} = param(p, {i})" for i, name in enumerate(["x", *names, "y"])]
+    head += [
+        f"rows = param(p, {first_int(node)})",
+        f"n = param(p, {first_int(node) + 1})",
+        f"channels = param(p, {first_int(node) + 2})",
+    ]
+    at = "j" if last else "c"
+    loads = [f"v{n} = get_{v.tensor.dtype}({n}, {at})" for n, v in zip(names, node.operands[1:5], strict=True)]  # type: ignore[union-attr]
+    root = [f"root = sqrt(add(vvar, {literal(node.attr('epsilon'), acc)}))"]
+    value = f"put_{x.dtype}(y, o + j, add(mul(div(sub(get_{x.dtype}(x, o + j), vmean), root), vs), vb))"
+    inner = [*loads, *root, value] if last else [value]
+    body = ["o = u * n", *([] if last else ["c = u - u // channels * channels", *loads, *root]), "for j in range(n):", *_in(inner)]
+    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *_in(body)])
+
+    def bind(call: Call) -> Launch:
+        shape = call.operands[0] or (0,)
+        channels, total = shape[1] if len(shape) > 1 else 1, math.prod(shape)
+        n = channels if last else math.prod(shape[2:])
+        rows = total // n if n else 0
+        return Launch((rows, n, max(channels, 1)), max(1, min(rows, total // TILE)))
+
+    in_place = frozenset({0}) if not node.operands[0].is_const else frozenset()  # type: ignore[union-attr]
+    return KernelSource(text, bind, "rows", in_place=in_place)
