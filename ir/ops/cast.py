@@ -256,4 +256,4 @@ def dropout(x: np.ndarray, ratio: np.ndarray | None = None, training: np.ndarray
     random = np.random.RandomState(None if seed is None else int(seed) % 2**32)
     mask = random.uniform(0, 1, x.shape) >= share
     wide = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
-    return np.where(mask, wide / (1 - share), 0).astype(x.dtype), mask
+    return np.where(mask, np.divide(wide, 1 - share), 0).astype(x.dtype), mask

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 
 from ..op import Example, Onnx, OnnxCall, OpDef, drop_attrs, elementwise, ex
-from ..scalar import Expr, call, maximum, minimum, where
+from ..scalar import Expr, call, cast, maximum, minimum, where, widen
 from ..scalar import fmod as fmod_of
 from ..types import BF16, FLOATS, I32, I64, NUMERIC, SIGNED
 from .examples import f32, rand
@@ -175,14 +175,14 @@ def max(*data: Expr) -> Expr:
 
 @elementwise("sum", onnx=_several("Sum"), dtypes=FLOATS, examples=_lists)
 def sum(*data: Expr) -> Expr:
-    """The sum of the operands, added from left to right."""
-    return reduce(Expr.__add__, data)
+    """The sum of the operands, added from left to right; f16 and bf16 in f32."""
+    return cast(reduce(Expr.__add__, map(widen, data)), data[0].dtype)
 
 
 @elementwise("mean", onnx=_several("Mean"), dtypes=FLOATS, examples=_lists)
 def mean(*data: Expr) -> Expr:
-    """The mean of the operands, added from left to right."""
-    return reduce(Expr.__add__, data) / len(data)
+    """The mean of the operands, added from left to right; f16 and bf16 in f32."""
+    return cast(reduce(Expr.__add__, map(widen, data)) / len(data), data[0].dtype)
 
 
 # ---- one operand ------------------------------------------------------------------------------------------------
