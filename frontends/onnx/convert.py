@@ -246,11 +246,13 @@ class NodeConverter:
         return values
 
     def _constant(self, site: Site) -> Value:
-        attrs = self._attributes(site)
-        if len(attrs) != 1:
-            raise ValueError(f"a Constant with {len(attrs)} attributes; expected one of value, sparse_value, value_int, ...")
-        ((name, (a, _)),) = attrs.items()
-        check_type(a, schema_types("", "Constant", newest_opsets()[""]).get(name, -1))
+        attrs, types = self._attributes(site), schema_types("", "Constant", newest_opsets()[""])
+        name, (a, _) = next(iter(attrs.items()), ("", (None, None)))
+        if len(attrs) != 1 or name not in types:
+            raise ValueError(
+                f"a Constant with the attributes {sorted(map(shown, attrs))}; expected one of {', '.join(sorted(types))}"
+            )
+        check_type(a, types[name])
         out = site.result_names(1)[0]
         if name == "value":
             return self.module.add_const(out, *read_tensor(a.t, self.limits, self.source.folder))

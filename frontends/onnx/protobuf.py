@@ -80,6 +80,8 @@ def _parse(data: memoryview, name: str, folder: Path | None) -> Source:
         if len(data) > SCANNED:
             kept = _cut(data, raw)
     except _Unusual:
+        if len(data) > MAPPED:
+            raise _broken(name, "it is large and encoded as no exporter does") from None
         raw = {}
     except ValueError as e:
         raise _broken(name, str(e)) from None
