@@ -61,7 +61,8 @@ def infer_batch_norm(c: InferContext) -> list[TensorType]:
 
 def _outputs_say_training(call: OnnxCall) -> None:
     """Before opset 14 asking for the statistics meant training, unless is_test (before opset 7) said otherwise."""
-    call.attrs["training_mode"] = int(call.n_outputs > 1 and not call.attrs.pop("is_test", 0))
+    is_test = call.attrs.pop("is_test", 0)
+    call.attrs["training_mode"] = int(call.n_outputs > 1 and not is_test)
 
 
 def _batch_norm_export(call: OnnxCall) -> None:
