@@ -96,20 +96,23 @@ def _matrix(x: np.ndarray) -> np.ndarray:
 # ---- linear models
 
 
-def _coefficients(coefficients: Sequence[float], features: int) -> np.ndarray:
-    a = np.array(coefficients, np.float32)
-    if features < 1 or a.size % features:
-        raise ValueError(f"{a.size} coefficients for {features} features; expected a multiple")
-    return a.reshape(-1, features).T
+def _scores(coefficients: Sequence[float], intercepts: Sequence[float] | None, features: int) -> int:
+    """How many scores a linear classifier gives: one an intercept, or as many as the coefficients make. Raises ValueError where
+    there are too few coefficients. More than are asked for are left alone, as ONNX Runtime does and a published model needs."""
+    count = len(intercepts) if intercepts else len(coefficients) // max(features, 1)
+    if not count or count * features > len(coefficients):
+        raise ValueError(
+            f"{len(coefficients)} coefficients for {features} features and {max(count, 1)} scores; expected their product"
+        )
+    return count
 
 
 def _infer_linear_classifier(c: InferContext) -> list[TensorType]:
     choice(c, "post_transform", POST)
     n = row_count(c)
     labels = labels_of(c.attr("classlabels_strings"), c.attr("classlabels_ints"))
-    shape, count = c.shape(0), len(c.attr("coefficients"))
-    features = None if shape is None else shape[-1]
-    scores = max(count // features, 1) if isinstance(features, int) and features else None
+    features = None if c.shape(0) is None else c.shape(0)[-1]  # type: ignore[index]
+    scores = _scores(c.attr("coefficients"), c.attr("intercepts"), features) if isinstance(features, int) else None
     width = 2 if scores == 1 and len(labels) in (0, 2) else c.symbol() if scores is None else scores
     return [TensorType(STR if labels.dtype == object else I64, (n,)), TensorType(F32, (n, width))]
 
@@ -140,7 +143,8 @@ def linear_classifier(
 ):
     """The label of the largest of the linear scores, and the scores. One score for two classes: the second where it is positive."""
     x = _matrix(X)
-    scores = x @ _coefficients(coefficients, x.shape[1])
+    count = _scores(coefficients, intercepts, x.shape[1])
+    scores = x @ np.array(coefficients[: count * x.shape[1]], np.float32).reshape(count, -1).T
     if intercepts:
         scores = scores + np.array(intercepts, np.float32)
     labels = labels_of(classlabels_strings, classlabels_ints, max(scores.shape[1], 2))
