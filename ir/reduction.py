@@ -66,7 +66,7 @@ def reduce_array(r: Reduction, x: np.ndarray, axes: tuple[int, ...], keepdims: b
     """The numpy reference of a reduction over normalized axes. Sums of f32 are accumulated in f64."""
     dtype = dtype_of(x)
     acc = r.accumulator(dtype)
-    wide = x.astype(acc.np)
+    wide = x.astype(acc.np, copy=False)
     peak = _peak(wide, axes) if r.shift else None
     mapped = evaluate(r.map(arg(0, acc)), [wide if peak is None else wide - peak])
     exact = F64 if acc is F32 and r.combine in ("add", "mul") else acc

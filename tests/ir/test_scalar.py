@@ -12,7 +12,8 @@ from graphmill.ir import scalar
 from graphmill.ir.op import OPS, InferContext
 from graphmill.ir.scalar import arg, binary
 from graphmill.ir.scalar_numpy import convert, evaluate, reinterpret
-from graphmill.ir.symbols import symbol
+from graphmill.ir.symbols import Dim, symbol
+from graphmill.ir.symbols import evaluate as evaluate_dim
 from graphmill.ir.types import (
     BF16,
     BOOL,
@@ -33,6 +34,8 @@ from graphmill.ir.types import (
     TensorType,
     dtype_of,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def unary(fn: str, x: np.ndarray) -> np.ndarray:
@@ -175,3 +178,22 @@ def test_plain_constants_are_left_to_the_folder() -> None:
     d = OPS["add"]
     arrays = [np.array([1]), np.array([2])]
     assert d.dims(InferContext(d, [TensorType(I64, (1,))] * 2, {}, 1, arrays)) is None
+
+
+@given(
+    name=st.sampled_from(["add", "sub", "mul", "div", "mod", "min", "max", "equal", "less", "less_or_equal", "greater", "where"]),
+    left=st.tuples(st.integers(-3, 5), st.integers(-4, 9)),
+    right=st.tuples(st.integers(-3, 5), st.integers(-4, 9)),
+    n=st.integers(1, 12),
+)
+def test_known_contents_are_what_runs(name: str, left: tuple, right: tuple, n: int) -> None:
+    """Whatever is claimed to be known of linear functions of one symbol holds for each of its values."""
+    a, b = (k * N + c for k, c in (left, right))
+    x, y = (np.array(k * n + c) for k, c in (left, right))
+    if name == "where":
+        got = known("where", known("less", a, b), a, b, dtypes=(BOOL, I64, I64))
+        want = OPS["where"].reference(x < y, x, y)
+    else:
+        got, want = known(name, a, b), OPS[name].reference(x, y, **({"fmod": 0} if name == "mod" else {}))
+    if got is not None:
+        assert (evaluate_dim(got, {"n": n}) if isinstance(got, Dim) else got) == want.item()
