@@ -55,7 +55,7 @@ def kernel(p, tile, ntiles):
             for k in range(depth):
                 n = param(p, FIRST + 6 + k)
                 i = ld_INDEX(indices, (chosen + j) * depth + k) + 0
-                if i < 0:
+                if FROM_END and i < 0:
                     i += n
                 good = good and 0 <= i < n
                 offset = offset * n + i
@@ -70,9 +70,11 @@ def kernel(p, tile, ntiles):
 """
 
 
-def slices(node: Node, outer: int, depth: int | None, shared: bool, message: str) -> KernelSource | Refusal:
+def slices(
+    node: Node, outer: int, depth: int | None, shared: bool, message: str, *, from_end: bool = True
+) -> KernelSource | Refusal:
     """Slices data[outer axes..., indices..., :] by tuples of `depth` indices (None: scalars that are no tuples). `shared`: one
-    list of tuples for all outer positions; otherwise each has its own."""
+    list of tuples for all outer positions; otherwise each has its own. `from_end`: negative indices count from the end."""
     refusal = unsupported(node, 1)
     if refusal:
         return refusal
@@ -90,7 +92,8 @@ def slices(node: Node, outer: int, depth: int | None, shared: bool, message: str
         ints = (rows, count, inner, span, 0 if shared else count, n, *data[outer : outer + n])
         return Launch(ints, tiles_for(units, units * inner), FLAG)
 
-    text = fill_in(_SLICES.replace("INDEX", str(node.operands[1].tensor.dtype)).replace("TYPE", typ), FIRST=first, ITEM=item)
+    text = _SLICES.replace("INDEX", str(node.operands[1].tensor.dtype)).replace("TYPE", typ)
+    text = fill_in(text, FIRST=first, ITEM=item, FROM_END=from_end)
     return KernelSource(text, bind, checked=message)
 
 
@@ -112,7 +115,8 @@ def gather_nd(node: Node) -> KernelSource | Refusal:
 @serves("array_feature_extractor")
 def array_feature_extractor(node: Node) -> KernelSource | Refusal:
     x = node.operands[0].tensor
-    return slices(node, x.rank - 1, None, True, f"array_feature_extractor: an index lies outside of the last axis of {x}")
+    message = f"array_feature_extractor: an index lies outside of the last axis of {x}"
+    return slices(node, x.rank - 1, None, True, message, from_end=False)
 
 
 # ---- elements: gather_elements, scatter_elements

@@ -1,7 +1,7 @@
 """Resize: tables of indices and weights for each axis, made when the node is bound, and two kernels that follow them.
 
-An output row lies along the last resized axis (with the axes behind it, which it carries along). It is made by adding up weighted input
-rows, whole and contiguous, into a buffer, and then elements of the buffer.
+An output row lies along the last resized axis (with the axes behind it, which it carries along). It is made by adding up weighted
+input rows, whole and contiguous, into a buffer, and then elements of the buffer.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def axis_taps(
     return out
 
 
-# The parameters: rows, leading axes, elements of a row, elements behind the row's axis, its taps, slot of its table, fill, bytes of
-# scratch for each tile, input row; then of each leading axis, innermost first: size, stride in elements, taps, slot of its table (taps
-# are 0 for an axis that stays). Tables hold the taps' indices of all positions; where there are weights these follow.
+# The parameters: rows, leading axes, elements of a row, elements behind the row's axis, its taps, slot of its table, fill, bytes
+# of scratch for each tile, elements of an input row; then of each leading axis, innermost first: size, stride in elements, taps (0
+# for an axis that stays), slot of its table. Tables hold the taps' indices of all positions; where there are weights these follow.
 _HEAD = 9
 _NEAREST = """
 def kernel(p, tile, ntiles):

@@ -99,8 +99,9 @@ def _multiply(rows: int, vectors: int) -> str:
     return "@function\n" + "\n".join(lines) + "\n\n\n"
 
 
-# Sizes and strides (in elements): steps, batch, inputs, hidden, padded, chunk, block, blocks, bytes of scratch for each unit; x: step, row;
-# y: step, direction, row; states: direction, row. Scratch of a unit: sums [chunk, block, GATES, padded], state, cell, extra [block, padded].
+# Sizes, and strides in elements: steps, batch, inputs, hidden, padded, chunk, block, blocks, scratch bytes for each tile; x: step,
+# row; y: step, direction, row; states: direction, row. Scratch of a tile: sums [chunk, block, GATES, padded], then state, cell and
+# extra [block, padded].
 _KERNEL = """
 def kernel(p, tile, ntiles):
     steps = param(p, FIRST)
@@ -306,9 +307,17 @@ def lstm(node: Node) -> KernelSource | Refusal:
 
     body = ["m = ldv_T(c, j)", *_load("i", "o", "f", "g"), *peep("i", 0), *peep("f", 2)]
     forget = "sub(splat(T(1)), i)" if node.attr("input_forget") else r.activate(0, "f")
-    body += [f"i = {r.activate(0, 'i')}", f"f = {forget}", f"g = {r.activate(1, 'g')}", "m = add(mul(f, m), mul(i, g))", *peep("o", 1),
-             f"o = {r.activate(0, 'o')}", "stv_T(c, j, m)", f"stv_T(h, j, mul(o, {r.activate(2, 'm')}))"]  # fmt: skip
+    body += [f"i = {r.activate(0, 'i')}", f"f = {forget}", f"g = {r.activate(1, 'g')}", "m = add(mul(f, m), mul(i, g))"]
+    body += [*peep("o", 1), f"o = {r.activate(0, 'o')}", "stv_T(c, j, m)", f"stv_T(h, j, mul(o, {r.activate(2, 'm')}))"]
     return r.source(_recur(0, 4) + "EACH_ROW", body)
+
+
+_RESET = """
+for b in range(count):
+    for j in range(0, padded, LANES):
+        r = ldv_T(rows + b * pitch, padded + j)
+        stv_T(extra + b * wide, j, mul(RESET, ldv_T(state + b * wide, j)))
+"""
 
 
 @serves("gru")
@@ -321,13 +330,12 @@ def gru(node: Node) -> KernelSource | Refusal:
     gates = [f"z = {r.activate(0, 'z')}", f"r = {r.activate(0, 'r')}"]
     if node.attr("linear_before_reset"):
         # The state's part of the last gate stays apart until the reset gate is known: in `extra`.
-        bias = "memcpy(extra + b * wide, bias + 3 * wide, wide)" if node.operand(3) is not None else "memset(extra + b * wide, 0, wide)"
+        start = "memset(extra + b * wide, 0, wide)"
+        bias = start if node.operand(3) is None else "memcpy(extra + b * wide, bias + 3 * wide, wide)"
         step = f"for b in range(count):\n    {bias}\n" + _recur(0, 2).lstrip("\n") + _recur(2, 3, out="extra", pitch="wide", skip=2)
         body = [*_load("z", "r", "g"), *gates, "g = fma(r, ldv_T(extra + b * wide, j), g)", *last]
         return r.source(step + "EACH_ROW", body, apart=1)
-    reset = ["for b in range(count):", "    row = rows + b * pitch", "    for j in range(0, padded, LANES):", "        r = ldv_T(row, padded + j)",
-             f"        stv_T(extra + b * wide, j, mul({r.activate(0, 'r')}, ldv_T(state + b * wide, j)))"]  # fmt: skip
-    step = _recur(0, 2) + "\n".join(reset) + "\n" + _recur(2, 3, vector="extra").lstrip("\n")
+    step = _recur(0, 2) + fill_in(_RESET, RESET=r.activate(0, "r")).lstrip("\n") + _recur(2, 3, vector="extra").lstrip("\n")
     body = ["z = ldv_T(row, j)", "g = ldv_T(row, 2 * padded + j)", gates[0], *last]
     return r.source(step + "EACH_ROW", body)
 
