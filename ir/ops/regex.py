@@ -35,7 +35,50 @@ _PYTHON_ONLY = {
     getattr(k, "POSSESSIVE_REPEAT", None): "a possessive repeat",
 }
 
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": r"\x00-\x7f",
+    "blank": r"\t ",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+
 Test = Callable[[str], bool]
+
+
+def _as_python(pattern: str) -> str:
+    """What RE2 spells otherwise than Python: \\z, [:classes:] within brackets, and {,n}, which stands for itself."""
+    out, at, start = [], 0, -1  # `start`: where the open bracket began, -1 outside of brackets
+    while at < len(pattern):
+        piece = pattern[at]
+        if piece == "\\":
+            piece = pattern[at : at + 2]
+        elif start >= 0 and piece == "[" and pattern.startswith("[:", at):
+            end = pattern.find(":]", at + 2)
+            if end < 0 or pattern[at + 2 : end] not in _POSIX:
+                raise ValueError(
+                    f"the pattern {pattern!r} has an unknown class at {pattern[at:]!r}; expected [:alpha:] and the like"
+                )
+            out.append(_POSIX[pattern[at + 2 : end]])
+            at = end + 2
+            continue
+        elif start < 0 and piece == "[":
+            start = at + (2 if pattern.startswith("[^", at) else 1)
+        elif start >= 0 and piece == "]" and at > start:
+            start = -1
+        literal = (piece == "{" and start < 0 and pattern.startswith("{,", at)) or (piece == "[" and 0 <= start <= at)
+        out.append(r"\Z" if piece == r"\z" and start < 0 else "\\" + piece if literal else piece)
+        at += len(piece)
+    return "".join(out)
 
 
 class Regex:
@@ -43,7 +86,7 @@ class Regex:
 
     def __init__(self, pattern: str):
         try:
-            tree = parser.parse(pattern.replace(r"\z", r"\Z"), re.ASCII)
+            tree = parser.parse(_as_python(pattern), re.ASCII)
         except (re.error, RecursionError, OverflowError) as e:
             raise ValueError(f"the pattern {pattern!r} is no regular expression that is understood: {e}") from None
         self.pattern = pattern
