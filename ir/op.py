@@ -236,9 +236,18 @@ class OpDef:
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Whether two attribute values print alike: of one type, and -0.0 is not 0.0."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)
-    return type(a) is type(b) and a == b
+        return (
+            isinstance(a, np.ndarray)
+            and isinstance(b, np.ndarray)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.tobytes() == b.tobytes()
+        )
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b) and (repr(a) == repr(b) if isinstance(a, float) else a == b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +262,9 @@ class Example:
 
 def ex(*operands: Any, results: int = 1, name: str = "", **attrs: Any) -> Example:
     """An Example written shortly: operands by position, attributes by keyword."""
-    return Example(tuple(None if x is None else x if isinstance(x, list) else np.asarray(x) for x in operands), attrs, results, name)
+    return Example(
+        tuple(None if x is None else x if isinstance(x, list) else np.asarray(x) for x in operands), attrs, results, name
+    )
 
 
 class Registry:

@@ -19,7 +19,7 @@ from .limits import DEFAULT_LIMITS
 from .symbols import INF, Dim, Symbol, quote
 from .types import DTYPES, DType, MapType, OptionalType, SequenceType, TensorType, Type, dtype_of
 
-PLAIN = r"[A-Za-z_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_./-])?"  # no colon at the end: `%x: f32[]`
+PLAIN = r"/?[A-Za-z0-9_](?:[A-Za-z0-9_./:-]*[A-Za-z0-9_./-])?"  # no colon at the end: `%x: f32[]`
 INLINE = 16  # constants of at most so many elements are printed in place
 ATTR_KINDS = "int, float, str, bool, tuple, Dim, DType, Type, ndarray or None"
 HASH_DIGITS = 16  # of a blob's hash; more only where two blobs of the module would look alike

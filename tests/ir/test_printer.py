@@ -64,8 +64,8 @@ module @tiny {opset = 17, "com.microsoft" = 1} {
       yield %r
     }
     %z = t_branch(%x) : f32[*] then_branch () {
-      %"/if/a" = add(%y, %w) : ?
-      yield %"/if/a"
+      %/if/a = add(%y, %w) : ?
+      yield %/if/a
     } else_branch () {
       yield %y
     }
