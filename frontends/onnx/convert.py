@@ -182,7 +182,8 @@ class NodeConverter:
     def _emit(self, form: Onnx, op: OpDef, call: OnnxCall, site: Site) -> Results | None:
         """By an operator of the IR."""
         if call.opset < form.since:
-            self._problem(site, f"the operator is new in opset {form.since}", "export the model with that opset")
+            newer = f"it is new in opset {form.since}; export the model with that one or a newer one"
+            self._problem(site, f"ONNX opset {call.opset} has no such operator", newer)
             return None
         if op.has("opaque"):
             opaque.prepare(call)

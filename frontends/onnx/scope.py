@@ -63,10 +63,12 @@ def ordered(nodes: Sequence[onnx.NodeProto], known: Iterable[str], depth: int) -
     ONNX demands that order; models that break it, but hold no cycle, are read all the same. Where the order is right
     already it stays. `known` are the names of inputs and initializers.
     """
+    given = set(known)
+    if _in_order(nodes, given):
+        return list(nodes), []
     made = {o: i for i, n in enumerate(nodes) for o in n.output if o}
     missing: list[set[int]] = []
     sorted_already = True
-    given = set(known)
     for i, n in enumerate(nodes):
         names = reads(n, depth) if n.attribute and any(True for _ in subgraphs(n)) else n.input  # graphs may capture
         before = {made[x] for x in names if x in made and x not in given}
@@ -89,3 +91,13 @@ def ordered(nodes: Sequence[onnx.NodeProto], known: Iterable[str], depth: int) -
                 heapq.heappush(ready, r)
     left = set(range(len(nodes))) - set(order)
     return [nodes[i] for i in order], [nodes[i] for i in sorted(left)]
+
+
+def _in_order(nodes: Sequence[onnx.NodeProto], known: set[str]) -> bool:
+    """Whether every node plainly reads only what is known or came before; False also where regions make that hard to say."""
+    seen = known | {""}
+    for n in nodes:
+        if not seen.issuperset(n.input) or any(a.HasField("g") or a.graphs for a in n.attribute):
+            return False
+        seen.update(n.output)
+    return True
