@@ -206,7 +206,9 @@ def rotary_embedding(x, cos_cache, sin_cache, position_ids=None, *, interleaved=
     The caches are [positions, D/2] with position_ids[B,S], else [B,S,D/2]. Pairs are the two halves, or neighbours if
     interleaved; with rotary_embedding_dim only so many elements of each head are rotated.
     """
-    heads = wide(split_heads(x, num_heads))
+    heads, last = wide(split_heads(x, num_heads)), len(cos_cache) - 1
+    if position_ids is not None and position_ids.size and not 0 <= position_ids.min() <= position_ids.max() <= last:
+        raise ValueError(f"positions from {position_ids.min()} to {position_ids.max()}, expected 0 to {last}")
     n = rotary_embedding_dim or heads.shape[3]
     turned, rest = heads[..., :n], heads[..., n:]
     cos, sin = (wide(cache if position_ids is None else cache[position_ids])[:, None] for cache in (cos_cache, sin_cache))

@@ -14,7 +14,7 @@ from .common import drop_empty, expect_choice, expect_rank, expect_shape, same_d
 from .conv import check_weight, finished, grouped, kernel_of
 from .examples import rand
 from .sampling import sample
-from .windows import Windows, infer_windows, make_windows, scatter_windows
+from .windows import AUTO_PADS, Windows, infer_windows, make_windows, scatter_windows
 
 # ---- conv_transpose ---------------------------------------------------------------------------------------------
 
@@ -27,6 +27,8 @@ def _transpose_windows(spatial: Sequence[DimLike], kernel: Sequence[DimLike], au
     Where the shape asked for is larger than what the windows cover, the rest at the end holds the bias alone.
     """
     n = len(spatial)
+    if auto_pad not in AUTO_PADS:
+        raise ValueError(f"auto_pad = {auto_pad!r}, expected one of {', '.join(AUTO_PADS)}")
     base = make_windows(spatial, kernel, pads=pads if auto_pad == "NOTSET" else (), strides=strides, dilations=dilations)
     extra, wanted = tuple(output_padding) or (0,) * n, tuple(output_shape)[-n:]
     if len(extra) != n or (wanted and len(wanted) != n):
@@ -63,6 +65,8 @@ def infer_conv_transpose(c: InferContext) -> TensorType:
 
 def _check_transposed(c: InferContext, x: tuple, w: tuple, group: int) -> None:
     kernel = c.attr("kernel_shape")
+    if group < 1:
+        raise c.error(f"group = {group}, expected at least 1")
     if len(x) < 3 or len(w) != len(x):
         raise c.error(f"X is {c.t(0)} and W {c.t(1)}, expected the same rank of at least 3")
     if prove_ne(x[1], w[0]) or (isinstance(x[1], int) and x[1] % group):
@@ -115,6 +119,8 @@ def infer_deform_conv(c: InferContext) -> TensorType:
         check_weight(x, w, c.attr("group"), c.attr("kernel_shape"))
     except ValueError as e:
         raise c.error(str(e)) from None
+    if groups < 1 or (isinstance(x[1], int) and x[1] % groups):
+        raise c.error(f"offset_group = {groups}, expected a divisor of the {x[1]} channels of {c.t(0)}")
     out = infer_windows(c, x[2:], w[2:]).out
     taps = groups * product(w[2:])
     expect_shape(c, 2, (x[0], taps * (len(x) - 2), *out), "offset_group * kernel size * spatial axes")

@@ -20,6 +20,8 @@ def infer_pool(c: InferContext) -> TensorType:
     if x is None:
         return c.t(0)
     expect_rank(c, 0, at_least=3)
+    if c.attrs.get("p", 1) < 1:
+        raise c.error(f"p = {c.attr('p')}, expected at least 1")
     win = infer_windows(c, x[2:], c.attr("kernel_shape"), bool(c.attrs.get("ceil_mode")))
     return c.t(0).with_(shape=(*x[:2], *win.out))
 
@@ -122,8 +124,6 @@ def _integer_p(call: OnnxCall) -> None:
 
 def _lp(p: int, x: np.ndarray, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """total(|x|**p)**(1/p) in x's type."""
-    if p < 1:
-        raise ValueError(f"p = {p}, expected at least 1")
     return (total(np.abs(wide(x)) ** p) ** (1 / p)).astype(x.dtype)
 
 
@@ -149,6 +149,8 @@ def infer_global_pool(c: InferContext) -> TensorType:
     if x is None:
         return c.t(0)
     expect_rank(c, 0, at_least=2)
+    if c.attrs.get("p", 1) < 1:
+        raise c.error(f"p = {c.attr('p')}, expected at least 1")
     return c.t(0).with_(shape=(*x[:2], *(1 for _ in x[2:])))
 
 
@@ -201,6 +203,7 @@ def infer_max_unpool(c: InferContext) -> TensorType:
     if c.has(2):
         sizes = c.ints(2) or [None] * len(x)
         return c.t(0).with_(shape=tuple(c.symbol() if d is None else d for d in sizes))
+    infer_windows(c, x[2:], c.attr("kernel_shape"))  # only the attributes' lengths count here
     return c.t(0).with_(shape=(*x[:2], *_unpooled(x[2:], c.attr("kernel_shape"), c.attr("pads"), c.attr("strides"))))
 
 
@@ -231,6 +234,8 @@ def max_unpool(x, indices, output_shape=None, *, kernel_shape, pads=(), strides=
     """
     natural = (*x.shape[:2], *_unpooled(x.shape[2:], kernel_shape, pads, strides))
     out = np.zeros(math.prod(natural), x.dtype)
+    if indices.size and not 0 <= indices.min() <= indices.max() < out.size:
+        raise ValueError(f"indices from {indices.min()} to {indices.max()}, expected 0 to {out.size - 1}")
     out[indices.ravel()] = x.ravel()
     out = out.reshape(natural)
     if output_shape is None:

@@ -63,6 +63,8 @@ def _resized(c: InferContext, dims: list[DimLike], i: int) -> list[DimLike]:
         return [c.symbol() for _ in dims]
     if i == 2:
         return [_scaled_dim(c, d, float(s)) for d, s in zip(dims, data, strict=True)]
+    if any(isinstance(s, int) and s < 0 for s in data):
+        raise c.error(f"sizes = {data}, expected none below zero")
     policy = c.attr("keep_aspect_ratio_policy")
     if policy == "stretch":
         return [c.symbol() if s is None else s for s in data]

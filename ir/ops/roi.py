@@ -23,6 +23,11 @@ def _infer_rois(c: InferContext, columns: int, height: int, width: int) -> Tenso
     return c.t(0).with_(shape=(count, c.symbol() if x is None else x[1], height, width))
 
 
+def _check_images(index: np.ndarray, count: int) -> None:
+    if index.size and not 0 <= index.min() <= index.max() < count:
+        raise ValueError(f"regions of the images {index.min()} to {index.max()}, expected 0 to {count - 1}")
+
+
 # ---- max_roi_pool -----------------------------------------------------------------------------------------------
 
 
@@ -52,6 +57,7 @@ def max_roi_pool(x, rois, *, pooled_shape, spatial_scale=1.0):
     (Girshick 2015), which ONNX's text leaves to the reader.
     """
     out = np.zeros((len(rois), x.shape[1], *pooled_shape), x.dtype)
+    _check_images(rois[:, 0], len(x))
     for r, (image, *corners) in enumerate(wide(rois)):
         x1, y1, x2, y2 = (math.floor(v * spatial_scale + 0.5) for v in corners)
         rows = _cells(y1, y2, pooled_shape[0], x.shape[2])
@@ -108,6 +114,7 @@ def roi_align(x, rois, batch_indices, *, coordinate_transformation_mode="half_pi
     sample: so do ONNX's test data.
     """
     half_pixel = coordinate_transformation_mode == "half_pixel"
+    _check_images(batch_indices, len(x))
     out = np.zeros((len(rois), x.shape[1], output_height, output_width), x.dtype)
     xw, regions = wide(x), wide(rois) * wide(rois).dtype.type(spatial_scale) - (0.5 if half_pixel else 0)
     for r, (x1, y1, x2, y2) in enumerate(regions):
