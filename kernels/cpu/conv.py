@@ -89,7 +89,7 @@ def geometry(anchor: Node, x: Dims, w: Dims) -> Geometry:
     """The sizes of a conv or conv_transpose node on operands of these logical shapes."""
     names = ("auto_pad", "pads", "strides", "dilations")
     attrs, group = {name: anchor.attr(name) for name in names}, anchor.attr("group")
-    if anchor.op.name == "conv":
+    if anchor.op.name != "conv_transpose":
         win = make_windows(x[2:], w[2:], **attrs)
         out, channels = win.out, w[0]
     else:

@@ -1,0 +1,319 @@
+"""Pooling over windows and over whole spatial axes, row-major and channels-last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...ir.core import Node
+from ...ir.layout import channels_last
+from ...ir.ops.windows import make_windows
+from ...ir.types import FLOATS, I8, U8, DType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .blocks import insert
+from .operands import fill_in, first_int
+from .target import serves
+
+UNIT = 1 << 16  # elements that a tile reads at least
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How a window becomes a number, as expressions: from the first value on, one more element `v`, and the end over `n` elements."""
+
+    start: str
+    step: str
+    end: str
+
+
+def _fold(node: Node, dtype: DType) -> Fold:
+    kind = node.op.name.removeprefix("global_")
+    if kind == "max_pool":
+        lowest = "-inf" if dtype.is_float else str({I8: -128, U8: 0}[dtype])
+        return Fold(f"CT({lowest})", "maximum(acc, v)", "acc")
+    if kind == "average_pool":
+        return Fold("CT(0)", "acc + v", "acc / CT(n)")
+    p = node.attr("p")
+    power = {1: "absolute(v)", 2: "v * v"}.get(p, f"pow_(absolute(v), CT({p}))")
+    root = {1: "acc", 2: "sqrt(acc)"}.get(p, f"pow_(acc, CT({1 / p!r}))")
+    return Fold("CT(0)", f"acc + {power}", root)
+
+
+@serves("max_pool", "average_pool", "lp_pool", "global_max_pool", "global_average_pool", "global_lp_pool")
+def build(node: Node) -> KernelSource | Refusal:
+    """Up to three spatial axes; indices of maxima for row-major operands only."""
+    x, y = node.operands[0].tensor, node.results[0].tensor
+    last = x.layout is not None
+    if x.rank > 5:
+        return Refusal("at most three spatial axes are served", {"rank": x.rank})
+    if any(t.layout not in (None, channels_last(x.rank)) for t in (x, y)) or (y.layout is not None) != last:
+        return Refusal("input and result must both be row-major or both channels-last", {"x": x, "y": y})
+    if x.dtype not in FLOATS | {I8, U8}:
+        return Refusal(f"{node.op.name} of {x.dtype} has no kernel", {"expected": "f32, f64, f16, bf16, i8, u8"})
+    if node.op.name.startswith("global"):
+        return _global(node, last)
+    indices = len(node.results) > 1
+    if indices and last:
+        return Refusal("indices of maxima are found in row-major operands only", {"x": x})
+    return _windows(node, last, indices)
+
+
+def _text(text: str, node: Node, fold: Fold, **fragments: str) -> str:
+    dtype = node.operands[0].tensor.dtype
+    compute = "f32" if dtype.itemsize == 2 and dtype.is_float else dtype.name
+    text = insert(text, **fragments).replace("STEP", fold.step).replace("START", fold.start).replace("END", fold.end)
+    for word, name in (("CT", compute), ("T", dtype.name)):
+        text = text.replace(f"_{word}(", f"_{name}(").replace(f" {word}(", f" {name}(").replace(f"({word}(", f"({name}(")
+    sizes = {"MI": dtype.itemsize, "CI": 8 if compute == "f64" else 4 if compute == "f32" else 1}
+    return fill_in(text, CT=compute, SCRATCH=1 + len(node.results), **sizes)
+
+
+# ---- windows ------------------------------------------------------------------------------------------------------------
+
+_NAMES = ("images", "channels", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "sd", "sh", "sw", "dd", "dh", "dw", "pd", "ph", "pw",
+          "ed", "eh", "ew", "units", "slice_bytes")  # fmt: skip
+
+
+def _params(node: Node) -> str:
+    at = first_int(node)
+    return "\n".join(f"{name} = param(p, {at + i})" for i, name in enumerate(_NAMES))
+
+
+# How many elements of an axis a window has that count: those inside of [low, high).
+_COUNTS = """
+n = 0
+for k in range(KD):
+    if od * sd - pd + k * dd >= LOW_D and od * sd - pd + k * dd < HIGH_D:
+        n += 1
+m = 0
+for k in range(KH):
+    if oh * sh - ph + k * dh >= LOW_H and oh * sh - ph + k * dh < HIGH_H:
+        m += 1
+area = n * m
+"""
+_COUNT = """
+n = 0
+for k in range(KW):
+    if ow * sw - pw + k * dw >= LOW_W and ow * sw - pw + k * dw < HIGH_W:
+        n += 1
+n *= area
+"""
+# A line of results at a time: each tap adds a run of an input line to all of them.
+_MAJOR = """
+def kernel(p, tile, ntiles):
+    x = param(p, 0)
+    result = param(p, 1)
+    PARAMS
+    sums = param(p, SCRATCH) + tile * slice_bytes
+    for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        plane = x + unit * D * H * W * MI
+        for od in range(OD):
+            for oh in range(OH):
+                COUNTS
+                for j in range(OW):
+                    st_CT(sums, j, START)
+                for kd in range(KD):
+                    z = od * sd - pd + kd * dd
+                    for kh in range(KH):
+                        y = oh * sh - ph + kh * dh
+                        if z >= 0 and z < D and y >= 0 and y < H:
+                            line = plane + (z * H + y) * W * MI
+                            for kw in range(KW):
+                                s = kw * dw - pw
+                                low = min(max(-(s // sw), 0), OW)
+                                high = max(min(-((s - W) // sw), OW), low)
+                                if sw == 1:
+                                    for j in range(low, high):
+                                        v = get_T(line, j + s)
+                                        acc = ld_CT(sums, j)
+                                        put_CT(sums, j, STEP)
+                                else:
+                                    for j in range(low, high):
+                                        v = get_T(line, j * sw + s)
+                                        acc = ld_CT(sums, j)
+                                        put_CT(sums, j, STEP)
+                at = ((unit * OD + od) * OH + oh) * OW
+                for ow in range(OW):
+                    acc = ld_CT(sums, ow)
+                    COUNT
+                    st_T(result, at + ow, END)
+"""
+_INDICES = """
+def kernel(p, tile, ntiles):
+    x = param(p, 0)
+    result = param(p, 1)
+    where_ = param(p, 2)
+    PARAMS
+    for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        plane = x + unit * D * H * W * MI
+        for od in range(OD):
+            for oh in range(OH):
+                for ow in range(OW):
+                    acc = START
+                    best = -1
+                    for kd in range(KD):
+                        z = od * sd - pd + kd * dd
+                        for kh in range(KH):
+                            y = oh * sh - ph + kh * dh
+                            for kw in range(KW):
+                                s = ow * sw - pw + kw * dw
+                                if z >= 0 and z < D and y >= 0 and y < H and s >= 0 and s < W:
+                                    v = get_T(plane, (z * H + y) * W + s)
+                                    if best < 0 or v > acc or (v != v and acc == acc):
+                                        acc = v
+                                        best = PLACE
+                    at = ((unit * OD + od) * OH + oh) * OW + ow
+                    st_T(result, at, acc)
+                    st_i64(where_, at, best + unit * D * H * W)
+"""
+# A pixel at a time: the addresses of its window's elements, then all channels.
+_LAST = """
+def kernel(p, tile, ntiles):
+    x = param(p, 0)
+    result = param(p, 1)
+    PARAMS
+    table = param(p, SCRATCH) + tile * slice_bytes
+    for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        oh = unit % OH
+        od = unit // OH % OD
+        image = x + unit // OH // OD * D * H * W * channels * MI
+        COUNTS
+        for ow in range(OW):
+            taps = 0
+            for kd in range(KD):
+                z = od * sd - pd + kd * dd
+                for kh in range(KH):
+                    y = oh * sh - ph + kh * dh
+                    for kw in range(KW):
+                        s = ow * sw - pw + kw * dw
+                        if z >= 0 and z < D and y >= 0 and y < H and s >= 0 and s < W:
+                            st_i64(table, taps, image + ((z * H + y) * W + s) * channels * MI)
+                            taps += 1
+            COUNT
+            to = result + (unit * OW + ow) * channels * MI
+            whole = channels // LANES * LANES
+            for c in range(0, whole, LANES):
+                acc = splat(START)
+                for t in range(taps):
+                    v = ldv_T(ld_i64(table, t), c)
+                    acc = STEP_V
+                stv_T(to, c, END_V)
+            for c in range(whole, channels):
+                acc = START
+                for t in range(taps):
+                    v = ld_T(ld_i64(table, t), c)
+                    acc = STEP
+                st_T(to, c, END)
+"""
+
+
+def _vector(expression: str) -> str:
+    """An expression of `Fold` on vectors, which know functions only."""
+    out = expression
+    for plain, called in (("acc + v * v", "fma(v, v, acc)"), ("acc / CT(n)", "div(acc, CT(n))"), ("acc + ", "add(acc, ")):
+        if out.startswith(plain):
+            out = called + out[len(plain) :] + (")" if called.endswith(", ") else "")
+            break
+    return out
+
+
+def _windows(node: Node, last: bool, indices: bool) -> KernelSource:
+    dtype, fold = node.operands[0].tensor.dtype, _fold(node, node.operands[0].tensor.dtype)
+    counts, count = "", ""
+    if node.op.name == "average_pool":
+        pad = bool(node.attr("count_include_pad"))
+        words = {f"LOW_{a.upper()}": f"-p{a}" if pad else "0" for a in "dhw"}
+        words |= {f"HIGH_{a.upper()}": f"{a.upper()} + e{a}" if pad else a.upper() for a in "dhw"}
+        counts, count = fill_in(_COUNTS, **words), fill_in(_COUNT, **words)
+    text = _INDICES if indices else _LAST if last else _MAJOR
+    place = "z + D * (y + H * s)" if node.op.name == "max_pool" and node.attr("storage_order") else "(z * H + y) * W + s"
+    text = text.replace("STEP_V", _vector(fold.step)).replace("END_V", _vector(fold.end)).replace("PLACE", place)
+    text = _text(text, node, fold, PARAMS=_params(node), COUNTS=counts, COUNT=count)
+
+    def bind(call: Call) -> Launch:
+        n, c, *spatial = call.operands[0]
+        attrs = {name: node.attr(name) for name in ("auto_pad", "pads", "strides", "dilations")}
+        win = make_windows(spatial, node.attr("kernel_shape"), ceil_mode=bool(node.attr("ceil_mode")), **attrs)
+        fields = [(spatial, 1), (win.out, 1), (win.kernel, 1), (win.strides, 1), (win.dilations, 1), (win.begin, 0), (win.end, 0)]
+        three = [v for values, fill in fields for v in (fill,) * (3 - len(spatial)) + tuple(values)]
+        taps, out = math.prod(win.kernel), math.prod(win.out)
+        units = n * math.prod(three[3:5]) if last else n * c
+        tiles = max(1, min(64, units, n * c * out * taps // UNIT))
+        slice_bytes = -(-(taps * 8 if last else three[5] * 8) // 64) * 64
+        return Launch((n, c, *three, units, slice_bytes), tiles, slice_bytes * tiles)
+
+    return KernelSource(text, bind, f"pool.{'indices' if indices else 'last' if last else 'major'}.{dtype}")
+
+
+# ---- whole axes ---------------------------------------------------------------------------------------------------------
+
+_GLOBAL_MAJOR = """
+def kernel(p, tile, ntiles):
+    x = param(p, 0)
+    result = param(p, 1)
+    units = param(p, INTS)
+    n = param(p, INTS + 1)
+    for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        plane = x + unit * n * MI
+        whole = n // LANES * LANES
+        acc = START
+        if whole > 0:
+            many = splat(START)
+            for i in range(0, whole, LANES):
+                many = FOLD_V
+            acc = TOTAL
+        for i in range(whole, n):
+            v = ld_T(plane, i)
+            acc = STEP
+        st_T(result, unit, END)
+"""
+_GLOBAL_LAST = """
+def kernel(p, tile, ntiles):
+    x = param(p, 0)
+    result = param(p, 1)
+    units = param(p, INTS)
+    n = param(p, INTS + 1)
+    channels = param(p, INTS + 2)
+    at = units * tile // ntiles
+    end = units * (tile + 1) // ntiles
+    while at < end:
+        image = at // channels
+        first = at % channels
+        last = min(channels, first + end - at)
+        source = x + image * n * channels * MI
+        to = result + image * channels * MI
+        whole = first + (last - first) // LANES * LANES
+        for c in range(first, whole, LANES):
+            acc = splat(START)
+            for i in range(n):
+                v = ldv_T(source + i * channels * MI, c)
+                acc = STEP_V
+            stv_T(to, c, END_V)
+        for c in range(whole, last):
+            sum_ = START
+            for i in range(n):
+                v = ld_T(source + i * channels * MI, c)
+                sum_ = STEP_S
+            st_T(to, c, END_S)
+        at += last - first
+"""
+
+
+def _global(node: Node, last: bool) -> KernelSource:
+    fold = _fold(node, node.operands[0].tensor.dtype)
+    if last:
+        text = _GLOBAL_LAST.replace("STEP_S", fold.step.replace("acc", "sum_")).replace("END_S", fold.end.replace("acc", "sum_"))
+        text = text.replace("STEP_V", _vector(fold.step)).replace("END_V", _vector(fold.end))
+    else:
+        step = _vector(fold.step).replace("acc", "many").replace("v)", "ldv_T(plane, i))").replace("(v,", "(ldv_T(plane, i),")
+        step = step.replace("fma(ldv_T(plane, i), v,", "fma(ldv_T(plane, i), ldv_T(plane, i),")
+        text = _GLOBAL_MAJOR.replace("FOLD_V", step).replace("TOTAL", "hmax(many)" if "maximum" in fold.step else "hsum(many)")
+    text = fill_in(_text(text, node, fold), INTS=first_int(node))
+
+    def bind(call: Call) -> Launch:
+        n, c, *spatial = call.operands[0]
+        size = math.prod(spatial)
+        units = n * c
+        return Launch((units, size, c), max(1, min(64, units // 64 if last else units, n * c * size // UNIT)))
+
+    return KernelSource(text, bind, f"pool.global.{'last' if last else 'major'}")
