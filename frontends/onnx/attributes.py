@@ -77,7 +77,7 @@ def schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
 def schema_types(domain: str, op_type: str, opset: int) -> dict[str, int]:
     """The types of an operator's attributes by name; empty where ONNX defines no such operator."""
     s = schema(domain, op_type, opset)
-    return {} if s is None else {name: int(a.type) for name, a in s.attributes.items()}
+    return {} if s is None else {name: int(a.type) for name, a in s.attributes.items()}  # type: ignore[call-overload]
 
 
 def check_type(a: onnx.AttributeProto, expected: int | None) -> None:

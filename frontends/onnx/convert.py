@@ -248,11 +248,12 @@ class NodeConverter:
 
     def _constant(self, site: Site) -> Value:
         attrs, types = self._attributes(site), schema_types("", "Constant", newest_opsets()[""])
-        name, (a, _) = next(iter(attrs.items()), ("", (None, None)))
+        name = next(iter(attrs), "")
         if len(attrs) != 1 or name not in types:
             raise ValueError(
                 f"a Constant with the attributes {sorted(map(shown, attrs))}; expected one of {', '.join(sorted(types))}"
             )
+        a, _ = attrs[name]
         check_type(a, types[name])
         out = site.result_names(1)[0]
         if name == "value":

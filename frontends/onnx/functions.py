@@ -109,10 +109,11 @@ def schema_function(node: onnx.NodeProto, opset: int, types: Sequence[Type | Non
     if s is None:
         return None
     f = onnx.FunctionProto()
-    if s.has_function:
+    if s.has_function:  # type: ignore[attr-defined]  # missing in onnx's stub, as are the next two
         f.CopyFrom(s.function_body)
-    elif s.has_context_dependent_function:
-        body = s.get_context_dependent_function(node.SerializeToString(), [type_proto(t).SerializeToString() for t in types])
+    elif s.has_context_dependent_function:  # type: ignore[attr-defined]
+        known = [type_proto(t).SerializeToString() for t in types]
+        body = s.get_context_dependent_function(node.SerializeToString(), known)  # type: ignore[attr-defined]
         if not body:
             return None
         f.ParseFromString(body)

@@ -106,4 +106,6 @@ def imports(domain: str, opset: int) -> list[onnx.OperatorSetIdProto]:
 def is_random(domain: str, op_type: str, opset: int) -> bool:
     """Whether the operator may give another result each time."""
     s = schema(domain, op_type, opset)
-    return s is not None and s.node_determinism == onnx.defs.OpSchema.NodeDeterminism.NonDeterministic
+    if s is None:
+        return False
+    return s.node_determinism == s.NodeDeterminism.NonDeterministic  # type: ignore[attr-defined]  # missing in onnx's stub

@@ -132,7 +132,7 @@ def _from_field(values: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray
         out[:] = [decode_string(s) for s in values]
         return out.reshape(shape)
     if dtype in _FIELDS:
-        part = {C64: np.dtype(np.float32), C128: np.dtype(np.float64), U32: np.dtype(np.uint64)}.get(dtype, dtype.np)
+        part: np.dtype = np.dtype({C64: np.float32, C128: np.float64, U32: np.uint64}.get(dtype, dtype.np))
         a = np.fromiter(values, part, len(values))
         if dtype is U32:
             _check_range(a, 0, (1 << 32) - 1, dtype)
