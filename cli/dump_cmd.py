@@ -18,9 +18,10 @@ from .common import model_argument, parse_sizes, print_json, set_option
 @click.option("--format", "form", type=click.Choice(["text", "json", "dot"]), default="text", show_default=True)
 @click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--output", "-o", type=click.Path(), help="Write the text there, and large constants to OUTPUT.npz beside it.")
 @set_option
 def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, target: str, as_json: bool,
-         sizes: tuple[str, ...]) -> None:  # fmt: skip
+         sizes: tuple[str, ...], output: str | None) -> None:  # fmt: skip
     """Print the IR of MODEL, optimized or after a pass."""
     from ..engine.compiler import load, optimize, pipeline_text
     from ..engine.options import Options
@@ -51,7 +52,11 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
         optimize(module, Options(target, passes=print_pipeline(chosen)), CompileReport(), observe)
     if every or changes:
         return
-    if as_json or form == "json":
+    if output:
+        from ..frontends.text import write_text
+
+        write_text(module, output)
+    elif as_json or form == "json":
         print_json(module_as_dict(module))
     elif form == "dot":
         click.echo(module_as_dot(module))

@@ -37,10 +37,9 @@ def load(model: Any, options: Options) -> Module:
     if isinstance(model, Module):
         return model
     if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gir"):
-        from ..ir.parser import parse_module
+        from ..frontends.text import read_text
 
-        with open(model, encoding="utf-8") as f:
-            return parse_module(f.read())
+        return read_text(os.fspath(model))
     from ..frontends.onnx.reader import read
 
     return read(model, limits=options.limits, shapes=options.shapes)
@@ -56,7 +55,6 @@ def pipeline_text(options: Options) -> str:
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
     """Runs the pipeline on the module."""
     from ..ir import passes as _  # noqa: F401  (registers the passes)
-    from . import extend as _extend  # noqa: F401  (registers the pass of the users' rules)
 
     if options.target not in TARGETS:
         raise UnsupportedError(f"there is no target {options.target!r}; expected one of {', '.join(TARGETS)}")

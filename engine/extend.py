@@ -10,19 +10,14 @@ makes ONNX nodes `my.ops::SmoothRelu` run: traced once as an elementwise express
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 from ..frontends.registry import converter
-from ..ir.core import Module
 from ..ir.equations import Guard, equation
-from ..ir.infer import infer_module
 from ..ir.op import Infer, Onnx, OpDef, elementwise
 from ..ir.op import op as declare
-from ..ir.passes.manager import Context
+from ..ir.passes import user
 from ..ir.passes.manager import register as register_pass
 from ..ir.rewrite import Rule
-from ..ir.rewrite import rewrite as apply_rules
 from ..ir.scalar import trace
 from ..ir.types import F32, FLOATS, DType
 
@@ -61,27 +56,11 @@ def _trace_f32(fn: Callable) -> None:
     trace(fn, [F32] * count, {p.name: p.default for p in params if p.kind is p.KEYWORD_ONLY})
 
 
-USER_RULES: list[Rule] = []
-
-
 def rewrite(text: str, guard: Guard | None = None) -> Rule:
     """Adds a rewrite rule, written as an equation (`graphmill.ir.equations`), to the pass `user` of the usual pipeline.
 
     `guard(match)` returns None to let a match pass, or the reason for refusing it.
     """
     rule = equation(text, guard)
-    USER_RULES.append(rule)
+    user.RULES.append(rule)
     return rule
-
-
-@register_pass
-@dataclass(frozen=True)
-class User:
-    """Applies the rules that were added with `graphmill.rewrite`."""
-
-    name: ClassVar[str] = "user"
-
-    def run(self, module: Module, ctx: Context) -> None:
-        if USER_RULES and apply_rules(module, USER_RULES, ctx.log):
-            infer_module(module)
-

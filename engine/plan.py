@@ -341,6 +341,13 @@ def make_plan(graph: Graph, select: Selector | None, served: list[Served], compi
     return plan
 
 
+def how_served(graph: Graph, select: Selector | None) -> list[Served]:
+    """How every node of a graph, and of its regions, would run. Nothing is compiled."""
+    served: list[Served] = []
+    _collect(graph, select, served, [])
+    return served
+
+
 def _collect(graph: Graph, select: Selector | None, served: list[Served], todo: list) -> Plan:
     plan = Plan(graph)
     frees = _frees(graph)

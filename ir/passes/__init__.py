@@ -1,5 +1,5 @@
 """The passes. Importing this package registers them for pipeline texts."""
 
-from . import canonicalize, cleanup, constants, fuse, layout, patterns
+from . import canonicalize, cleanup, constants, fuse, layout, patterns, user
 
-__all__ = ["canonicalize", "cleanup", "constants", "fuse", "layout", "patterns"]
+__all__ = ["canonicalize", "cleanup", "constants", "fuse", "layout", "patterns", "user"]
