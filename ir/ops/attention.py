@@ -17,7 +17,7 @@ SMALL = frozenset({F32, F16, BF16})  # what the newer operators take: no f64
 
 def split_heads(x: np.ndarray, heads: int | None) -> np.ndarray:
     """x[B,S,heads*D] as [B,heads,S,D]; a tensor of rank 4 as it is."""
-    if x.ndim == 4:
+    if x.ndim == 4 or heads is None:
         return x
     return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3)
 
@@ -65,7 +65,7 @@ def infer_attention(c: InferContext) -> list[TensorType]:
     (b, qh, s, d), (_, kh, t, _), (_, _, _, dv) = (
         _heads_first(c, i, heads) for i, heads in ((0, c.attr("q_num_heads")), (1, kv), (2, kv))
     )
-    if c.shape(1) is not None and len(c.shape(1)) == 4:
+    if c.rank(1) == 4:
         expect_shape(c, 1, (b, None, None, d), "batch and head size as in q")
         expect_shape(c, 2, (b, kh, t, None), "batch, heads and length as in k")
     if isinstance(qh, int) and isinstance(kh, int) and (kh == 0 or qh % kh):
@@ -170,10 +170,11 @@ def _bias(shape: tuple[int, ...], dtype: np.dtype, mask: np.ndarray | None, lens
 
 def infer_rotary(c: InferContext) -> TensorType:
     same_dtype(c, 0, 1, 2)
-    rank = expect_rank(c, 0, 3, 4)
-    if rank is None:
-        return c.t(0)
+    expect_rank(c, 0, 3, 4)
     x = c.shape(0)
+    if x is None:
+        return c.t(0)
+    rank = len(x)
     if rank == 3 and not c.attr("num_heads"):
         raise c.error(f"input x has shape {c.t(0)}, expected rank 4 or the attribute num_heads")
     b, s = x[0], x[1] if rank == 3 else x[2]

@@ -28,14 +28,15 @@ def same_dtype(c: InferContext, *operands: int) -> None:
 
 def expect_shape(c: InferContext, i: int, expected: Sequence[DimLike | None], why: str = "") -> Shape | None:
     """The shape of operand i if it is present. Raises InferenceError where it surely differs from `expected` (None: any size)."""
-    if not c.has(i) or c.t(i).shape is None:
+    shape = c.shape(i) if c.has(i) else None
+    if shape is None:
         return None
     t = c.t(i)
-    clash = len(t.shape) != len(expected) or any(e is not None and prove_ne(d, e) for d, e in zip(t.shape, expected, strict=True))
+    clash = len(shape) != len(expected) or any(e is not None and prove_ne(d, e) for d, e in zip(shape, expected, strict=True))
     if clash:
         want = ",".join("?" if e is None else str(e) for e in expected)
         raise c.error(f"input {c.op.operand_name(i)} has shape {t}, expected {t.dtype}[{want}]{f' ({why})' if why else ''}")
-    return t.shape
+    return shape
 
 
 def expect_rank(c: InferContext, i: int, *ranks: int, at_least: int | None = None) -> int | None:

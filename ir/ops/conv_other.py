@@ -229,12 +229,13 @@ def infer_col2im(c: InferContext) -> TensorType:
     spatial = [c.symbol() if d is None else d for d in image or [None] * n]
     if x is None:
         return c.t(0).with_(shape=(c.symbol(), c.symbol(), *spatial))
-    if block is None or None in block:
+    known = [d for d in block or () if d is not None]
+    if len(known) != n:
         return c.t(0).with_(shape=(x[0], c.symbol(), *spatial))
-    taps = product(block)
+    taps = product(known)
     if isinstance(x[1], int) and isinstance(taps, int) and (taps < 1 or x[1] % taps):
         raise c.error(f"input x has shape {c.t(0)}, expected a second dimension that is a multiple of {taps}, the block's size")
-    blocks = infer_windows(c, spatial, block).out
+    blocks = infer_windows(c, spatial, known).out
     expect_shape(c, 0, (None, None, product(blocks)), "the number of blocks in the image")
     channels = exact_quotient(x[1], taps)
     return c.t(0).with_(shape=(x[0], floordiv(x[1], taps) if channels is None else channels, *spatial))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..op import InferContext, Onnx, OnnxCall, drop_attrs, dtype_attrs, ex, op, same_as_first
+from ..op import InferContext, Onnx, OnnxCall, drop_attrs, dtype_attrs, ex, op
 from ..shapes import normalize_axes
 from ..symbols import DimLike, prove_ne
 from ..types import BF16, F32, FLOATS, DType, TensorType
@@ -235,8 +235,9 @@ def layer_norm(x, scale, bias=None, *, axis=-1, epsilon=1e-5, stash_type=F32):
 
 def infer_rms_norm(c: InferContext) -> TensorType:
     _expect_broadcast(c, 1)
-    if c.shape(0) is not None:
-        c.axis(c.attr("axis"), len(c.shape(0)))
+    rank = c.rank(0)
+    if rank is not None:
+        c.axis(c.attr("axis"), rank)
     return c.t(1).with_(shape=c.shape(0))
 
 
@@ -270,8 +271,9 @@ def rms_norm(x, scale, *, axis=-1, epsilon=1e-5, stash_type=F32):
 def infer_lp_norm(c: InferContext) -> TensorType:
     if c.attr("p") not in (1, 2):
         raise c.error(f"p = {c.attr('p')}, expected 1 or 2")
-    if c.shape(0) is not None:
-        c.axis(c.attr("axis"), len(c.shape(0)))
+    rank = c.rank(0)
+    if rank is not None:
+        c.axis(c.attr("axis"), rank)
     return c.t(0)
 
 
@@ -292,8 +294,9 @@ def lp_norm(x, *, axis=-1, p=2):
 
 
 def infer_mean_variance_norm(c: InferContext) -> TensorType:
-    if c.shape(0) is not None:
-        normalize_axes(c, c.attr("axes"), len(c.shape(0)))
+    rank = c.rank(0)
+    if rank is not None:
+        normalize_axes(c, c.attr("axes"), rank)
     return c.t(0)
 
 
@@ -315,7 +318,7 @@ def infer_lrn(c: InferContext) -> TensorType:
     if c.attr("size") < 1:
         raise c.error(f"size = {c.attr('size')}, expected at least 1")
     expect_rank(c, 0, at_least=2)
-    return same_as_first(c)
+    return c.t(0)
 
 
 def _lrn_examples() -> list:

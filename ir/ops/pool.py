@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def infer_pool(c: InferContext) -> TensorType:
     return c.t(0).with_(shape=(*x[:2], *win.out))
 
 
-def _pool_examples(**attrs: object) -> list:
+def _pool_examples(**attrs: Any) -> list:
     x = rand(2, 3, 7, 6)
     return [
         ex(x, kernel_shape=(3, 2), name="plain"),
@@ -81,9 +82,9 @@ def _max_indices(shape: tuple[int, ...], win: Windows, padded: np.ndarray, stora
     n, c, *spatial = shape
     where = np.arange(math.prod(spatial)).reshape(spatial, order="F" if storage_order else "C")
     where = win.padded(where, -1)
-    best, index = padded[(..., *win.at((0,) * len(spatial)))].copy(), np.full((n, c, *win.out), -1)
+    best, index = win.view(padded, (0,) * len(spatial)).copy(), np.full((n, c, *win.out), -1)
     for tap in win.taps():
-        value, at = padded[(..., *win.at(tap))], where[win.at(tap)]
+        value, at = win.view(padded, tap), win.view(where, tap)
         # The first element wins over padding however low it is, and the first NaN over all.
         better = (at >= 0) & ((index < 0) | (~(value <= best) & (best == best)))
         best, index = np.where(better, value, best), np.where(better, at, index)
@@ -194,9 +195,8 @@ def global_lp_pool(x, *, p=2):
 def infer_max_unpool(c: InferContext) -> TensorType:
     x = c.shape(0)
     if x is None:
-        asked = c.shape(2) if c.has(2) else None
-        known = asked is not None and isinstance(asked[0], int)
-        return c.t(0).with_(shape=tuple(c.symbol() for _ in range(asked[0])) if known else None)
+        rank = (c.shape(2) or (None,))[0] if c.has(2) else None
+        return c.t(0).with_(shape=tuple(c.symbol() for _ in range(rank)) if isinstance(rank, int) else None)
     expect_rank(c, 0, at_least=3)
     expect_shape(c, 1, x, "one index an element")
     expect_shape(c, 2, (len(x),), "one size an axis")

@@ -58,20 +58,21 @@ def infer_resize(c: InferContext) -> TensorType:
 def _resized(c: InferContext, dims: list[DimLike], i: int) -> list[DimLike]:
     """The new sizes of the axes that are resized, from scales (i = 2) or sizes (i = 3)."""
     expect_shape(c, i, (len(dims),), "one entry an axis")
-    data = c.data(i) if i == 2 else c.ints(i)
+    scales, data = (c.data(i), None) if i == 2 else (None, c.ints(i))
+    if scales is not None:
+        return [_scaled_dim(c, d, float(s)) for d, s in zip(dims, scales, strict=True)]
     if data is None:
         return [c.symbol() for _ in dims]
-    if i == 2:
-        return [_scaled_dim(c, d, float(s)) for d, s in zip(dims, data, strict=True)]
     if any(isinstance(s, int) and s < 0 for s in data):
         raise c.error(f"sizes = {data}, expected none below zero")
     policy = c.attr("keep_aspect_ratio_policy")
     if policy == "stretch":
         return [c.symbol() if s is None else s for s in data]
-    if not all(isinstance(d, int) for d in (*dims, *data)) or 0 in dims:
+    old, new = [d for d in dims if isinstance(d, int)], [s for s in data if isinstance(s, int)]
+    if len(old) != len(dims) or len(new) != len(dims) or 0 in old:
         return [c.symbol() for _ in dims]
-    scale = _common_scale(dims, data, policy)
-    return [int(scale * d + 0.5) for d in dims]
+    scale = _common_scale(old, new, policy)
+    return [int(scale * d + 0.5) for d in old]
 
 
 def _scaled_dim(c: InferContext, d: DimLike, scale: float) -> DimLike:
@@ -152,7 +153,7 @@ def _filter(at: np.ndarray, a: _Axis, cubic: bool, coeff: float, antialias: int,
 def _interpolate(x: np.ndarray, axis: int, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
     shape = (-1,) + (1,) * (x.ndim - axis - 1)
     real = np.float64 if x.dtype in (np.float64, np.complex128) else np.float32
-    out = 0
+    out = np.zeros((), x.dtype)
     for i, w in zip(index.T, weight.astype(real).T, strict=True):
         out = out + np.take(x, i, axis) * w.reshape(shape)
     return out

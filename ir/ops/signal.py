@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ..op import InferContext, Onnx, OnnxCall, dtype_attrs, ex, op
+from ..op import Example, InferContext, Onnx, OnnxCall, dtype_attrs, ex, op
 from ..shapes import window_out
 from ..symbols import DimLike, dim_max, floordiv
 from ..types import F32, F64, FLOATS, I32, I64, DType, TensorType
@@ -43,11 +44,13 @@ def _pairs(z: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def infer_dft(c: InferContext) -> TensorType:
-    rank, x = expect_rank(c, 0, at_least=2), c.shape(0)
-    if rank is None:
+    expect_rank(c, 0, at_least=2)
+    x = c.shape(0)
+    if x is None:
         return c.t(0)
+    rank = len(x)
     inverse, onesided = c.attr("inverse"), c.attr("onesided")
-    if x[-1] not in (1, 2) and isinstance(x[-1], int):
+    if isinstance(x[-1], int) and x[-1] not in (1, 2):
         raise c.error(f"input x has shape {c.t(0)}, expected a last dimension of 1 (real) or 2 (complex)")
     if onesided and x[-1] == (1 if inverse else 2):
         raise c.error(f"onesided = 1 and inverse = {inverse} on {c.t(0)}, expected {'complex' if inverse else 'real'} input")
@@ -210,7 +213,7 @@ def infer_mel(c: InferContext) -> TensorType:
 
 
 def _mel_examples() -> list:
-    def case(bins: int, length: int, rate: int, low: float, high: float, **attrs: object) -> object:
+    def case(bins: int, length: int, rate: int, low: float, high: float, **attrs: Any) -> Example:
         return ex(_i(bins), _i(length), _i(rate), np.float32(low), np.float32(high), **attrs)
 
     return [case(8, 16, 8192, 0, 4096), case(20, 64, 16000, 125, 7500), case(5, 32, 8000, 20, 3800, output_datatype=F64)]

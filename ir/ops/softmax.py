@@ -14,8 +14,9 @@ from .examples import rand
 
 
 def infer_softmax(c: InferContext) -> TensorType:
-    if c.shape(0) is not None:
-        c.axis(c.attr("axis"), len(c.shape(0)))
+    rank = c.rank(0)
+    if rank is not None:
+        c.axis(c.attr("axis"), rank)
     return c.t(0)
 
 

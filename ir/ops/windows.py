@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,9 +52,14 @@ class Windows:
         pads = [(0, 0)] * lead + list(zip(self.begin, ends, strict=True))
         return x if not any(map(any, pads)) else np.pad(x, pads, constant_values=fill)
 
+    def view(self, padded: np.ndarray, tap: Sequence[int]) -> np.ndarray:
+        """The elements at position `tap` of all windows over padded[..., spatial...]: [..., out...]."""
+        index: tuple[Any, ...] = (..., *self.at(tap))
+        return padded[index]
+
     def reduce(self, ufunc: np.ufunc, padded: np.ndarray) -> np.ndarray:
         """`ufunc` over the elements of every window of padded[..., spatial...]: [..., out...]."""
-        views = (padded[(..., *self.at(tap))] for tap in self.taps())
+        views = (self.view(padded, tap) for tap in self.taps())
         out = next(views).copy()
         for view in views:
             ufunc(out, view, out=out)
@@ -67,7 +73,7 @@ class Windows:
         stop = self.out[0] if count is None else first + count
         cols = np.empty((padded.shape[0], math.prod(self.kernel), stop - first, *self.out[1:]), padded.dtype)
         for i, tap in enumerate(self.taps()):
-            cols[:, i] = padded[(slice(None), *self.at(tap))][:, first:stop]
+            cols[:, i] = self.view(padded, tap)[:, first:stop]
         return cols
 
 
@@ -101,7 +107,9 @@ def make_windows(spatial: Sequence[DimLike], kernel: Sequence[DimLike], *, auto_
             o = window_out(size, k, s, d, b + e, ceil_mode)
             if ceil_mode:
                 o = dim_max(dim_min(o, ceildiv(size + b, s)), 0)
-        begin.append(b), end.append(e), out.append(o)
+        begin.append(b)
+        end.append(e)
+        out.append(o)
     return Windows(tuple(kernel), strides, dilations, tuple(begin), tuple(end), tuple(out))
 
 
@@ -118,5 +126,5 @@ def scatter_windows(cols: np.ndarray, w: Windows, size: Sequence[int]) -> np.nda
     """The adjoint of `columns`: sums cols[A, taps, windows...] into [A, size...]; what falls outside of `size` is dropped."""
     full = np.zeros((cols.shape[0], *(max(n, b + m) for n, b, m in zip(w.span, w.begin, size, strict=True))), cols.dtype)
     for i, tap in enumerate(w.taps()):
-        full[(slice(None), *w.at(tap))] += cols[:, i]
+        w.view(full, tap)[...] += cols[:, i]
     return full[(slice(None), *(slice(b, b + m) for b, m in zip(w.begin, size, strict=True)))]
