@@ -16,6 +16,7 @@ from .contents import (
     checked,
     choice,
     entry,
+    known_ints,
     length,
     same_dtype,
     symbols,
@@ -54,8 +55,8 @@ def _infer_pad(c: InferContext) -> TensorType:
         return x
     axes: tuple[int, ...] | None = tuple(range(len(x.shape)))
     if c.has(3):
-        given = c.ints(3)
-        axes = normalize_axes(c, given, len(x.shape)) if given is not None and all(isinstance(a, int) for a in given) else None  # type: ignore[arg-type]
+        given = known_ints(c, 3)
+        axes = None if given is None else normalize_axes(c, given, len(x.shape))
     if axes is None:
         return x.with_(shape=symbols(c, len(x.shape)))
     count = length(c, 1) if pads is None else len(pads)

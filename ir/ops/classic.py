@@ -5,7 +5,7 @@ Where the specification is silent (two classes but one score, ties, labels of bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,13 @@ def probit(x: np.ndarray) -> np.ndarray:
     return (np.sqrt(2.0) * np.sign(y) * np.sqrt(-v + np.sqrt(v * v - log / 0.147))).astype(x.dtype)
 
 
-_TRANSFORMS = {"NONE": np.asarray, "SOFTMAX": softmax, "LOGISTIC": logistic, "SOFTMAX_ZERO": softmax_zero, "PROBIT": probit}
+_TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "NONE": np.asarray,
+    "SOFTMAX": softmax,
+    "LOGISTIC": logistic,
+    "SOFTMAX_ZERO": softmax_zero,
+    "PROBIT": probit,
+}
 
 
 def transformed(scores: np.ndarray, post_transform: str) -> np.ndarray:
@@ -120,7 +126,7 @@ def _infer_linear_classifier(c: InferContext) -> list[TensorType]:
 def _linear_classifier_examples() -> list:
     x = rand(4, 3)
     w = tuple(rand(9, seed=3).tolist())
-    three = {"coefficients": w, "intercepts": (0.1, -0.2, 0.3), "results": 2}
+    three: dict[str, Any] = {"coefficients": w, "intercepts": (0.1, -0.2, 0.3), "results": 2}
     return [
         *(ex(x, classlabels_ints=(5, 6, 7), post_transform=p, **three) for p in POST[:4]),
         ex(x, classlabels_strings=("a", "b", "c"), **three),
@@ -201,7 +207,7 @@ def _infer_svm_regressor(c: InferContext) -> TensorType:
 
 def _svm_examples() -> list:
     x, sv = rand(5, 3), tuple(rand(12, seed=4).tolist())
-    a = {
+    a: dict[str, Any] = {
         "coefficients": (0.5, -1.0, 0.25, 2.0),
         "support_vectors": sv,
         "n_supports": 4,
@@ -252,7 +258,7 @@ def _infer_svm_classifier(c: InferContext) -> list[TensorType]:
 def _pair_scores(k: np.ndarray, coefficients: np.ndarray, counts: Sequence[int], rho: Sequence[float]) -> np.ndarray:
     """libsvm's decision values of class i against class j, i < j, in that order, [n, pairs]."""
     ends = np.cumsum([0, *counts])
-    columns = []
+    columns: list[np.ndarray] = []
     for i in range(len(counts)):
         for j in range(i + 1, len(counts)):
             a, b = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
@@ -302,15 +308,20 @@ def _probabilities(scores: np.ndarray, classes: int, a: Sequence[float], b: Sequ
 
 def _svc_examples() -> list:
     x, sv = rand(6, 2), tuple(rand(10, seed=5).tolist())
-    three = {
+    three: dict[str, Any] = {
         "support_vectors": sv,
         "vectors_per_class": (2, 1, 2),
         "coefficients": tuple(rand(10, seed=6).tolist()),
         "rho": (0.1, -0.2, 0.3),
     }
-    two = {"support_vectors": sv, "vectors_per_class": (2, 3), "coefficients": (1.0, 0.5, -0.7, -0.6, -0.2), "rho": (0.1,)}
-    rbf = {"kernel_type": "RBF", "kernel_params": (0.5, 0.0, 3.0), "results": 2}
-    prob = {"prob_a": (-1.5, -1.0, -2.0), "prob_b": (0.1, 0.0, -0.1)}
+    two: dict[str, Any] = {
+        "support_vectors": sv,
+        "vectors_per_class": (2, 3),
+        "coefficients": (1.0, 0.5, -0.7, -0.6, -0.2),
+        "rho": (0.1,),
+    }
+    rbf: dict[str, Any] = {"kernel_type": "RBF", "kernel_params": (0.5, 0.0, 3.0), "results": 2}
+    prob: dict[str, Any] = {"prob_a": (-1.5, -1.0, -2.0), "prob_b": (0.1, 0.0, -0.1)}
     return [
         ex(x, classlabels_ints=(3, 4, 5), **three, **rbf),
         ex(x, classlabels_strings=("a", "b", "c"), **three, **prob, **rbf),

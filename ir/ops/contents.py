@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ..op import InferContext
-from ..symbols import Dim, DimLike, prove_ne
+from ..symbols import DimLike, prove_ne
 from ..symbols import product as exact_product
 from ..types import ANY, BF16, BOOL, COMPLEX, I32, I64, NUMERIC, STR, DType, Shape, TensorType
 
@@ -138,5 +138,7 @@ def tensor(c: InferContext, shape: Iterable[DimLike] | None, dtype: DType) -> Te
     return TensorType(dtype, None if shape is None else checked(c, shape))
 
 
-def is_dim(x: object) -> bool:
-    return isinstance(x, (int, Dim))
+def known_ints(c: InferContext, i: int) -> list[int] | None:
+    """The contents of the integer operand i where every entry is a number; None where any is not, or the operand is absent."""
+    found = c.ints(i)
+    return None if found is None or not all(isinstance(x, int) for x in found) else found  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from .contents import (
     contents,
     entry,
     follow,
+    known_ints,
     length,
     product,
     same_dtype,
@@ -112,7 +113,7 @@ def _infer_tile(c: InferContext) -> TensorType:
 
 
 def _tile_dims(c: InferContext, data: np.ndarray) -> np.ndarray | None:
-    return _filled(_infer_tile(c), lambda shape: np.tile(data, c.ints(1)))
+    return _filled(_infer_tile(c), lambda shape: np.tile(data, known_ints(c, 1) or ()))
 
 
 @op(

@@ -32,7 +32,7 @@ def _targets(n_targets: int | None, ids: Sequence[int] | None) -> int:
     return max(ids or (0,)) + 1 if n_targets is None else n_targets
 
 
-STUMP = {
+STUMP: dict[str, Any] = {
     "nodes_treeids": (0, 0, 0, 1, 1, 1),
     "nodes_nodeids": (0, 1, 2, 0, 1, 2),
     "nodes_featureids": (0, 0, 0, 1, 0, 0),
@@ -45,7 +45,7 @@ STUMP = {
 
 def _ensemble_examples() -> list:
     x = np.array([[1.2, 3.4, -0.12], [1.66, 4.14, 1.77], [np.nan, 0.3, 1.2], [0.1, 1.2, 5.0]], np.float32)
-    base = {
+    base: dict[str, Any] = {
         "n_targets": 2,
         "tree_roots": (0, 2),
         "nodes_featureids": (0, 2, 1),
@@ -58,7 +58,7 @@ def _ensemble_examples() -> list:
         "leaf_targetids": (0, 1, 0, 1),
         "leaf_weights": np.array([5.23, 12.12, -12.23, 7.21], np.float32),
     }
-    member = base | {
+    member: dict[str, Any] = base | {
         "nodes_modes": np.array([6, 1, 6], np.uint8),
         "membership_values": np.array([1.2, 0.1, np.nan, 4.14, np.nan], np.float32),
     }
@@ -120,7 +120,7 @@ def _wide(x: np.ndarray, a: dict[str, Any]) -> np.dtype:
 
 def _tree_regressor_examples() -> list:
     x = rand(5, 2)
-    a = STUMP | {
+    a: dict[str, Any] = STUMP | {
         "n_targets": 2,
         "target_treeids": (0, 0, 0, 1, 1),
         "target_nodeids": (1, 2, 2, 1, 2),
@@ -188,13 +188,13 @@ def _infer_tree_classifier(c: InferContext) -> list[TensorType]:
 
 def _tree_classifier_examples() -> list:
     x = rand(6, 2)
-    three = STUMP | {
+    three: dict[str, Any] = STUMP | {
         "class_treeids": (0, 0, 0, 1, 1),
         "class_nodeids": (1, 2, 2, 1, 2),
         "class_ids": (0, 1, 2, 1, 0),
         "class_weights": (1.0, 2.0, 0.25, -3.0, 0.5),
     }
-    one = STUMP | {"class_treeids": (0, 0, 1, 1), "class_nodeids": (1, 2, 1, 2), "class_ids": (0, 0, 0, 0)}
+    one: dict[str, Any] = STUMP | {"class_treeids": (0, 0, 1, 1), "class_nodeids": (1, 2, 1, 2), "class_ids": (0, 0, 0, 0)}
     mixed, positive = one | {"class_weights": (0.3, -0.8, 0.4, -0.2)}, one | {"class_weights": (0.1, 0.4, 0.3, 0.2)}
     return [
         *(ex(x, classlabels_int64s=(3, 4, 5), post_transform=p, results=2, **three) for p in POST[:4]),

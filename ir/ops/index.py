@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..op import InferContext, Onnx, ex, op
@@ -183,7 +181,7 @@ def _write(out: np.ndarray, index: tuple, updates: np.ndarray, reduction: str) -
     if reduction == "none":
         out[index] = updates
         return
-    fn: Callable = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
+    fn: np.ufunc = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
     fn.at(out, index, updates)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..op import InferContext, Onnx, OnnxCall, ex, op
+from ..symbols import DimLike
 from ..types import F32, F64, I16, I32, I64, STR, DType, MapType, SequenceType, TensorType, Type, dtype_of
 from .contents import checked, choice, want_rank
 from .examples import rand
@@ -82,7 +83,8 @@ def binarizer(X, *, threshold=0.0):
 
 
 def _infer_feature_vectorizer(c: InferContext) -> TensorType:
-    rows, width = None, 0
+    rows: DimLike | None = None
+    width: DimLike = 0
     sizes = c.attr("inputdimensions") or [None] * len(c.types)
     if not c.types or len(sizes) != len(c.types):
         raise c.error(f"{len(sizes)} inputdimensions for {len(c.types)} operands, expected as many, and at least one")

@@ -17,6 +17,7 @@ from .contents import (
     checked,
     contents,
     follow,
+    known_ints,
     length,
     same_dtype,
     same_rank,
@@ -222,9 +223,8 @@ def _infer_slice(c: InferContext) -> TensorType:
 
 def _slice_axes(c: InferContext, rank: int) -> tuple[int, ...] | None:
     if c.has(3):
-        axes = c.ints(3)
-        known = axes is not None and all(isinstance(a, int) for a in axes)
-        return normalize_axes(c, axes, rank) if known else None  # type: ignore[arg-type]
+        axes = known_ints(c, 3)
+        return None if axes is None else normalize_axes(c, axes, rank)
     starts = c.ints(1)
     count = length(c, 1) if starts is None else len(starts)
     if isinstance(count, int) and count > rank:
@@ -265,9 +265,8 @@ def _slices(rank: int, starts, ends, axes, steps) -> tuple[slice, ...]:
 
 
 def _slice_dims(c: InferContext, data: np.ndarray) -> np.ndarray | None:
-    columns = [c.ints(i) if c.has(i) else None for i in (1, 2, 3, 4)]
-    present = [v for i, v in zip((1, 2, 3, 4), columns) if c.has(i)]
-    if any(v is None or not all(isinstance(x, int) for x in v) for v in present):
+    columns = [known_ints(c, i) for i in (1, 2, 3, 4)]
+    if any(column is None and c.has(i) for i, column in enumerate(columns, 1)):
         return None
     return data[_slices(data.ndim, *columns)]
 

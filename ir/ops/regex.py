@@ -119,7 +119,8 @@ class Regex:
             _, added, removed, items = arg
             return self._sequence(items, then, (flags | added) & ~removed)
         if code in (k.MAX_REPEAT, k.MIN_REPEAT):
-            return self._repeat(*arg, then, flags)
+            least, most, items = arg
+            return self._repeat(least, most, items, then, flags)
         if code is k.AT:
             return self._state(then, check=_position(arg, flags))
         if code in _PYTHON_ONLY:
@@ -191,7 +192,7 @@ def _position(code: Any, flags: int) -> Callable[[str, int], bool]:
 def _test(code: Any, arg: Any, flags: int) -> Test:
     """The test of one character."""
     if code is k.ANY:
-        return (lambda ch: True) if flags & re.DOTALL else (lambda ch: ch != "\n")
+        return "\n".__ne__ if not flags & re.DOTALL else lambda ch: True
     if code is k.LITERAL:
         return _folding(chr(arg).__eq__, flags)
     if code is k.NOT_LITERAL:
@@ -208,18 +209,26 @@ def _folding(test: Test, flags: int) -> Test:
     return lambda ch: test(ch) or test(ch.lower()) or test(ch.upper())
 
 
+def _between(lo: int, hi: int) -> Test:
+    return lambda ch: lo <= ord(ch) <= hi
+
+
+def _member(members: frozenset[str], wanted: bool) -> Test:
+    return lambda ch: (ch in members) == wanted
+
+
 def _class(items: Any, flags: int) -> Test:
     """[...]: characters, ranges and classes, perhaps all but those."""
-    negated, tests = False, []
+    negated = False
+    tests: list[Test] = []
     for code, arg in items:
         if code is k.NEGATE:
             negated = True
         elif code is k.LITERAL:
             tests.append(chr(arg).__eq__)
         elif code is k.RANGE:
-            tests.append(lambda ch, ends=arg: ends[0] <= ord(ch) <= ends[1])
+            tests.append(_between(*arg))
         else:
-            members, wanted = _CLASSES[arg]
-            tests.append(lambda ch, m=members, w=wanted: (ch in m) == w)
+            tests.append(_member(*_CLASSES[arg]))
     found = _folding(lambda ch: any(t(ch) for t in tests), flags)
     return (lambda ch: not found(ch)) if negated else found

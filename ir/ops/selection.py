@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..op import InferContext, Onnx, OnnxCall, attr_to_input, ex, op
-from ..symbols import INF, DimLike, prove_ne
+from ..symbols import INF, DimLike, dim_max, dim_min, prove_ne
 from ..types import BOOL, F32, I64, NUMERIC, TensorType
 from .contents import COMMON, checked, entry, length, product, want_rank
 from .examples import rand
@@ -203,8 +203,8 @@ def _infer_nms(c: InferContext) -> TensorType:
     hi: DimLike = INF
     if scores is not None and all(isinstance(d, int) for d in scores):
         batch, classes, n = scores
-        hi = batch * classes * (min(n, max(most, 0)) if isinstance(most, int) else n)
-    return TensorType(I64, (c.symbol(0, hi) if hi else 0, 3))  # type: ignore[arg-type]
+        hi = batch * classes * (dim_min(n, dim_max(most, 0)) if most is not None else n)
+    return TensorType(I64, (c.symbol(0, hi if isinstance(hi, int) else INF) if hi != 0 else 0, 3))
 
 
 def _corners(boxes: np.ndarray, center: int) -> np.ndarray:

@@ -116,7 +116,7 @@ def sequence_erase(input_sequence, position=None):
 @op(
     "sequence_at",
     onnx="SequenceAt",
-    infer=lambda c: refreshed(c, _elem(c)),
+    infer=lambda c: [refreshed(c, _elem(c))],
     dtypes={"position": INDEX},
     traits=("host",),
     examples=lambda: [
@@ -270,11 +270,16 @@ def optional(input=None, *, type=None):
     return input
 
 
+def _infer_get_element(c: InferContext) -> list[Type | None]:
+    t = c.types[0]
+    return [refreshed(c, t.elem) if isinstance(t, OptionalType) else t]
+
+
 @op(
     "optional_get_element",
     onnx=Onnx("OptionalGetElement", since=15),
     traits=("host",),
-    infer=lambda c: refreshed(c, c.types[0].elem) if isinstance(c.types[0], OptionalType) else c.types[0],
+    infer=_infer_get_element,
 )
 def optional_get_element(input):
     """The value in an optional; a tensor or a sequence stands for itself. Raises ValueError for an absent one."""

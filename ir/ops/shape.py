@@ -14,6 +14,7 @@ from .contents import (
     MOVABLE,
     checked,
     follow,
+    known_ints,
     length,
     product,
     symbols,
@@ -68,7 +69,8 @@ def shape(data, *, start=0, end=None):
 
 
 def _size_dims(c: InferContext) -> np.ndarray | None:
-    return None if c.shape(0) is None else np.array(product(c, c.shape(0)), object)
+    shape = c.shape(0)
+    return None if shape is None else np.array(product(c, shape), object)
 
 
 @op(
@@ -166,10 +168,8 @@ def _settle_sizes(c: InferContext, x: TensorType, target: list[DimLike], loose: 
 
 
 def _reshape_view(c: InferContext, data: np.ndarray) -> np.ndarray | None:
-    target = c.ints(1)
-    if target is None or any(not isinstance(t, int) for t in target):
-        return None
-    return data.reshape(_concrete_shape(data.shape, target, c.attr("allowzero")))
+    target = known_ints(c, 1)
+    return None if target is None else data.reshape(tuple(_concrete_shape(data.shape, target, c.attr("allowzero"))))
 
 
 def _concrete_shape(shape: tuple[int, ...], target: list[int], allowzero: int) -> list[int]:
@@ -241,14 +241,14 @@ def flatten(input, *, axis=1):
 
 
 def _infer_squeeze(c: InferContext) -> TensorType:
-    x, axes = c.t(0), c.ints(1)
+    x, axes = c.t(0), known_ints(c, 1)
     if x.shape is None:
         return x
     if not c.has(1):
         # Whether an axis of unknown size goes is known only at run time, and with it the rank.
         sure = all(isinstance(d, int) or prove_ne(d, 1) for d in x.shape)
         return x.with_(shape=tuple(d for d in x.shape if d != 1) if sure else None)
-    if axes is None or None in axes or any(isinstance(a, Dim) for a in axes):
+    if axes is None:
         count = length(c, 1)
         return x.with_(shape=symbols(c, len(x.shape) - count) if isinstance(count, int) else None)
     gone = normalize_axes(c, axes, len(x.shape)) if x.shape or axes else ()
@@ -261,8 +261,8 @@ def _infer_squeeze(c: InferContext) -> TensorType:
 def _squeeze_view(c: InferContext, data: np.ndarray) -> np.ndarray | None:
     if not c.has(1):
         return data.squeeze()
-    axes = c.ints(1)
-    return None if axes is None or not all(isinstance(a, int) for a in axes) else data.squeeze(tuple(axes))
+    axes = known_ints(c, 1)
+    return None if axes is None else data.squeeze(tuple(axes))
 
 
 @op(
@@ -288,11 +288,11 @@ def squeeze(data, axes=None):
 
 
 def _infer_unsqueeze(c: InferContext) -> TensorType:
-    x, axes = c.t(0), c.ints(1)
+    x, axes = c.t(0), known_ints(c, 1)
     count = length(c, 1)
     if x.shape is None or not isinstance(count, int):
         return x.with_(shape=None)
-    if axes is None or not all(isinstance(a, int) for a in axes):
+    if axes is None:
         return x.with_(shape=symbols(c, len(x.shape) + count))
     new = normalize_axes(c, axes, len(x.shape) + len(axes))
     rest = iter(x.shape)
@@ -300,8 +300,8 @@ def _infer_unsqueeze(c: InferContext) -> TensorType:
 
 
 def _unsqueeze_view(c: InferContext, data: np.ndarray) -> np.ndarray | None:
-    axes = c.ints(1)
-    return None if axes is None or not all(isinstance(a, int) for a in axes) else np.expand_dims(data, tuple(axes))
+    axes = known_ints(c, 1)
+    return None if axes is None else np.expand_dims(data, tuple(axes))
 
 
 @op(

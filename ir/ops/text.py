@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -234,7 +235,7 @@ class _Grams:
 
 def _tfidf_examples() -> list:
     x = np.array([[1, 1, 3, 3, 3, 7], [8, 6, 7, 5, 6, 8]], np.int32)
-    ints = {
+    ints: dict[str, Any] = {
         "ngram_counts": (0, 4),
         "ngram_indexes": (0, 1, 2, 3, 4, 5, 6),
         "pool_int64s": (2, 3, 5, 4, 5, 6, 7, 8, 6, 7),

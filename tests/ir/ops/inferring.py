@@ -38,8 +38,9 @@ def context(name: str, *operands: Any, results: int = 1, regions: Any = (), **at
 
 
 def infer(name: str, *operands: Any, **kw: Any) -> Any:
-    """The inferred type, or the list of types."""
-    return OPS[name].infer(context(name, *operands, **kw))
+    """The inferred type of an operator with one result, else the list of types."""
+    out = OPS[name].infer(context(name, *operands, **kw))
+    return out[0] if isinstance(out, list) and OPS[name].results == 1 else out
 
 
 def shape(name: str, *operands: Any, **kw: Any) -> Any:
