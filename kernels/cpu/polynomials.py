@@ -57,7 +57,8 @@ def expm1(x: Val) -> Val:
     p = poly(r, _EXP).fma(r * r, r)
     scale = _power_of_two(n - 1)
     out = p.fma(scale, scale - 0.5) * 2.0
-    return n.cmp("==", 0).pick(p, out)
+    out = n.cmp("==", 0).pick(p, out)
+    return x.cmp("==", 0.0).pick(x, out)  # keeps -0
 
 
 def log(x: Val) -> Val:
