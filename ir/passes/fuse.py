@@ -34,8 +34,8 @@ class Fuse:
         assert ctx.target is not None, "the pass fuse needs a target"
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             if self.epilogues:
-                for node in graph:
-                    if node.op.name in ANCHORS and ctx.target.refuses(node) is None:
+                for node in graph.nodes:
+                    if node.graph is graph and node.op.name in ANCHORS and ctx.target.refuses(node) is None:
                         _fuse_epilogue(node, ctx.target, ctx.log)
             if self.loops:
                 _fuse_loops(graph, ctx.target, ctx.log)

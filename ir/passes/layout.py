@@ -39,32 +39,35 @@ class _Assigner:
     def run(self) -> None:
         for node in self.graph.nodes:
             wanted = self.target.layout_of(node)
-            if wanted is not None and self.target.refuses(node) is None:
-                self._prefer(node, wanted)
-            elif node.op.is_elementwise or node.op.has("any_layout"):
-                self._follow(node)
-            else:
+            if wanted is None and node.op.is_elementwise:
+                wanted = self._layout_of_operands(node)
+            if wanted is None or not self._run_in(node, wanted):
                 self._row_major(node)
         self.graph.set_outputs([self._as(v, None, None) for v in self.graph.outputs])
 
-    def _prefer(self, node: Node, layout: Layout) -> None:
-        self._set(node, 0, layout)
-        for i in range(1, len(node.operands)):
-            self._set(node, i, None)
+    def _run_in(self, node: Node, layout: Layout) -> bool:
+        """Gives the node's data operands and results the layout; takes it back where the target has no kernel for that."""
+        rank = len(layout.perm)
+        data = range(len(node.operands)) if node.op.is_elementwise else range(1)
+        for i, v in enumerate(node.operands):
+            full = v is not None and isinstance(v.type, TensorType) and v.type.rank == rank
+            self._set(node, i, layout if i in data and full else None)
         self._result(node, layout)
-        self.log.record("layout", node, "applied", f"{node.op.name} runs in {layout}")
+        reason = self.target.refuses(node)
+        if reason is None:
+            if not node.op.is_elementwise:
+                self.log.record("layout", node, "applied", f"{node.op.name} runs in {layout}")
+            return True
+        self.log.record("layout", node, "refused", f"{node.op.name} in {layout}: {reason}")
+        self._result(node, None)
+        return False
 
-    def _follow(self, node: Node) -> None:
-        """An elementwise node runs in the layout of its full-rank operands; the others are converted to it."""
+    def _layout_of_operands(self, node: Node) -> Layout | None:
+        """The layout of an elementwise node's full-rank operands, where they have one."""
         rank = node.result.tensor.rank if isinstance(node.result.type, TensorType) else None
-        full = [i for i, v in enumerate(node.operands) if v is not None and isinstance(v.type, TensorType) and v.type.rank == rank]
-        layouts = {node.operands[i].tensor.layout for i in full if not node.operands[i].is_const} - {None}  # type: ignore[union-attr]
-        if rank is None or not layouts:
-            return self._row_major(node)
-        layout = sorted(layouts, key=str)[0]
-        for i in full:
-            self._set(node, i, layout)
-        self._result(node, layout)
+        found = {v.type.layout for v in node.operands if v is not None and not v.is_const and isinstance(v.type, TensorType)
+                 and v.type.rank == rank and v.type.layout is not None}  # fmt: skip
+        return min(found, key=str) if found else None
 
     def _row_major(self, node: Node) -> None:
         for i in range(len(node.operands)):
@@ -84,9 +87,9 @@ class _Assigner:
             if g in inside:
                 g.set_outputs(plain if o is v else o for o in g.outputs)
 
-    def _result(self, node: Node, layout: Layout) -> None:
+    def _result(self, node: Node, layout: Layout | None) -> None:
         for r in node.results:
-            if isinstance(r.type, TensorType) and r.type.rank == len(layout.perm):
+            if isinstance(r.type, TensorType) and (layout is None or r.type.rank == len(layout.perm)):
                 r.type = r.type.with_(layout=layout)
 
     def _set(self, node: Node, i: int, layout: Layout | None) -> None:
