@@ -101,7 +101,7 @@ def tree_ensemble(
     """What the leaves of all trees say of each target, put together by average, sum, minimum or maximum. NaN goes to the false
     branch unless the node says otherwise."""
     wide = np.dtype(np.float64 if X.dtype == np.float64 else np.float32)
-    forest = trees.from_ensemble(locals(), wide)
+    forest = trees.remembered(trees.from_ensemble, dict(locals()), wide)
     scores, _ = forest.scores(trees.rows(X, wide), _targets(n_targets, leaf_targetids), trees.AGGREGATES[aggregate_function])
     return transformed(scores, POST[post_transform]).astype(X.dtype)
 
@@ -171,7 +171,7 @@ def tree_ensemble_regressor(
     """`tree_ensemble` in the older spelling of its tables, with base values."""
     a = dict(locals())
     wide = _wide(X, a)
-    scores, _ = trees.from_tables(a, "target", wide).scores(
+    scores, _ = trees.remembered(trees.from_tables, a, "target", wide).scores(
         trees.rows(X, wide), _targets(n_targets, target_ids), aggregate_function
     )
     scores = trees.with_base(scores, base_values if base_values_as_tensor is None else base_values_as_tensor)
@@ -253,7 +253,7 @@ def tree_ensemble_classifier(
     """
     a = dict(locals())
     wide, labels = _wide(X, a), labels_of(classlabels_strings, classlabels_int64s)
-    forest = trees.from_tables(a, "class", wide)
+    forest = trees.remembered(trees.from_tables, a, "class", wide)
     scores, said = forest.scores(trees.rows(X, wide), len(labels), "SUM")
     base = np.asarray(() if base_values is None else base_values) if base_values_as_tensor is None else base_values_as_tensor
     voted, positive = set(class_ids or ()), bool(np.all(forest.weight >= 0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,6 +273,25 @@ def _add_members(forest: Forest, nodes: np.ndarray, values: np.ndarray | None, w
     flat, which = flat[~ends], which[~ends]
     forest.values = np.unique(flat)
     forest.members = np.unique(nodes[which] * len(forest.values) + np.searchsorted(forest.values, flat))
+
+
+REMEMBERED = 16
+_recent: OrderedDict[tuple, tuple[list[Any], Forest]] = OrderedDict()
+
+
+def remembered(build: Callable[..., Forest], a: dict[str, Any], *rest: Any) -> Forest:
+    """`build(a, *rest)`, kept for the next run on the same tables: big ones take far longer to check than to walk.
+
+    Tables are known by identity; they are held as long as their forest is, so that no other can take their place.
+    """
+    tables = [a[k] for k in sorted(a) if k != "X"]
+    key = (build, *map(str, rest), *map(id, tables))
+    found = _recent.get(key)
+    if found is None:
+        found = _recent[key] = (tables, build(a, *rest))
+        while len(_recent) > REMEMBERED:
+            _recent.popitem(last=False)
+    return found[1]
 
 
 def rows(x: np.ndarray, wide: np.dtype) -> np.ndarray:
