@@ -1,4 +1,4 @@
-"""The largest elements of rows: top_k and hardmax. NaN counts as greater than every number; of equal elements the first wins."""
+"""The largest elements of rows: topk and hardmax. NaN counts as greater than every number; of equal elements the first wins."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def greater(a: str, b: str, is_float: bool) -> str:
     return f"{a} > {b} or ({a} != {a} and {b} == {b})" if is_float else f"{a} > {b}"
 
 
-@serves("top_k")
-def top_k(node: Node) -> KernelSource | Refusal:
+@serves("topk")
+def topk(node: Node) -> KernelSource | Refusal:
     x = node.operands[0].tensor
     if x.dtype not in NUMERIC:
         return Refusal("the elements are no numbers", {"X": x})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import graphmill.ir.ops  # noqa: F401  (registers the operators)
 import numpy as np
 from graphmill.ir.layout import Layout
 from graphmill.ir.op import OPS

@@ -16,7 +16,16 @@ from graphmill.kernels.spec import Refusal
 from .cases import check_case
 from .harness import check_native, make_node, run_kernel
 
-OPS = "gather gather_elements gather_nd scatter_elements scatter_nd tensor_scatter one_hot array_feature_extractor".split()
+OPS = [
+    "gather",
+    "gather_elements",
+    "gather_nd",
+    "scatter_elements",
+    "scatter_nd",
+    "tensor_scatter",
+    "one_hot",
+    "array_feature_extractor",
+]
 
 
 def numbered(shape: tuple[int, ...], dtype: object = np.float32) -> np.ndarray:

@@ -47,8 +47,8 @@ def test_any_axes(mode, rank):
 def test_channels_last(mode):
     layout = channels_last(4)
     for sizes in ((2, 3, 9, 4), (2, 5, 6, 7)):
-        check_case("resize", [rand(2, 3, 4, 6), None, None, np.array(sizes)], {"mode": mode}, layouts=[layout], result_layout=layout,
-                   rtol=2e-5, atol=2e-6)  # fmt: skip
+        operands = [rand(2, 3, 4, 6), None, None, np.array(sizes)]
+        check_case("resize", operands, {"mode": mode}, layouts=[layout], result_layout=layout, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.float64, np.float16])

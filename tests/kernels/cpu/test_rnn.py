@@ -18,8 +18,9 @@ CLOSE = {"rtol": 2e-5, "atol": 5e-6}
 def layer(name: str, steps: int, batch: int, inputs: int, hidden: int, directions: int = 1, dtype: object = np.float32) -> list:
     """x, w, r, b with weights small enough to keep the recurrence from amplifying rounding errors."""
     n = GATES[name] * hidden
-    w = [rand(directions, n, inputs, dtype=dtype, lo=-1, hi=1), rand(directions, n, hidden, dtype=dtype, lo=-1, hi=1)]
-    return [rand(steps, batch, inputs, dtype=dtype), w[0], w[1] / w[1].dtype.type(hidden**0.5), rand(directions, 2 * n, dtype=dtype)]
+    x, b = rand(steps, batch, inputs, dtype=dtype), rand(directions, 2 * n, dtype=dtype)
+    w, r = (rand(directions, n, k, dtype=dtype, lo=-1, hi=1) for k in (inputs, hidden))
+    return [x, w, r / r.dtype.type(hidden**0.5), b]
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -28,7 +29,10 @@ def test_examples(name):
     assert share.served and all("activations" in r or "f32 nor f64" in r for r in share.refused), share
 
 
-@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), [(3, 1, 1, 1), (5, 3, 7, 33), (2, 20, 4, 64), (300, 9, 3, 40), (0, 2, 3, 4)])
+SIZES = [(3, 1, 1, 1), (5, 3, 7, 33), (2, 20, 4, 64), (300, 9, 3, 40), (0, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), SIZES)
 @pytest.mark.parametrize("name", GATES)
 def test_sizes(name, steps, batch, inputs, hidden):
     operands = layer(name, steps, batch, inputs, hidden)

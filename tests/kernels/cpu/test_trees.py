@@ -21,7 +21,8 @@ def forest(prefix: str, trees: int, depth: int, features: int, targets: int, mod
     is_inner = ids < inner
     leaves = np.flatnonzero(~is_inner)
     a = {
-        "nodes_treeids": np.repeat(np.arange(trees), n), "nodes_nodeids": ids, "nodes_featureids": r.integers(0, features, len(ids)),
+        "nodes_treeids": np.repeat(np.arange(trees), n), "nodes_nodeids": ids,
+        "nodes_featureids": r.integers(0, features, len(ids)),
         "nodes_values": r.integers(-3, 3, len(ids)) / 2, "nodes_truenodeids": np.where(is_inner, 2 * ids + 1, 0),
         "nodes_falsenodeids": np.where(is_inner, 2 * ids + 2, 0), "nodes_missing_value_tracks_true": r.integers(0, 2, len(ids)),
         f"{prefix}_treeids": leaves // n, f"{prefix}_nodeids": leaves % n, f"{prefix}_ids": r.integers(0, targets, len(leaves)),
