@@ -23,7 +23,7 @@ from .printer import Printer, literal, supported
 from .target import serves
 
 REDUCTIONS = tuple(name for name, d in vars(_ops).items() if getattr(d, "reduction", None) is not None)
-BLOCK, ROWS = 4096, 512  # elements of a segment, rows of a block, that one accumulator takes before it is added to the total
+BLOCK, ROWS = 4096, 128  # elements of a segment, rows of a block, that one accumulator takes before it is added to the total
 TILE = 1 << 14
 _FOLD = {"add": "hsum", "mul": "hprod", "max": "hmax", "min": "hmin"}
 _COMBINE = {"add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from graphmill.ir.scalar_numpy import evaluate
 from graphmill.ir.scalar import arg, binary
+from graphmill.ir.scalar_numpy import evaluate
 from graphmill.ir.types import DTYPES, dtype_of
 from graphmill.kernels.cpu import objects, vector
 from graphmill.kernels.spec import Call, KernelSource, Launch
@@ -23,7 +23,8 @@ def apply(expression: str, result: str, *arrays: np.ndarray) -> np.ndarray:
         f"        {n} = ld_{dtype_of(x)}(param(p, {i}), i)" for i, (n, x) in enumerate(zip(names, arrays, strict=True))
     )
     k = len(arrays)
-    text = f"def kernel(p, tile, ntiles):\n    for i in range(param(p, {k + 2})):\n{loads}\n        st_{result}(param(p, {k}), i, {expression})\n"
+    store = f"        st_{result}(param(p, {k}), i, {expression})"
+    text = f"def kernel(p, tile, ntiles):\n    for i in range(param(p, {k + 2})):\n{loads}\n{store}\n"
     out = aligned_empty(arrays[0].shape, DTYPES[result].np)
     source = KernelSource(text, lambda call: Launch((arrays[0].size,)))
     launch_kernel(source, Call([x.shape for x in arrays], [out.shape]), [aligned(x) for x in arrays], [out])
@@ -94,7 +95,8 @@ def test_f64_is_rounded_to_f16_once():
 @pytest.mark.parametrize("source", ["f32", "f64"])
 @pytest.mark.parametrize("to", ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"])
 def test_floats_become_integers_modulo_their_width(source, to):
-    x = np.array([0, 0.9, -0.9, 1.5, -1.5, 127, 128, 255, 256, -129, 65536.5, 2**31, -(2.0**31), 3e9, -3e9, 2.0**32 + 512, 1e15, -1e15],
+    x = np.array([0, 0.9, -0.9, 1.5, -1.5, 127, 128, 255, 256, -129, 65536.5, 2**31, -(2.0**31), 3e9, -3e9, 2.0**32 + 512,
+                  1e15, -1e15],
                  DTYPES[source].np)  # fmt: skip
     want = x.astype(np.int64).astype(DTYPES[to].np)
     np.testing.assert_array_equal(apply(f"to_{to}(a)", to, x), want)
@@ -175,9 +177,9 @@ def _erf64(x: np.ndarray) -> np.ndarray:
 
 
 # Functions, the range swept evenly, and how many units in the last place the result may be off.
-FUNCTIONS = [("exp", np.exp, -105, 90, 2), ("log", np.log, 0, 10, 2), ("log1p", np.log1p, -1, 10, 3), ("expm1", np.expm1, -20, 90, 3),
-             ("tanh", np.tanh, -11, 11, 4), ("erf", _erf64, -5, 5, 4), ("sqrt", np.sqrt, 0, 10, 1), ("sin", np.sin, -100, 100, 2),
-             ("cos", np.cos, -100, 100, 2)]  # fmt: skip
+FUNCTIONS = [("exp", np.exp, -105, 90, 2), ("log", np.log, 0, 10, 2), ("log1p", np.log1p, -1, 10, 3),
+             ("expm1", np.expm1, -20, 90, 3), ("tanh", np.tanh, -11, 11, 4), ("erf", _erf64, -5, 5, 4), ("sqrt", np.sqrt, 0, 10, 1),
+             ("sin", np.sin, -100, 100, 2), ("cos", np.cos, -100, 100, 2)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "exact", "lo", "hi", "ulps"), FUNCTIONS, ids=[f[0] for f in FUNCTIONS])
