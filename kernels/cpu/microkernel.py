@@ -280,7 +280,8 @@ def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], pla
 
     mr, nv = len(acc), len(acc[0])
     with e.b.goto_entry_block():
-        tile = e.b.alloca(e.ir.ArrayType(e.type.llvm, mr * nv))
+        slot = e.b.alloca(e.ir.ArrayType(e.type.llvm, mr * nv))
+    tile = e.pointer(e.b.ptrtoint(slot, e.i64))
     bytes_ = e.lanes * e.item
     for n, value in enumerate(v for vectors in acc for v in vectors):
         e.b.store(value, e.at(tile, n * bytes_), align=e.item)
