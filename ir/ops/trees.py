@@ -103,23 +103,22 @@ class Forest:
         out, said = np.zeros((len(x), targets), self.weight.dtype), np.zeros((len(x), targets), bool)
         step = max(CHUNK // max(len(self.roots), 1), 1)
         for i in range(0, len(x), step):
-            for leaf in self.leaves(x[i : i + step]).T:
-                self._vote(out[i : i + step], said[i : i + step], leaf, aggregate)
+            self._vote(out[i : i + step], said[i : i + step], self.leaves(x[i : i + step]), aggregate)
         return (out / len(self.roots)).astype(out.dtype) if aggregate == "AVERAGE" else out, said
 
-    def _vote(self, out: np.ndarray, said: np.ndarray, leaf: np.ndarray, aggregate: str) -> None:
-        first, count = self.votes[leaf], self.votes[leaf + 1] - self.votes[leaf]
-        for k in range(int(count.max(initial=0))):
-            rows = np.nonzero(count > k)[0]
-            vote = first[rows] + k
-            target, weight = self.target[vote], self.weight[vote]
-            old = out[rows, target]
-            if aggregate in ("MIN", "MAX"):
-                best = (np.minimum if aggregate == "MIN" else np.maximum)(old, weight)
-                out[rows, target] = np.where(said[rows, target], best, weight)
-            else:
-                out[rows, target] = old + weight
-            said[rows, target] = True
+    def _vote(self, out: np.ndarray, said: np.ndarray, leaves: np.ndarray, aggregate: str) -> None:
+        """Puts the votes of `leaves` [n, trees] into `out` and `said` [n, targets], one by one in the order of the trees."""
+        leaf = leaves.ravel()
+        count = self.votes[leaf + 1] - self.votes[leaf]
+        row = np.repeat(np.repeat(np.arange(len(leaves)), leaves.shape[1]), count)
+        vote = np.arange(len(row)) + np.repeat(self.votes[leaf] - (np.cumsum(count) - count), count)
+        at, weight = (row, self.target[vote]), self.weight[vote]
+        said[at] = True
+        if aggregate in ("MIN", "MAX"):
+            out[...] = np.where(said, np.inf if aggregate == "MIN" else -np.inf, 0)
+            (np.minimum if aggregate == "MIN" else np.maximum).at(out, at, weight)
+        else:
+            np.add.at(out, at, weight)
 
 
 def _column(name: str, values: Any, count: int, dtype: object) -> np.ndarray:
