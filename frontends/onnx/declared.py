@@ -13,12 +13,13 @@ from ...ir.types import ONNX_DTYPES, MapType, OptionalType, SequenceType, Tensor
 from .problems import shown, text
 from .tensors import checked_dims, element_type
 
+_NAMELESS = frozenset({"", "?", "-1", "None"})  # what exporters write for a dim of which they know nothing; each stands for itself
 _DEEPEST = 16  # sequences of optionals of sequences of ...
 
 
 class Symbols:
     """The dims of the main graph's inputs. A dim_param is a symbol of that name with the range [0, inf), or the size that
-    `fixed` gives it; a dim that says nothing (or a negative size, as some exporters write) is named `<input>.<axis>`."""
+    `fixed` gives it; a dim that says nothing (or "?", or a negative size, as some exporters write) is named `<input>.<axis>`."""
 
     def __init__(self, module: Module, inputs: Iterable[onnx.ValueInfoProto], fixed: Mapping[str, int] | None):
         self._module, self._fixed, self._used = module, dict(fixed or {}), set[str]()
@@ -30,7 +31,7 @@ class Symbols:
         for v in inputs:
             for d in v.type.tensor_type.shape.dim:
                 name = text(d.dim_param)
-                if name and name not in self._named:
+                if name not in _NAMELESS and name not in self._named:
                     self._named[name] = self._symbol(name)
 
     def _symbol(self, name: str) -> DimLike:
@@ -41,7 +42,7 @@ class Symbols:
 
     def dim(self, d: onnx.TensorShapeProto.Dimension, owner: str) -> DimLike:
         """The dim of axis `owner` ("<input>.<axis>") of a graph input."""
-        if d.HasField("dim_param") and d.dim_param:
+        if d.HasField("dim_param") and text(d.dim_param) not in _NAMELESS:
             return self._named[text(d.dim_param)]
         if d.HasField("dim_value") and d.dim_value >= 0:
             return d.dim_value

@@ -444,7 +444,7 @@ def _infer_zip_map(c: InferContext) -> Type:
 
 @op("zip_map", onnx=Onnx("ZipMap", ML), infer=_infer_zip_map, dtypes={"X": {F32}}, traits=("host",))
 def zip_map(X, *, classlabels_int64s=None, classlabels_strings=None):
-    """One map from label to value for each row."""
+    """One map from label to value, a Python number, for each row."""
     labels = list(classlabels_strings or classlabels_int64s)
-    rows: list[Mapping[Any, np.float32]] = [dict(zip(labels, row, strict=True)) for row in (X if X.ndim == 2 else X[None])]
+    rows: list[Mapping[Any, float]] = [dict(zip(labels, row, strict=True)) for row in (X if X.ndim == 2 else X[None]).tolist()]
     return rows
