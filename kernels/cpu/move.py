@@ -138,25 +138,29 @@ def slice_(node: Node) -> KernelSource | Refusal:
 # ---- padding and cropping
 
 
-def padded_index(mode: str, n: int, begin: int, end: int) -> list[int]:
-    """For each position of a padded axis the position that it copies, -1 where it takes the fill value."""
-    i = np.arange(-begin, n + end)
-    if mode == "constant":
-        return np.where((i < 0) | (i >= n), -1, i).tolist()
-    first, n = max(-begin, 0), n + min(begin, 0) + min(end, 0)  # cropped before it is padded
-    i -= first
+Runs = list[tuple[int, int, int, int]]  # see boxes.runs
+
+
+def padded_runs(mode: str, n: int, begin: int, end: int) -> Runs:
+    """For a padded axis the runs of positions that it copies; -1 where it takes the fill value. Negative pads crop first."""
+    first, kept = max(-begin, 0), max(n + min(begin, 0) + min(end, 0), 0)
+    if mode == "constant" or (begin <= 0 and end <= 0):
+        before, after = min(max(begin, 0), n + begin + end), max(end, 0)
+        parts = [(0, before, -1, 0), (before, kept, first, 1), (before + kept, min(after, n + begin + end - before), -1, 0)]
+        return [part for part in parts if part[1] > 0]
+    i = np.arange(-begin - first, n + end - first)
     if mode == "edge":
-        i = np.clip(i, 0, n - 1)
+        i = np.clip(i, 0, kept - 1)
     elif mode == "wrap":
-        i %= max(n, 1)
+        i %= max(kept, 1)
     else:  # reflect, around the first and last element
-        period = max(2 * (n - 1), 1)
+        period = max(2 * (kept - 1), 1)
         i %= period
-        i = np.where(i >= n, period - i, i)
-    return (i + first).tolist()
+        i = np.where(i >= kept, period - i, i)
+    return runs((i + first).tolist())
 
 
-def indexed_boxes(maps: Sequence[list[tuple[int, int, int, int]]], dims: Dims, xs: Dims, ys: Dims, out: int,
+def indexed_boxes(maps: Sequence[Runs], dims: Dims, xs: Dims, ys: Dims, out: int,
                   fill: tuple[int | bytes, int]) -> list[Box]:  # fmt: skip
     """The boxes of y[i, j, ...] = x[maps[0][i], maps[1][j], ...], each map in `runs`; where any of them says -1, y is filled."""
     boxes, done = [], []
@@ -190,7 +194,7 @@ def pad(node: Node) -> KernelSource | Refusal:
         which = axes(call)
         which = range(len(shape)) if which is None else [a % len(shape) for a in which.tolist()]
         begin_end = dict(zip(which, zip(amounts[: len(which)], amounts[len(which) :], strict=True), strict=True))
-        maps = [runs(padded_index(mode, n, *begin_end[a])) if a in begin_end else [(0, n, 0, 1)] for a, n in enumerate(shape)]
+        maps = [padded_runs(mode, n, *begin_end.get(a, (0, 0))) for a, n in enumerate(shape)]
         return indexed_boxes(maps, dims, dense(x, shape), dense(y, dims), out, fill)
 
     return copier(node, boxes, host)
@@ -205,7 +209,7 @@ def center_crop_pad(node: Node) -> KernelSource | Refusal:
         maps = []
         for n, m in zip(shape, dims, strict=True):
             begin = (m - n) // 2 if m >= n else -((n - m) // 2)
-            maps.append([r for r in runs(padded_index("constant", n, begin, m - n - begin)) if r[1]])
+            maps.append(padded_runs("constant", n, begin, m - n - begin))
         return indexed_boxes(maps, dims, dense(x, shape), dense(y, dims), out, (literal(0, x.tensor.dtype), 0))
 
     return copier(node, boxes)
