@@ -27,14 +27,8 @@ from typing import Any
 from ...ir.errors import GraphmillError
 from ..spec import KernelSource
 
-EMITTERS = (
-    "emit.py",
-    "polynomials.py",
-    "shuffle.py",
-    "vector.py",
-    "objects.py",
-    "microkernel.py",
-)  # what machine code depends on beside the text
+# What machine code depends on beside the text.
+EMITTERS = ("emit.py", "polynomials.py", "shuffle.py", "vector.py", "objects.py", "microkernel.py")
 _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
 ALLOWED = frozenset([n + s for n in _LIBM.split() for s in ("", "f")] + ["memcpy", "memset", "memmove", "memcmp", "bzero"])
@@ -109,6 +103,7 @@ def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
 
     namespace = prelude(text)
     exec(compile(text, f"<{entry}>", "exec"), namespace)
+    # Inlined into numba's wrapper, a kernel shows that it never raises, and the wrapper's calls of Python go away.
     options = {"error_model": "numpy", "nogil": True, "forceinline": True, "boundscheck": False, "fastmath": {"contract"}}
     signature = types.void(types.int64, types.int64, types.int64)
     function = CFunc(namespace["kernel"], (signature.args, signature.return_type), {}, options)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -53,18 +54,20 @@ NARROW = {"i4": 4, "i2": 2, "u4": 4, "u2": 2}
 _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
-def host_features() -> dict[str, bool]:
-    return dict(llvm.get_host_cpu_features())
+def host_features() -> frozenset[str]:
+    """The CPU features to compile for: the host's, unless numba is told others."""
+    listed = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
+    return frozenset(f[1:] for f in listed.split(",") if f.startswith("+"))
 
 
 def host_lanes() -> int:
     """f32 elements of the host's widest vector register that is worth using."""
     features = host_features()
-    return 16 if features.get("avx512f") and features.get("avx512vl") else 8 if features.get("avx2") else 4
+    return 16 if {"avx512f", "avx512vl"} <= features else 8 if "avx2" in features else 4
 
 
 LANES = host_lanes()
-HALF = bool(host_features().get("f16c"))  # conversion instructions for f16
+HALF = "f16c" in host_features()  # conversion instructions for f16
 
 
 class Vec(types.Type):

@@ -149,3 +149,26 @@ assert "numba" not in sys.modules and objects.compiled_count() == 0
 """
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=os.environ | {"GRAPHMILL_CACHE": str(cache)})
+
+
+OLDER = """
+import numpy as np
+from graphmill.kernels.cpu import objects, vector
+from graphmill.kernels.spec import Call, KernelSource, Launch
+from harness import aligned, aligned_empty, launch_kernel
+assert vector.LANES == 4 and not vector.HALF
+body = "put_f16(param(p, 1), i, exp(get_f16(param(p, 0), i)))"
+text = f"def kernel(p, tile, ntiles):\\n    for i in range(param(p, 3)):\\n        {body}\\n"
+assert "vcvt" not in objects.kernel_assembly(text) and "fma" not in objects.kernel_assembly(text)
+x = aligned(np.linspace(-5, 5, 99).astype(np.float16))
+y = aligned_empty(x.shape, x.dtype)
+launch_kernel(KernelSource(text, lambda call: Launch((99,))), Call([x.shape], [x.shape]), [x], [y])
+np.testing.assert_allclose(y.astype(np.float64), np.exp(x.astype(np.float64)), 1e-3)
+"""
+
+
+def test_kernels_for_an_older_cpu(cache):
+    """Without AVX, FMA and conversions of f16: the integer forms serve."""
+    env = {"GRAPHMILL_CACHE": str(cache), "NUMBA_CPU_NAME": "x86-64-v2", "NUMBA_CPU_FEATURES": "+sse4.2"}
+    path = os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
+    subprocess.run([sys.executable, "-c", OLDER], check=True, env=os.environ | env | {"PYTHONPATH": path})
