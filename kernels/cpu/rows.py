@@ -113,6 +113,14 @@ def unsupported(node: Node, types: Sequence[TensorType]) -> Refusal | None:
     return None
 
 
+def overwritable(node: Node) -> frozenset[int]:
+    """Operand 0, where the result may take its memory: every element is read for the last time just before it is written."""
+    x = node.operands[0]
+    assert x is not None
+    alone = not x.is_const and x not in node.operands[1:]
+    return frozenset({0} if alone and x.tensor.dtype.itemsize == node.results[0].tensor.dtype.itemsize else ())
+
+
 def tensors(*values: Value | None) -> list[TensorType]:
     return [v.tensor for v in values if v is not None]
 
@@ -157,7 +165,9 @@ def along_axis(node: Node) -> KernelSource | Refusal:
     rows = flat or all(d == 1 for d in shape[axis + 1 :])
     wide = t.dtype.bits < 32 and name == "softmax"  # the exponentials are kept in f32 between the passes
     text = _line_text(lines, t.dtype, rows, wide, first_result(node), first_int(node))
-    return KernelSource(text, lambda call: _bind_lines(call, axis, flat, rows, wide), "rows" if rows else "columns")
+    return KernelSource(
+        text, lambda call: _bind_lines(call, axis, flat, rows, wide), "rows" if rows else "columns", in_place=overwritable(node)
+    )
 
 
 def _bind_lines(call: Call, axis: int, flat: bool, rows: bool, wide: bool) -> Launch:
@@ -255,7 +265,7 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
         rows, n = math.prod(shape[:axis]), math.prod(shape[axis:])
         return Launch((rows, n), max(1, min(rows, rows * n // TILE)))
 
-    return KernelSource(text, bind, "rows")
+    return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
 
 # ---- instance_norm, group_norm, batch_norm ----------------------------------------------------------------------
@@ -289,7 +299,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
         rows = n * many
         return Launch((rows, each * area, many, each, area), max(1, min(rows, rows * each * area // TILE)))
 
-    return KernelSource(text, bind, "rows")
+    return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
 
 @serves("batch_norm")
@@ -327,5 +337,4 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
         rows = total // n if n else 0
         return Launch((rows, n, max(channels, 1)), max(1, min(rows, total // TILE)))
 
-    in_place = frozenset({0}) if not node.operands[0].is_const else frozenset()  # type: ignore[union-attr]
-    return KernelSource(text, bind, "rows", in_place=in_place)
+    return KernelSource(text, bind, "rows", in_place=overwritable(node))

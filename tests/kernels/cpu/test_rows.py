@@ -117,3 +117,25 @@ def test_batch_norm_in_channels_last():
 def test_training_is_refused():
     x, p = rand(2, 3, 4), [np.ones(3, np.float32)] * 4
     assert "training" in str(select(make_node("batch_norm", [x, *p], {"training_mode": 1}, 3)))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_in_place(name, axis):
+    """The result may take the memory of operand 0, unless a parameter is the same value."""
+    x, c = rand(3, 4, 37), np.abs(rand(4, seed=1)) + 1
+    row = np.ascontiguousarray(x[0, 0] if axis == 2 else x[0])
+    parameters = {"layer_norm": [row, row + 1], "rms_norm": [row], "instance_norm": [c, c + 1], "group_norm": [c, c + 1],
+                  "batch_norm": [c, c, c, c]}.get(name, [])  # fmt: skip
+    attrs = ({"axis": axis} if "axis" in OPS[name].attrs else {}) | ({"num_groups": 2} if name == "group_norm" else {})
+    node = make_node(name, [x, *parameters], attrs)
+    assert select(node).in_place == {0}
+    want = reference(OPS[name], [x, *parameters], attrs)[0]
+    assert_close(run_kernel(node, [x, *parameters], in_place=0)[0], want, 1e-5, 1e-5)
+
+
+def test_a_row_that_is_its_own_scale_stays():
+    x = rand(8)
+    node = make_node("rms_norm", [x, x])
+    node.set_operand(1, node.operands[0])
+    assert select(node).in_place == frozenset()
