@@ -1,0 +1,109 @@
+"""Convolutions of both layouts against the references."""
+
+from __future__ import annotations
+
+import graphmill.ir.ops  # noqa: F401  (registers the operators)
+import numpy as np
+import pytest
+from graphmill.ir.core import Node
+from graphmill.ir.layout import channels_last
+from graphmill.ir.op import OPS
+from graphmill.ir.types import I32, TensorType, dtype_of
+from graphmill.kernels.cpu.target import select
+from graphmill.kernels.spec import Refusal
+
+from .harness import assert_close, check_native, make_node, reference, run_kernel
+from .test_gemm import expect, fused, rand
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-4}
+
+
+def conv_node(name: str, arrays: list, attrs: dict, last: tuple[bool, bool], constants: tuple[int, ...] = (1, 2)) -> Node:
+    """A convolution whose input and result are channels-last where `last` says so."""
+    types = [None if a is None else TensorType(dtype_of(a), a.shape) for a in arrays]
+    layout = channels_last(arrays[0].ndim)
+    if last[0]:
+        types[0] = types[0].with_(layout=layout)
+    node = make_node(name, arrays, attrs, types=types, constants=[i for i in constants if i < len(arrays) and arrays[i] is not None])
+    node.results[0].type = node.results[0].type.with_(layout=layout if last[1] else None)
+    return node
+
+
+def check(name: str, arrays: list, attrs: dict, last: tuple[bool, bool], constants: tuple[int, ...] = (1, 2), **close: float) -> None:
+    node = conv_node(name, arrays, attrs, last, constants)
+    assert_close(run_kernel(node, arrays)[0], reference(OPS[name], arrays, attrs)[0], **(close or CLOSE))
+
+
+CONVS = {
+    "pads": ((2, 4, 7, 6), (6, 4, 3, 2), True, {"pads": (1, 0, 1, 1)}),
+    "group": ((2, 4, 7, 6), (6, 2, 3, 3), False, {"group": 2, "strides": (2, 1), "auto_pad": "SAME_UPPER"}),
+    "wide": ((2, 16, 7, 6), (40, 16, 3, 3), True, {"pads": (1, 1, 1, 1)}),
+    "wide_strided": ((2, 16, 7, 6), (40, 16, 3, 3), True, {"pads": (1, 1, 1, 1), "strides": (2, 2)}),
+    "pointwise": ((2, 16, 7, 6), (40, 16, 1, 1), True, {}),
+    "pointwise_strided": ((2, 16, 7, 6), (40, 16, 1, 1), True, {"strides": (2, 2)}),
+    "dilated": ((2, 4, 7, 6), (6, 4, 3, 2), True, {"auto_pad": "VALID", "dilations": (2, 3)}),
+    "one_axis": ((1, 3, 9), (2, 3, 4), False, {"strides": (2,)}),
+    "three_axes": ((1, 20, 4, 5, 3), (3, 20, 2, 2, 2), True, {"pads": (1, 1, 1, 1, 0, 1)}),
+    "empty_batch": ((0, 4, 7, 6), (6, 4, 3, 2), True, {}),
+    "window_wider_than_image": ((1, 16, 5, 5), (32, 16, 9, 9), False, {"pads": (4, 4, 4, 4)}),
+}
+LAYOUTS = [(False, False), (True, True), (False, True), (True, False)]
+
+
+@pytest.mark.parametrize("last", LAYOUTS, ids=["major", "last", "to_last", "to_major"])
+@pytest.mark.parametrize("case", CONVS)
+def test_conv(case, last):
+    x, w, bias, attrs = CONVS[case]
+    check("conv", [rand(*x), rand(*w, seed=1), rand(w[0], seed=2) if bias else None], attrs, last)
+
+
+@pytest.mark.parametrize("last", LAYOUTS[:2], ids=["major", "last"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("constants", [(), (1, 2)], ids=["dynamic", "constant"])
+def test_conv_dtypes_and_weights_at_run_time(last, dtype, constants):
+    arrays = [rand(2, 16, 7, 6, dtype=dtype), rand(40, 8, 3, 3, dtype=dtype, seed=1), rand(40, dtype=dtype, seed=2)]
+    close = {"rtol": 3e-3, "atol": 3e-2} if dtype is np.float16 else {"rtol": 1e-10, "atol": 1e-10}
+    check("conv", arrays, {"pads": (1, 1, 1, 1), "group": 2}, last, constants, **close)
+
+
+TRANSPOSED = {
+    "pads": ((1, 4, 3, 4), (4, 2, 3, 3), {"strides": (3, 2), "pads": (1, 2, 1, 2)}),
+    "output_padding": ((1, 4, 3, 4), (4, 2, 3, 3), {"strides": (3, 2), "output_padding": (1, 1)}),
+    "output_shape": ((1, 4, 3, 4), (4, 2, 3, 3), {"strides": (3, 2), "output_shape": (10, 8)}),
+    "same_lower": ((2, 4, 3, 4), (4, 2, 3, 3), {"strides": (2, 2), "auto_pad": "SAME_LOWER"}),
+    "group": ((2, 4, 3, 4), (4, 2, 3, 3), {"group": 2, "dilations": (2, 1)}),
+    "wide": ((2, 32, 9, 8), (32, 20, 2, 2), {"strides": (2, 2)}),
+    "stride_beyond_kernel": ((2, 32, 9, 8), (32, 20, 1, 1), {"strides": (2, 2)}),
+    "one_axis": ((1, 4, 6), (4, 2, 3), {"strides": (2,)}),
+    "three_axes": ((1, 4, 3, 3, 3), (4, 2, 3, 2, 2), {"strides": (2, 1, 2)}),
+}
+
+
+@pytest.mark.parametrize("last", LAYOUTS[:2], ids=["major", "last"])
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_conv_transpose(case, last):
+    x, w, attrs = TRANSPOSED[case]
+    check("conv_transpose", [rand(*x), rand(*w, seed=1), rand(w[1] * attrs.get("group", 1), seed=2)], attrs, last)
+
+
+def test_examples():
+    for name in ("conv", "conv_transpose"):
+        share = check_native(name, 3e-3, 3e-2)
+        assert not share.refused, str(share)
+
+
+@pytest.mark.parametrize("last", LAYOUTS[:2], ids=["major", "last"])
+def test_fused(last):
+    x, w, bias = rand(2, 16, 9, 7), rand(30, 16, 3, 3, seed=1), rand(30, seed=2)
+    attrs = {"pads": (1, 1, 1, 1)}
+    steps = [("mul", [rand(30, 1, 1, seed=3)], 0), ("sigmoid", [], 0), ("add", [rand(2, 30, 9, 7, seed=4)], 1)]
+    node, extra = fused(conv_node("conv", [x, w, bias], attrs, last), steps)
+    want = expect(steps, reference(OPS["conv"], [x, w, bias], attrs)[0])
+    assert_close(run_kernel(node, [x, w, bias, *extra])[0], want, **CLOSE)
+
+
+def test_integer_input_is_refused():
+    x, w = rand(1, 2, 4, 4), rand(2, 2, 3, 3)
+    node = make_node("conv", [x, w])
+    node.operands[0].type = node.operands[0].type.with_(dtype=I32)
+    assert isinstance(select(node), Refusal)

@@ -1,0 +1,47 @@
+"""Depthwise convolutions of both layouts against the reference."""
+
+from __future__ import annotations
+
+import graphmill.ir.ops  # noqa: F401  (registers the operators)
+import numpy as np
+import pytest
+from graphmill.ir.op import OPS
+from graphmill.kernels.cpu.target import select
+
+from .harness import assert_close, reference, run_kernel
+from .test_conv import CLOSE, conv_node
+from .test_gemm import expect, fused, rand
+
+CASES = {
+    "tail": ((2, 12, 7, 6), {"pads": (1, 1, 1, 1)}),
+    "strided": ((2, 27, 9, 6), {"pads": (1, 1, 1, 1), "strides": (2, 2)}),
+    "dilated": ((1, 32, 9, 9), {"pads": (2, 0, 2, 1), "dilations": (2, 1)}),
+    "empty": ((0, 12, 7, 6), {}),
+}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["major", "last"])
+@pytest.mark.parametrize("case", CASES)
+def test_depthwise(case, last):
+    shape, attrs = CASES[case]
+    arrays, attrs = [rand(*shape), rand(shape[1], 1, 3, 3, seed=1), rand(shape[1], seed=2)], attrs | {"group": shape[1]}
+    node = conv_node("conv", arrays, attrs, (last, last))
+    assert select(node).variant == "depthwise"
+    assert_close(run_kernel(node, arrays)[0], reference(OPS["conv"], arrays, attrs)[0], **CLOSE)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["major", "last"])
+def test_half_precision_with_an_epilogue(last):
+    shape, attrs = (2, 19, 6, 5), {"group": 19, "pads": (1, 1, 1, 1)}
+    arrays = [rand(*shape, dtype=np.float16), rand(19, 1, 3, 3, dtype=np.float16, seed=1), None]
+    steps = [("mul", [rand(19, 1, 1, dtype=np.float16)], 0), ("relu", [], 0), ("add", [rand(*shape, dtype=np.float16)], 0)]
+    node, extra = fused(conv_node("conv", arrays, attrs, (last, last)), steps)
+    want = expect(steps, reference(OPS["conv"], arrays, attrs)[0])
+    assert_close(run_kernel(node, [*arrays[:2], *extra])[0], want, 3e-3, 3e-2)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["major", "last"])
+def test_several_filters_a_channel(last):
+    arrays, attrs = [rand(2, 4, 7, 6), rand(8, 1, 3, 3, seed=1), None], {"group": 4, "pads": (1, 1, 1, 1)}
+    node = conv_node("conv", arrays, attrs, (last, last))
+    assert_close(run_kernel(node, arrays)[0], reference(OPS["conv"], arrays, attrs)[0], **CLOSE)
