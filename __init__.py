@@ -5,34 +5,54 @@ Everything here is loaded when first asked for, so that `import graphmill` costs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-__version__ = "0.1.0"
-
-# The public names and where they live.
-_FACE = {
-    "compile": "engine.compiler", "Executable": "engine.executor", "Limits": "ir.limits", "load_onnx": "frontends.onnx.reader",
-    "op": "engine.extend", "converter": "engine.extend", "rewrite": "engine.extend", "register_pass": "engine.extend",
-}  # fmt: skip
-_MODULES = {"ir": "ir", "errors": "ir.errors", "engine": "engine", "frontends": "frontends", "kernels": "kernels", "cli": "cli"}
-__all__ = ["__version__", *_FACE, *_MODULES]
+TYPE_CHECKING = False  # as typing's, whose import alone would be most of what `import graphmill` costs
 
 if TYPE_CHECKING:
-    from .engine.compiler import compile as compile
-    from .engine.executor import Executable as Executable
+    from . import cli, engine, frontends, ir, kernels
+    from .engine.compiler import compile
+    from .engine.executor import Executable
+    from .engine.extend import converter, op, register_pass, rewrite
+    from .frontends.onnx.reader import read as read_onnx
+    from .frontends.text import read_text, write_text
+    from .ir import errors
+    from .ir.limits import Limits
+
+__version__ = "0.1.0"
+__all__ = [
+    "Executable", "Limits", "__version__", "cli", "compile", "converter", "engine", "errors", "frontends", "ir", "kernels", "op",
+    "read_onnx", "read_text", "register_pass", "rewrite", "write_text",
+]  # fmt: skip
+
+# The public names: the module where each lives, and its name there (none: the module itself).
+_FACE = {
+    "compile": "engine.compiler:compile",
+    "Executable": "engine.executor:Executable",
+    "Limits": "ir.limits:Limits",
+    "read_onnx": "frontends.onnx.reader:read",
+    "read_text": "frontends.text:read_text",
+    "write_text": "frontends.text:write_text",
+    "op": "engine.extend:op",
+    "converter": "engine.extend:converter",
+    "rewrite": "engine.extend:rewrite",
+    "register_pass": "engine.extend:register_pass",
+    "errors": "ir.errors:",
+    "ir": "ir:",
+    "engine": "engine:",
+    "frontends": "frontends:",
+    "kernels": "kernels:",
+    "cli": "cli:",
+}
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name in _FACE:
-        value = getattr(importlib.import_module(f".{_FACE[name]}", __name__), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f".{_MODULES[name]}", __name__)
-    else:
+def __getattr__(name: str) -> object:
+    if name not in _FACE:
         raise AttributeError(f"module 'graphmill' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    from importlib import import_module
+
+    module, _, attribute = _FACE[name].partition(":")
+    value = import_module(f".{module}", __name__)
+    globals()[name] = getattr(value, attribute) if attribute else value
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
