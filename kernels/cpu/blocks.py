@@ -21,7 +21,7 @@ from .operands import fill_in
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again
 MAX_TILES = 64
 UNIT = 1 << 20  # multiplications that a unit of work should have at least
-BLOCK_BYTES = 1 << 18  # what the rows of a block, or the panels of a group, may take of the second-level cache
+BLOCK_BYTES = 1 << 19  # what the rows of a block, or the panels of a group, may take of the second-level cache
 # All sizes that the nest itself reads. `at_*` are byte offsets in a tile's slice of scratch.
 NAMES = ("batches", "blocks", "groups", "rows", "rows_per", "block_rows", "columns", "wide", "mid", "panels", "panels_per", "depth",
          "segments", "total", "slice_bytes", "at_c", "at_r", "at_b", "at_zero", "at_buffer", "at_panel")  # fmt: skip

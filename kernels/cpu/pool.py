@@ -19,18 +19,20 @@ UNIT = 1 << 16  # elements that a tile reads at least
 
 @dataclass(frozen=True)
 class Fold:
-    """How a window becomes a number, as expressions: from the first value on, one more element `v`, and the end over `n` elements."""
+    """How a window becomes a number, as expressions: the first value, one more element `v`, another part's value `u`, and the end over
+    `n` elements."""
 
     start: str
     step: str
     end: str
+    join: str = "acc + u"
 
 
 def _fold(node: Node, dtype: DType) -> Fold:
     kind = node.op.name.removeprefix("global_")
     if kind == "max_pool":
         lowest = "-inf" if dtype.is_float else str({I8: -128, U8: 0}[dtype])
-        return Fold(f"CT({lowest})", "maximum(acc, v)", "acc")
+        return Fold(f"CT({lowest})", "maximum(acc, v)", "acc", "maximum(acc, u)")
     if kind == "average_pool":
         return Fold("CT(0)", "acc + v", "acc / CT(n)")
     p = node.attr("p")
@@ -61,7 +63,7 @@ def build(node: Node) -> KernelSource | Refusal:
 def _text(text: str, node: Node, fold: Fold, **fragments: str) -> str:
     dtype = node.operands[0].tensor.dtype
     compute = "f32" if dtype.itemsize == 2 and dtype.is_float else dtype.name
-    text = insert(text, **fragments).replace("STEP", fold.step).replace("START", fold.start).replace("END", fold.end)
+    text = insert(text, **fragments).replace("STEP", fold.step).replace("START", fold.start).replace("END", fold.end).replace("JOIN", fold.join)
     for word, name in (("CT", compute), ("T", dtype.name)):
         text = text.replace(f"_{word}(", f"_{name}(").replace(f" {word}(", f" {name}(").replace(f"({word}(", f"({name}(")
     sizes = {"MI": dtype.itemsize, "CI": 8 if compute == "f64" else 4 if compute == "f32" else 1}
@@ -98,19 +100,22 @@ for k in range(KW):
         n += 1
 n *= area
 """
-# A line of results at a time: each tap adds a run of an input line to all of them.
+# A line of results at a time: first the window's lines are folded into one, then its elements, at every place (of which the strides
+# then pick some), so that all loops run over neighbours.
 _MAJOR = """
 def kernel(p, tile, ntiles):
     x = param(p, 0)
     result = param(p, 1)
     PARAMS
     sums = param(p, SCRATCH) + tile * slice_bytes
+    folded = sums + W * CI
+    span = (OW - 1) * sw + 1
     for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
         plane = x + unit * D * H * W * MI
         for od in range(OD):
             for oh in range(OH):
                 COUNTS
-                for j in range(OW):
+                for j in range(W):
                     st_CT(sums, j, START)
                 for kd in range(KD):
                     z = od * sd - pd + kd * dd
@@ -118,23 +123,31 @@ def kernel(p, tile, ntiles):
                         y = oh * sh - ph + kh * dh
                         if z >= 0 and z < D and y >= 0 and y < H:
                             line = plane + (z * H + y) * W * MI
-                            for kw in range(KW):
-                                s = kw * dw - pw
-                                low = min(max(-(s // sw), 0), OW)
-                                high = max(min(-((s - W) // sw), OW), low)
-                                if sw == 1:
-                                    for j in range(low, high):
-                                        v = get_T(line, j + s)
-                                        acc = ld_CT(sums, j)
-                                        put_CT(sums, j, STEP)
-                                else:
-                                    for j in range(low, high):
-                                        v = get_T(line, j * sw + s)
-                                        acc = ld_CT(sums, j)
-                                        put_CT(sums, j, STEP)
+                            for j in range(0, W - LANES + 1, LANES):
+                                v = ldv_T(line, j)
+                                acc = ldv_CT(sums, j)
+                                stv_CT(sums, j, STEP_V)
+                            for j in range(W // LANES * LANES, W):
+                                v = ld_T(line, j)
+                                acc = ld_CT(sums, j)
+                                st_CT(sums, j, STEP)
+                for j in range(span):
+                    st_CT(folded, j, START)
+                for kw in range(KW):
+                    s = kw * dw - pw
+                    low = min(max(-s, 0), span)
+                    high = max(min(W - s, span), low)
+                    for j in range(low, high - LANES + 1, LANES):
+                        u = ldv_CT(sums, j + s)
+                        acc = ldv_CT(folded, j)
+                        stv_CT(folded, j, JOIN_V)
+                    for j in range(low + (high - low) // LANES * LANES, high):
+                        u = ld_CT(sums, j + s)
+                        acc = ld_CT(folded, j)
+                        st_CT(folded, j, JOIN)
                 at = ((unit * OD + od) * OH + oh) * OW
                 for ow in range(OW):
-                    acc = ld_CT(sums, ow)
+                    acc = ld_CT(folded, ow * sw)
                     COUNT
                     st_T(result, at + ow, END)
 """
@@ -228,6 +241,7 @@ def _windows(node: Node, last: bool, indices: bool) -> KernelSource:
     text = _INDICES if indices else _LAST if last else _MAJOR
     place = "z + D * (y + H * s)" if node.op.name == "max_pool" and node.attr("storage_order") else "(z * H + y) * W + s"
     text = text.replace("STEP_V", _vector(fold.step)).replace("END_V", _vector(fold.end)).replace("PLACE", place)
+    text = text.replace("JOIN_V", _vector(fold.join))
     text = _text(text, node, fold, PARAMS=_params(node), COUNTS=counts, COUNT=count)
 
     def bind(call: Call) -> Launch:
@@ -239,7 +253,7 @@ def _windows(node: Node, last: bool, indices: bool) -> KernelSource:
         taps, out = math.prod(win.kernel), math.prod(win.out)
         units = n * math.prod(three[3:5]) if last else n * c
         tiles = max(1, min(64, units, n * c * out * taps // UNIT))
-        slice_bytes = -(-(taps * 8 if last else three[5] * 8) // 64) * 64
+        slice_bytes = -(-(taps * 8 if last else (three[2] + three[5] * win.strides[-1]) * 8) // 64) * 64
         return Launch((n, c, *three, units, slice_bytes), tiles, slice_bytes * tiles)
 
     return KernelSource(text, bind, f"pool.{'indices' if indices else 'last' if last else 'major'}.{dtype}")
