@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import json_option, model_argument, parse_sizes, print_json, set_option
+from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, set_option, target_option
+
+if TYPE_CHECKING:
+    from ..engine.plan import Served
 
 ORDER = ("unsupported", "reference", "host", "native")
+MOST_NODES = 5  # nodes that a row names
 
 
-@click.command()
+@click.command(cls=Verb)
 @model_argument
-@click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
+@target_option
 @set_option
 @json_option
-def check(model: str, target: str, sizes: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def check(ctx: click.Context, model: str, target: str, sizes: tuple[str, ...], as_json: bool) -> None:
     """Print how every operator of MODEL is served: native (a generated kernel, a view, sizes), host (control flow and lists),
     by its numpy reference, or not at all. The exit status is 0 where all are served, 1 where some are not or the model is wrong."""
     answer = coverage(model, target, parse_sizes(sizes))
@@ -26,32 +30,31 @@ def check(model: str, target: str, sizes: tuple[str, ...], as_json: bool) -> Non
         print_json(answer)
     else:
         _print(answer)
-    sys.exit(0 if answer["ok"] else 1)
+    ctx.exit(0 if answer["ok"] else 1)
 
 
-def coverage(model: str, target: str = "cpu", sizes: dict[str, int] | None = None) -> dict[str, Any]:
-    """What `check --json` prints: problems, and rows of operators with their state, reason, count and first nodes."""
+def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What `check --json` prints: `ok`, the error's type if not, problems, and rows of operators with their state, reason, count
+    and first nodes. Nothing is compiled."""
     from ..engine.compiler import load, optimize
     from ..engine.options import Options
     from ..engine.plan import how_served
     from ..engine.report import CompileReport
     from ..frontends.onnx.coverage import check as read_check
-    from ..ir.errors import GraphmillError, InferenceError, UnsupportedError
+    from ..ir.errors import GraphmillError
 
+    options, opsets = Options(target, shapes=sizes or {}), {}
     try:
-        report = read_check(model)
-    except GraphmillError as e:
-        return _answer(model, {}, [], [{"node": "", "op": "", "message": str(e)}])
-    if not report.ok:
-        return report.as_dict()
-    options = Options(target, shapes=sizes or {})
-    try:
+        if not model.endswith(".gir"):
+            report = read_check(model)
+            if not report.ok:
+                return {"error": "ImportProblem", **report.as_dict(), "counts": {s: report.counts().get(s, 0) for s in ORDER}}  # type: ignore[call-overload]
         module = load(model, options)
+        opsets = module.opsets
         optimize(module, options, CompileReport())
-        served = how_served(module.main, _select(target))
-    except (InferenceError, UnsupportedError) as e:
-        return _answer(model, report.opsets, [], [{"node": "", "op": "", "message": str(e)}])
-    return _answer(model, report.opsets, served, [])
+        return _answer(model, opsets, how_served(module.main, _select(target)))
+    except GraphmillError as e:
+        return _answer(model, opsets, []) | {"ok": False, "error": type(e).__name__, "problems": [{"message": str(e)}]}
 
 
 def _select(target: str) -> Any:
@@ -62,29 +65,37 @@ def _select(target: str) -> Any:
     return select
 
 
-def _answer(model: str, opsets: dict[str, int], served: Iterable[Any], problems: list[dict]) -> dict[str, Any]:
+def _answer(model: str, opsets: Mapping[str, int], served: Iterable[Served]) -> dict[str, Any]:
     rows: dict[tuple, dict[str, Any]] = {}
     for s in served:
         row = rows.setdefault((s.op, s.how, s.reason), {"op": s.op, "state": s.how, "reason": s.reason, "count": 0, "nodes": []})
         row["count"] += 1
-        if len(row["nodes"]) < 5:
+        if len(row["nodes"]) < MOST_NODES:
             row["nodes"].append(s.locs[0] if s.locs else f"%{s.node}")
     ordered = sorted(rows.values(), key=lambda r: (ORDER.index(r["state"]), r["op"], r["reason"]))
     counts = {state: sum(r["count"] for r in ordered if r["state"] == state) for state in ORDER}
-    return {"source": model, "ok": not problems, "opsets": opsets, "counts": counts, "ops": ordered, "problems": problems}
+    return {"error": "", "source": model, "ok": True, "opsets": dict(opsets), "counts": counts, "ops": ordered, "problems": []}
 
 
 def _print(answer: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(Text(clean(text, LONGEST)), soft_wrap=True)
+
+    if answer["error"]:
+        say(f"{answer['error']}: {len(answer['problems'])} problem{'s' if len(answer['problems']) != 1 else ''}")
     for p in answer["problems"]:
         where = f"node {p['node']} ({p['op']}): " if p.get("node") else ""
-        console.print(f"  {where}{p['message']}{'; ' + p['hint'] if p.get('hint') else ''}", markup=False, soft_wrap=True)
+        say(f"  {where}{p['message']}{'; ' + p['hint'] if p.get('hint') else ''}")
     table = Table("state", "op", "nodes", "why", "first")
     for r in answer["ops"]:
-        table.add_row(r["state"], r["op"], str(r["count"]), r["reason"], r["nodes"][0] if r["nodes"] else "")
+        cells = (r["state"], r["op"], str(r["count"]), r["reason"], r["nodes"][0] if r["nodes"] else "")
+        table.add_row(*(Text(clean(c, 200)) for c in cells))
     if answer["ops"]:
         console.print(table)
-    console.print(", ".join(f"{n} {state}" for state, n in answer["counts"].items() if n) or "nothing is served", markup=False)
+    say(", ".join(f"{n} {state}" for state, n in answer["counts"].items() if n) or "nothing is served")

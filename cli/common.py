@@ -1,51 +1,120 @@
-"""What several verbs share: options, progress, JSON."""
+"""What several verbs share: options, progress, JSON, and text of a model that a terminal must not obey."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
-import numpy as np
+
+MOST_VALUES = 1000  # elements of a tensor that JSON holds
+LONGEST = 2000  # characters of one value, or of one name in a table
 
 model_argument = click.argument("model", type=click.Path(exists=True, dir_okay=False))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 set_option = click.option("--set", "sizes", multiple=True, metavar="DIM=SIZE", help="Fix a symbolic dimension (repeatable).")
+target_option = click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
+
+
+class Verb(click.Command):
+    """A command whose errors are one typed line on stderr and status 2; with `--json` they are JSON on stdout as well."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from ..ir.errors import GraphmillError
+
+        try:
+            return super().invoke(ctx)
+        except (GraphmillError, OSError, MemoryError, RecursionError) as e:
+            if isinstance(e, BrokenPipeError):
+                raise  # click ends quietly: who reads us has read enough
+            if ctx.params.get("as_json"):
+                print_json({"ok": False, "error": type(e).__name__, "message": str(e)})
+            click.echo(clean(f"{type(e).__name__}: {e}"), err=True)
+            ctx.exit(2)
+
+
+def clean(text: str, longest: int | None = None) -> str:
+    """Text that may hold names of a model, as it may go to a terminal: everything unprintable but line ends is escaped, so that
+    no name moves the cursor, changes colours or turns the reading direction. Longer than `longest`, it is cut."""
+    if longest is not None and len(text) > longest:
+        text = f"{text[:longest]}... ({len(text)} characters)"
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def parse_sizes(sizes: tuple[str, ...]) -> dict[str, int]:
     """`("N=1",)` as {"N": 1}."""
     out = {}
     for item in sizes:
-        name, eq, value = item.partition("=")
-        if not eq or not value.lstrip("-").isdigit():
-            raise click.BadParameter(f"{item!r}: expected DIM=SIZE", param_hint="--set")
-        out[name.lstrip("$")] = int(value)
+        name, eq, value = item.rpartition("=")
+        if not (eq and name and value.isascii() and value.isdigit() and len(value) < 19):
+            raise click.BadParameter(f"{item!r}: expected DIM=SIZE, a number that is not negative", param_hint="--set")
+        out[name.removeprefix("$")] = int(value)
     return out
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, default=_plain))
+    """Prints strict JSON in ASCII: floats that JSON has no number for are the strings "nan", "inf" and "-inf"."""
+    click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
 
 
-def _plain(x: Any) -> Any:
-    if isinstance(x, np.ndarray):
-        return x.tolist() if x.dtype.kind in "biufO" else x.astype(str).tolist()
-    if isinstance(x, np.generic):
-        return x.item()
+def plain(x: Any) -> Any:
+    """`x` as JSON's own types. A tensor is its shape, element type and values, of which the first `MOST_VALUES` are kept."""
+    if isinstance(x, Mapping):
+        return {str(k): plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return [plain(v) for v in x]
+    if isinstance(x, float) and not math.isfinite(x):
+        return str(x)
+    if x is None or isinstance(x, (str, int, float)):
+        return x
+    if hasattr(x, "dtype"):
+        return _tensor(x)
     return str(x)
+
+
+def _tensor(x: Any) -> Any:
+    import numpy as np
+
+    from ..ir.types import dtype_of
+
+    a = np.asarray(x)
+    t = dtype_of(a)
+    if a.size > MOST_VALUES:
+        return {
+            "dtype": t.name,
+            "shape": list(a.shape),
+            "first": _values(a.ravel()[:MOST_VALUES], t),
+            "left_out": a.size - MOST_VALUES,
+        }
+    return {"dtype": t.name, "shape": list(a.shape), "values": _values(a, t)}
+
+
+def _values(a: Any, t: Any) -> Any:
+    import numpy as np
+
+    if t.kind == "complex":
+        return plain(np.stack([a.real, a.imag], -1).tolist())
+    if t.kind == "string":
+        return _cut(a.tolist())
+    return plain(a.astype("float64" if t.is_float else "int64" if t.is_integer and a.dtype.kind == "V" else a.dtype).tolist())
+
+
+def _cut(x: Any) -> Any:
+    return [_cut(v) for v in x] if isinstance(x, Sequence) and not isinstance(x, (str, bytes)) else clean(str(x), LONGEST)
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[str], None]]:
     """A status line on a terminal, nothing in a pipe. The yielded function says what is being done."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda text: None
         return
     with console.status(title) as status:
-        yield lambda text: status.update(f"{title}: {text}")
+        yield lambda text: status.update(f"{title}: {escape(clean(text))}")

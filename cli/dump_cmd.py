@@ -2,98 +2,137 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import model_argument, parse_sizes, print_json, set_option
+from .common import Verb, model_argument, parse_sizes, print_json, set_option, target_option
+
+if TYPE_CHECKING:
+    from ..engine.options import Options
+    from ..ir.core import Graph, Module, Value
 
 
-@click.command()
+@click.command(cls=Verb)
 @model_argument
 @click.option("--after", metavar="PASS", help="Stop after this pass of the pipeline ('import' shows the model as read).")
 @click.option("--passes", metavar="TEXT", help="The pipeline, e.g. 'infer,fold,dce'.")
 @click.option("--print-ir-after-all", "every", is_flag=True, help="Print the IR after every pass.")
 @click.option("--print-ir-after-change", "changes", is_flag=True, help="Print the IR after every pass that changed it.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "dot"]), default="text", show_default=True)
-@click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--output", "-o", type=click.Path(), help="Write the text there, and large constants to OUTPUT.npz beside it.")
+@click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write text there, large constants beside it.")
+@target_option
 @set_option
-def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, target: str, as_json: bool,
-         sizes: tuple[str, ...], output: str | None) -> None:  # fmt: skip
-    """Print the IR of MODEL, optimized or after a pass."""
-    from ..engine.compiler import load, optimize, pipeline_text
+def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, as_json: bool, output: str | None,
+         target: str, sizes: tuple[str, ...]) -> None:  # fmt: skip
+    """Print the IR of MODEL, optimized or after a pass. Large constants are shown by their hashes."""
+    from ..engine.compiler import load, optimize
     from ..engine.options import Options
     from ..engine.report import CompileReport
-    from ..ir.errors import IRError
-    from ..ir.passes.manager import parse_pipeline, print_pass, print_pipeline
+    from ..ir.passes.manager import print_pass, print_pipeline
     from ..ir.printer import print_module
 
+    form = "json" if as_json else form
+    if output and (form != "text" or every or changes):
+        raise click.UsageError("--output writes one module as text; drop --format, --json and --print-ir-after-...")
     options = Options(target, passes=passes, shapes=parse_sizes(sizes))
     module = load(model, options)
-    from ..ir import passes as _  # noqa: F401
+    chosen = _until(after, options)
+    last, steps = print_module(module) if changes else "", []
 
-    chosen = [] if after == "import" else parse_pipeline(pipeline_text(options))
-    if after not in (None, "import"):
-        names = [p.name for p in chosen]
-        if after not in names:
-            raise IRError(f"the pipeline has no pass {after!r}; it is {print_pipeline(chosen)}")
-        chosen = chosen[: len(names) - names[::-1].index(after)]
-    last = [print_module(module)]
-
-    def observe(p: Any, m: Any) -> None:
-        text = print_module(m)
-        if every or (changes and text != last[0]):
-            click.echo(f"// after {print_pass(p)}\n{text}")
-        last[0] = text
+    def observe(p: Any, m: Module) -> None:
+        nonlocal last
+        text = print_module(m) if changes else ""
+        if every or text != last:
+            if form == "json":
+                steps.append({"after": print_pass(p), **module_as_dict(m)})
+            else:
+                click.echo(f"// after {print_pass(p)}\n{show(m, form)}")
+        last = text
 
     if chosen:
-        optimize(module, Options(target, passes=print_pipeline(chosen)), CompileReport(), observe)
+        optimize(module, Options(target, passes=print_pipeline(chosen)), CompileReport(), observe if every or changes else None)
     if every or changes:
-        return
-    if output:
+        if form == "json":
+            print_json(steps)
+    elif output:
         from ..frontends.text import write_text
 
         write_text(module, output)
-    elif as_json or form == "json":
+    elif form == "json":
         print_json(module_as_dict(module))
-    elif form == "dot":
-        click.echo(module_as_dot(module))
     else:
-        click.echo(last[0])
+        click.echo(show(module, form), nl=False)
 
 
-def module_as_dict(module: Any) -> dict[str, Any]:
-    """The program as plain data: names, types, attributes, regions."""
+def _until(after: str | None, options: Options) -> Sequence[Any]:
+    """The passes of the pipeline up to the last one named `after`."""
+    from ..engine.compiler import pipeline_text
+    from ..ir import passes as _  # noqa: F401  (registers the passes)
+    from ..ir.errors import IRError
+    from ..ir.passes.manager import parse_pipeline, print_pipeline
 
-    def graph(g: Any) -> dict[str, Any]:
+    chosen = parse_pipeline(pipeline_text(options))
+    if after is None:
+        return chosen
+    if after == "import":
+        return []
+    names = [p.name for p in chosen]
+    if after not in names:
+        raise IRError(f"the pipeline has no pass {after!r}; it is {print_pipeline(chosen)}")
+    return chosen[: len(names) - names[::-1].index(after)]
+
+
+def show(module: Module, form: str) -> str:
+    """The module as text or dot, with a line end."""
+    from ..ir.printer import print_module
+
+    return module_as_dot(module) + "\n" if form == "dot" else print_module(module)
+
+
+def module_as_dict(module: Module) -> dict[str, Any]:
+    """The program as plain data: names, types, attributes, regions. Constants are given by type, not by contents."""
+
+    def names(values: Sequence[Value | None]) -> list[str | None]:
+        return [v.name if v is not None else None for v in values]
+
+    def typed(values: Sequence[Value]) -> list[dict[str, str]]:
+        return [{"name": v.name, "type": str(v.type)} for v in values]
+
+    def graph(g: Graph) -> dict[str, Any]:
         nodes = [
-            {"op": n.op.name, "operands": [v.name if v is not None else None for v in n.operands],
-             "results": [{"name": r.name, "type": str(r.type)} for r in n.results], "attrs": {k: str(v) for k, v in n.attrs.items()},
-             "loc": list(n.locs), "regions": [graph(r) for r in n.regions]}
+            {"op": n.op.name, "operands": names(n.operands), "results": typed(n.results),
+             "attrs": {k: str(v) for k, v in n.attrs.items()}, "loc": list(n.locs), "regions": [graph(r) for r in n.regions]}
             for n in g
         ]  # fmt: skip
-        return {"name": g.name, "inputs": [{"name": v.name, "type": str(v.type)} for v in g.inputs], "nodes": nodes,
-                "outputs": [v.name for v in g.outputs]}  # fmt: skip
+        return {"name": g.name, "inputs": typed(g.inputs), "nodes": nodes, "outputs": names(g.outputs)}
 
     return {"name": module.name, "opsets": module.opsets, "constants": {n: str(v.type) for n, v in module.consts.items()},
             "symbols": {s.name: [s.lo, s.hi] for s in module.symbols.values()}, "graph": graph(module.main)}  # fmt: skip
 
 
-def module_as_dot(module: Any) -> str:
-    """The main graph in Graphviz's language."""
+def module_as_dot(module: Module) -> str:
+    """The main graph in Graphviz's language: a box for each node with what its regions hold, an edge for each value it reads."""
     from ..ir.symbols import quote
 
     lines = ["digraph graphmill {", "  node [shape=box, fontname=monospace];"]
+
+    def source(v: Value) -> str:
+        return quote(f"#{v.node.name}" if v.node is not None else f"%{v.name}")
+
     for v in module.main.inputs:
-        lines.append(f"  {quote('%' + v.name)} [shape=ellipse, label={quote(f'{v.name}: {v.type}')}];")
+        lines.append(f"  {source(v)} [shape=ellipse, label={quote(f'{v.name}: {v.type}')}];")
     for n in module.main:
-        here = quote(f"#{n.name}")
         inner = [m.op.name for r in n.regions for m in r]
-        lines.append(f"  {here} [label={quote(n.op.name + (' = ' + ' + '.join(inner[:8]) if inner else ''))}];")
-        for v in n.operands:
-            if v is not None and not v.is_const:
-                source = quote(f"#{v.node.name}" if v.node is not None else f"%{v.name}")
-                lines.append(f"  {source} -> {here} [label={quote(str(v.type))}];")
+        more = " ..." if len(inner) > 8 else ""
+        label = n.op.name + (f" = {' + '.join(inner[:8])}{more}" if inner else "")
+        lines.append(f"  {quote('#' + n.name)} [label={quote(label)}];")
+        for read in [*n.operands, *(n.captures() if n.regions else ())]:
+            if read is not None and not read.is_const:
+                lines.append(f"  {source(read)} -> {quote('#' + n.name)} [label={quote(str(read.type))}];")
+    for i, v in enumerate(module.main.outputs):
+        if not v.is_const:
+            lines += [f'  "out{i}" [shape=ellipse, label={quote(v.name)}];', f'  {source(v)} -> "out{i}";']
     return "\n".join([*lines, "}"])

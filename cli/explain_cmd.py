@@ -6,30 +6,31 @@ from dataclasses import asdict
 
 import click
 
-from .common import json_option, model_argument, parse_sizes, print_json, set_option
+from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, set_option, target_option
 
 
-@click.command()
+@click.command(cls=Verb)
 @model_argument
 @click.argument("node", required=False)
 @click.option("--refused", is_flag=True, help="Only what was refused.")
+@target_option
 @set_option
 @json_option
-def explain(model: str, node: str | None, refused: bool, sizes: tuple[str, ...], as_json: bool) -> None:
+def explain(model: str, node: str | None, refused: bool, target: str, sizes: tuple[str, ...], as_json: bool) -> None:
     """Print every decision about MODEL, or those about one NODE (a name of the model's or of the IR's)."""
     from ..engine.compiler import load, optimize
     from ..engine.options import Options
     from ..engine.report import CompileReport
 
-    options, report = Options(shapes=parse_sizes(sizes)), CompileReport()
+    options, report = Options(target, shapes=parse_sizes(sizes)), CompileReport()
     optimize(load(model, options), options, report)
-    wanted = node.lstrip("%") if node else None
+    wanted = (node, node.removeprefix("%")) if node else ()
     found = [d for d in report.decisions
-             if (wanted is None or d.at == wanted or wanted in d.nodes) and (not refused or d.outcome == "refused")]  # fmt: skip
+             if (not wanted or d.at in wanted or node in d.nodes) and (not refused or d.outcome == "refused")]  # fmt: skip
     if as_json:
         print_json([asdict(d) for d in found])
         return
     for d in found:
-        click.echo(str(d) + (f"  [{', '.join(d.nodes)}]" if d.nodes else ""))
+        click.echo(clean(str(d) + (f"  [{', '.join(d.nodes)}]" if d.nodes else ""), LONGEST))
     if not found:
-        click.echo("no decision" + (f" about {node}" if node else ""))
+        click.echo(clean("no decision" + (f" about {node}" if node else "")))

@@ -2,69 +2,114 @@
 
 from __future__ import annotations
 
-from typing import Any
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from .common import json_option, model_argument, parse_sizes, print_json, progress, set_option
+from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, progress, set_option, target_option
+
+if TYPE_CHECKING:
+    from ..ir.core import Module
 
 
-@click.command()
+@click.command(cls=Verb)
 @model_argument
 @click.option("--input", "-i", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input from a .npy file (repeatable).")
-@click.option("--inputs", "archive", type=click.Path(exists=True), help="Inputs from an .npz archive, by name.")
+@click.option("--inputs", "archive", type=click.Path(exists=True, dir_okay=False), help="Inputs from an .npz archive, by name.")
 @click.option("--random", "seed", type=int, help="Fill the inputs that are not given with random numbers from this seed.")
-@click.option("--save", type=click.Path(), help="Write the outputs to an .npz archive.")
-@click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
-@click.option("--threads", type=int, help="As many as the machine grants, if not given.")
+@click.option("--save", type=click.Path(dir_okay=False), help="Write the outputs that are tensors to an .npz archive.")
+@click.option("--threads", type=click.IntRange(1), help="As many as the machine grants, if not given.")
 @click.option("--strict-native", is_flag=True, help="Fail where a node has no native kernel.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node was served.")
+@target_option
 @set_option
 @json_option
-def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | None, save: str | None, target: str,
-        threads: int | None, strict_native: bool, verbose: bool, sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | None, save: str | None, threads: int | None,
+        strict_native: bool, verbose: bool, target: str, sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
     """Compile MODEL and run it once."""
     from ..engine.compiler import compile
 
+    given, fixed = _read_inputs(inputs, archive), parse_sizes(sizes)
     with progress("compiling") as say:
-        exe = compile(model, target, threads=threads, strict_native=strict_native, shapes=parse_sizes(sizes),
+        exe = compile(model, target, threads=threads, strict_native=strict_native, shapes=fixed,
                       observe=lambda p, m: say(p.name))  # fmt: skip
-    given = _read_inputs(inputs, archive)
     if seed is not None:
-        given = random_inputs(exe.module, seed, parse_sizes(sizes)) | given
-    out = exe.run(given)
+        given = random_inputs(exe.module, seed, fixed) | given
+    with progress("running"):
+        out = exe.run(given)
     if save:
-        np.savez(save, **{k: np.asarray(v) for k, v in out.items()})  # type: ignore[arg-type]
+        _save(save, out)
+    served = {
+        "counts": exe.report.counts(),
+        "by_reference": [{"node": s.node, "op": s.op, "reason": s.reason} for s in exe.report.not_native()],
+    }
     if as_json:
-        print_json({"outputs": out, "served": exe.report.counts(), "seconds": exe.report.seconds})
+        print_json({"ok": True, "outputs": out, "served": served, "seconds": exe.report.seconds})
         return
     if verbose:
-        click.echo(exe.report.summary())
+        click.echo(clean(exe.report.summary()))
     for name, value in out.items():
-        click.echo(f"{name}: {exe.outputs[name]} {_describe(value)}")
-        click.echo(np.array2string(value, threshold=20, precision=5) if isinstance(value, np.ndarray) else repr(value)[:2000])
+        click.echo(clean(f"{name}: {exe.outputs[name]} {_describe(value)}", LONGEST))
+        click.echo(clean(_text(value), LONGEST))
 
 
 def _describe(value: Any) -> str:
-    return f"shape {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+    return f"shape {list(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+
+
+def _text(value: Any) -> str:
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, threshold=20, precision=5)
+    return repr(value[:20] if isinstance(value, list) else value)
+
+
+def _save(path: str, out: Mapping[str, Any]) -> None:
+    """Writes what numpy can store without pickling: strings as text arrays, lists and maps not at all."""
+    import numpy as np
+
+    arrays = {k: a.astype(str) if a.dtype == object else a for k, a in out.items() if isinstance(a, np.ndarray)}
+    with open(path, "wb") as f:
+        np.savez(f, **arrays)  # type: ignore[arg-type]
 
 
 def _read_inputs(inputs: tuple[str, ...], archive: str | None) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if archive:
-        with np.load(archive, allow_pickle=False) as z:
-            given.update({k: z[k] for k in z.files})
+        given.update(_loaded(archive, "--inputs", lambda z: {k: z[k] for k in z.files}))
     for item in inputs:
         name, eq, path = item.rpartition("=")
         if not eq:
             raise click.BadParameter(f"{item!r}: expected NAME=FILE.npy", param_hint="--input")
-        given[name] = np.load(path, allow_pickle=False)
+        given[name] = _loaded(path, "--input", lambda a: a)
     return given
 
 
-def random_inputs(module: Any, seed: int, sizes: dict[str, int]) -> dict[str, Any]:
-    """Uniform numbers in [-1, 1) (0 or 1 for integers) for every input; a symbolic dim is 1 where `sizes` does not say."""
+def _loaded(path: str, option: str, read: Callable[[Any], Any]) -> Any:
+    """What numpy reads from a file, never by unpickling."""
+    import numpy as np
+
+    wanted = ".npz" if option == "--inputs" else ".npy"
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray) is (wanted == ".npz"):
+            raise ValueError("it is the other of .npy and .npz")
+        return read(found)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise click.BadParameter(
+            f"{path}: {e}; expected numpy's {wanted} format without pickled objects", param_hint=option
+        ) from None
+
+
+def random_inputs(module: Module, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Uniform numbers in [-1, 1) (0 or 1 for integers) for every input that is a tensor of known rank; a symbolic dim is 1 (or its
+    lower bound) where `sizes` does not say. Raises LimitError for an input larger than the default limit."""
+    import numpy as np
+
+    from ..ir.limits import DEFAULT_LIMITS, Budget
     from ..ir.symbols import evaluate, symbols_of
     from ..ir.types import TensorType
 
@@ -73,7 +118,7 @@ def random_inputs(module: Any, seed: int, sizes: dict[str, int]) -> dict[str, An
         if not isinstance(v.type, TensorType) or v.type.shape is None or v.type.dtype.kind == "string":
             continue
         values = {s.name: sizes.get(s.name, max(1, s.lo)) for d in v.type.shape for s in symbols_of(d)}
-        shape = [evaluate(d, values) for d in v.type.shape]
-        t = v.type.dtype
+        shape, t = [evaluate(d, values) for d in v.type.shape], v.type.dtype
+        Budget(DEFAULT_LIMITS).check_bytes(f"input {v.name}", 8 * int(np.prod(shape, dtype=object)))
         out[v.name] = (rng.uniform(-1, 1, shape) if t.is_float else rng.integers(0, 2, shape)).astype(t.np)
     return out
