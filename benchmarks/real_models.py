@@ -56,11 +56,11 @@ def accepts(s: Any) -> Any:
     return run
 
 
+QUANTIZED = {"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "DynamicQuantizeLinear"}
+
+
 def quantized(entry: dict) -> bool:
-    return any(
-        op.split("::")[-1] in ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul")
-        for op in entry["ops"]
-    )
+    return any(op.split("::")[-1] in QUANTIZED for op in entry["ops"])
 
 
 def check(entry: dict, folder: Path, target: str) -> Result:

@@ -7,8 +7,9 @@ when a step first meets a signature (shapes of its operands); the answer is kept
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..ir.core import Graph, Node, Value
 from ..ir.errors import GraphmillError, RunError, UnsupportedError
-from ..ir.infer import where
+from ..ir.infer import MAX_CONTENTS, where
 from ..ir.interp import bind_symbols, region_symbols, run_node, sizes
 from ..ir.layout import physical
 from ..ir.limits import Budget
@@ -84,7 +85,7 @@ class Step:
 
 def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """An uninitialised C-contiguous array at a 64-byte boundary."""
-    n = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    n = math.prod(shape) * dtype.itemsize
     raw = np.empty(n + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN
     return raw[start : start + n].view(dtype).reshape(shape)
@@ -159,7 +160,7 @@ class KernelStep(Step):
         super().__init__(node)
         self.source, self.address = source, address
         self._packed = {i: self._pack(i, pack) for i, pack in source.pack.items() if node.operands[i].is_const}  # type: ignore[union-attr]
-        self._bound: OrderedDict[Any, tuple[list[tuple[int, ...]], Launch]] = OrderedDict()
+        self._bound: OrderedDict[Any, Launch] = OrderedDict()
         self._constants: dict[int, np.ndarray] = {}
         self.tables = [aligned_copy(t) for t in source.tables]
 
@@ -194,27 +195,17 @@ class KernelStep(Step):
     def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
         node = self.node
         host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
-        key = (tuple(None if v is None or v.is_const else a.shape for v, a in zip(node.operands, arrays)),  # type: ignore[union-attr]
-               tuple((i, x.tobytes()) for i, x in host.items()))  # fmt: skip
-        # Sizes that no operand's shape determines (a dynamic slice) follow from contents, which the key does not hold.
-        found = self._bound.get(key) if self._keyed(host) else None
-        if found is None:
-            shapes = result_shapes(node, frame)
+        shapes = result_shapes(node, frame)
+        key = (tuple(None if a is None else a.shape for a in arrays), tuple(shapes), tuple((i, x.tobytes()) for i, x in host.items()))
+        launch = self._bound.get(key)
+        if launch is None:
             for v, shape in zip(node.results, shapes):
-                frame.budget.check_bytes(where(node), int(np.prod(shape, dtype=object)) * v.tensor.dtype.itemsize)
+                frame.budget.check_bytes(where(node), math.prod(shape) * v.tensor.dtype.itemsize)
             logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
-            found = shapes, self.source.bind(Call(logical, shapes, host))
-            self._bound[key] = found
+            launch = self._bound[key] = self.source.bind(Call(logical, shapes, host))
             if len(self._bound) > 64:
                 self._bound.popitem(last=False)
-        return found
-
-    def _keyed(self, host: Mapping[int, np.ndarray]) -> bool:
-        """Whether shapes and host operands determine everything: all operands that `infer` may read are constant or in `host`."""
-        return all(
-            v is None or v.is_const or i in host or not v.tensor.dtype.is_integer or v.tensor.rank is None or v.tensor.rank > 1
-            for i, v in enumerate(self.node.operands)
-        )
+        return shapes, launch
 
 
 def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> None:
@@ -239,7 +230,10 @@ def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
         return [tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ()) for r in node.results if _ranked(r)]
     except (Unbound, _UnknownRank):
         types = concrete_types(node, [frame.logical(v) for v in node.operands])
-        return [t.shape for t in types]  # type: ignore[union-attr, return-value]
+        for r, t in zip(node.results, types):
+            if not isinstance(t, TensorType) or not t.is_static:
+                raise RunError(f"{where(node)}: the size of %{r.name} ({t}) cannot be known before it runs") from None
+        return [t.shape for t in types[: len(node.results)]]
     except ValueError as e:
         raise RunError(f"{where(node)}: {e}") from e
 
@@ -259,7 +253,7 @@ def concrete_types(node: Node, operands: Sequence[Any]) -> list[Any]:
     if node.op.has("isolated"):
         return _concrete_region(node, operands)
     c = InferContext(node.op, [None if x is None else type_of(x) for x in operands], node.all_attrs(), len(node.results),
-                     [x if isinstance(x, np.ndarray) and x.dtype.kind in "iub" and x.ndim <= 1 else None for x in operands])  # fmt: skip
+                     [x if isinstance(x, np.ndarray) and x.size <= MAX_CONTENTS else None for x in operands])  # fmt: skip
     try:
         out = node.op.infer(c)
     except GraphmillError as e:
