@@ -1,9 +1,9 @@
 """The loop nest around the GEMM microkernel, as kernel text: what GEMM and all convolutions share.
 
-The result is computed as rows by columns, in units of work (a batch entry, a range of rows, a group of column panels); a tile does a
-contiguous range of units with a slice of scratch memory of its own. For each block of rows the tables of addresses that the microkernel
-reads are filled by a fragment of text of the family; panels of B come packed, or are packed by another fragment. Fragments may use the
-names of `NAMES` and what they define themselves.
+The result is computed as rows by columns, in units of work (a batch entry, a range of rows, a group of column panels); a tile
+does a contiguous range of units with a slice of scratch memory of its own. For each block of rows the tables of addresses that
+the microkernel reads are filled by a fragment of text of the family; panels of B come packed, or are packed by another fragment.
+Fragments may use the names of `NAMES` and what they define themselves.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ for q in range(first, last):
     width = min(padded, columns - column)
     PACK_PANEL
 """
+
+
 @dataclass(frozen=True)
 class Nest:
     """A kernel of this family in the making: its types, program, the parameter slots of the program's operands."""
@@ -95,7 +97,8 @@ class Nest:
         return [nv for nv, n in zip((3, 2, 1), self.tiling.widths(self.columns), strict=True) if n] or [1]
 
 
-def nest_text(n: Nest, params: Mapping[str, int], names: Sequence[str], first_int: int, *, base: str, fill: str, setup: str = "", batch: str = "",
+def nest_text(n: Nest, params: Mapping[str, int], names: Sequence[str], first_int: int, *, base: str, fill: str, setup: str = "",
+              batch: str = "",
               pack_panel: str = "", after: str = "", column_at: str = "column") -> str:  # fmt: skip
     """The text of a kernel. `params` maps names to parameter slots of addresses, `names` are the family's own integers (they follow
     `NAMES`). `base` is the expression for the panel's address, `column_at` for the column of the result that `column` is."""
@@ -106,7 +109,16 @@ def nest_text(n: Nest, params: Mapping[str, int], names: Sequence[str], first_in
     pack = insert(_PACK, PACK_PANEL=pack_panel) if pack_panel else ""
     if pack:
         pack = "first_column = COLUMN_OF_FIRST\n" + pack
-    body = insert(_NEST, PARAMS="\n".join(lines), SETUP=setup, BATCH=batch, PACK=pack, FILL=fill, AFTER=after, PANEL=_calls(n, base, column_at))
+    body = insert(
+        _NEST,
+        PARAMS="\n".join(lines),
+        SETUP=setup,
+        BATCH=batch,
+        PACK=pack,
+        FILL=fill,
+        AFTER=after,
+        PANEL=_calls(n, base, column_at),
+    )
     body = body.replace("COLUMN_OF_FIRST", _column_of(n, "first")).replace("COLUMN_OF_LAST", _column_of(n, "last"))
     body = insert(body, COLUMN=_column(n))
     words = {"CI": n.item, "MI": n.dtype.itemsize, "PAD": PAD, "LANES_": n.tiling.lanes, "T": n.dtype.name,
@@ -150,7 +162,8 @@ def _panels(n: Nest) -> str:
 def _calls(n: Nest, base: str, column_at: str) -> str:
     """The calls for panel q, by its width."""
     leaves = [f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(n.epilogue.leaves)]
-    args = ", ".join(["count", "depth", "segments", "table_a", "pitch", base, "table_b", "table_c", f"({column_at}) * MI", "columns - column",
+    args = ", ".join(["count", "depth", "segments", "table_a", "pitch", base, "table_b", "table_c", f"({column_at}) * MI",
+                     "columns - column",
                       "table_r", *leaves])  # fmt: skip
     tests = {3: "q < wide", 2: "q < wide + mid", 1: ""}
     if len(n.kinds) == 1:
@@ -167,9 +180,9 @@ def _calls(n: Nest, base: str, column_at: str) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a launch depends on: rows by columns (of one batch entry), `segments` of `depth`, batch entries; whether panels are packed by
-    the kernel; numbers a row that the kernel copies into a buffer (0: none) and that a row of zeros has; extra bytes for a
-    block of results (`result_row` numbers a row)."""
+    """What a launch depends on: rows by columns (of one batch entry), `segments` of `depth`, batch entries; whether panels are
+    packed by the kernel; numbers a row that the kernel copies into a buffer (0: none) and that a row of zeros has; extra bytes
+    for a block of results (`result_row` numbers a row)."""
 
     rows: int
     columns: int
@@ -195,10 +208,17 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     width = 3 * n.tiling.lanes
     if s.packs:
         panels_per = max(1, min(panels, BLOCK_BYTES // max(1, total * width * n.item)))
-        blocks = max(1, min(s.rows * s.batches * s.columns * total // (4 * UNIT) // max(1, s.batches * -(-panels // panels_per)), s.rows // 256))
+        blocks = max(
+            1,
+            min(
+                s.rows * s.batches * s.columns * total // (4 * UNIT) // max(1, s.batches * -(-panels // panels_per)), s.rows // 256
+            ),
+        )
     else:
         blocks = max(1, -(-s.rows // block_rows))
-        wanted = max(1, min(panels, MAX_TILES // min(blocks * s.batches, MAX_TILES), s.rows * s.columns * total * s.batches // UNIT))
+        wanted = max(
+            1, min(panels, MAX_TILES // min(blocks * s.batches, MAX_TILES), s.rows * s.columns * total * s.batches // UNIT)
+        )
         panels_per = max(1, -(-panels // (wanted if not s.buffer_row else min(wanted, max(1, 8 // (blocks * s.batches))))))
     groups = max(1, -(-panels // panels_per))
     rows_per = _align(-(-s.rows // blocks), block_rows) if s.packs else block_rows
@@ -213,7 +233,8 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     units = s.batches * blocks * groups
     tiles = max(1, min(units, MAX_TILES))
     at_c, at_r, at_b, at_zero, at_buffer, at_panel, at_result = at[1:8]
-    ints = (s.batches, blocks, groups, s.rows, rows_per, block_rows, s.columns, wide, mid, panels, panels_per, s.depth, s.segments, total,
+    ints = (s.batches, blocks, groups, s.rows, rows_per, block_rows, s.columns, wide, mid, panels, panels_per, s.depth,
+            s.segments, total,
             at[-1], at_c, at_r, at_b, at_zero, at_buffer, at_panel)  # fmt: skip
     return Launch((*ints, *(at_result if x is RESULT_AT else x for x in extra)), tiles, at[-1] * tiles)
 

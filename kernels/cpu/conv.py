@@ -1,14 +1,14 @@
 """Convolutions as products of matrices, without columns in memory where the input lies channels-last.
 
 Three ways, by layout:
-- rows: a row of the product is an output pixel, found through one address a tap (a row of zeros outside of the input), columns are output
-  channels. Serves channels-last results, mixed layouts and transposed convolutions. Where numbers of a tap do not lie together, or are
-  too few, or are halves, rows are first copied into a buffer.
+- rows: a row of the product is an output pixel, found through one address a tap (a row of zeros outside of the input), columns
+  are output channels. Serves channels-last results, mixed layouts and transposed convolutions. Where numbers of a tap do not lie
+  together, or are too few, or are halves, rows are first copied into a buffer.
 - planes: a row is an output channel, columns are output pixels, whose windows are packed panel by panel. Serves row-major results.
 - depthwise convolutions have kernels of their own (depthwise.py).
 
-A transposed convolution is cut into phases, one for each position of a result modulo the strides: within a phase every result sees the
-same taps, so nothing is multiplied by zeros.
+A transposed convolution is cut into phases, one for each position of a result modulo the strides: within a phase every result
+sees the same taps, so nothing is multiplied by zeros.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Geometry:
         if not self.is_pointwise():
             return self
         size = math.prod(self.inputs) * (self.n if with_batch else 1)
-        return Geometry(1 if with_batch else self.n, self.channels, (1, 1, size), (1, 1, size), self.kernel, self.strides, self.dilations,
+        return Geometry(1 if with_batch else self.n, self.channels, (1, 1, size), (1, 1, size), self.kernel, self.strides,
+                        self.dilations,
                         self.begin, self.group, self.out_channels)  # fmt: skip
 
     def ints(self) -> list[int]:
@@ -77,7 +78,8 @@ class Geometry:
                 *self.dilations, *self.begin]  # fmt: skip
 
 
-GEOMETRY = ("images", "channels", "per_group", "out_channels", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "sd", "sh", "sw", "dd", "dh", "dw",
+GEOMETRY = ("images", "channels", "per_group", "out_channels", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "sd", "sh",
+            "sw", "dd", "dh", "dw",
             "pd", "ph", "pw")  # fmt: skip
 
 
@@ -193,7 +195,8 @@ def _rows(site: Site, epilogue: Builder) -> KernelSource:
     return KernelSource(text, bind, "conv.rows", pack)
 
 
-# Byte strides of the input; of a weight that the kernel packs (output, input channel); of a group's weights; phases; the block of results.
+# Byte strides of the input; of a weight that the kernel packs (output, input channel); of a group's weights; phases; the block of
+# results.
 _STRIDES = ("x_n", "x_d", "x_h", "x_w", "x_c", "w_out", "w_in", "w_group", "phases", "at_result")
 
 
@@ -227,7 +230,8 @@ def _planes(site: Site, epilogue: Builder) -> KernelSource:
     nest = _nest(site, epilogue, None, "row")
     halves = site.result.dtype.itemsize == 2
     copied = halves and not w.is_const
-    text = nest_text(nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, "group"], first_int(node), setup="st_i64(table_b, 0, 0)",
+    text = nest_text(nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, "group"], first_int(node),
+                     setup="st_i64(table_b, 0, 0)",
                      base="scratch + at_panel + (column - first_column) * total * CI", batch=PLANES_BATCH, pack_panel=PLANES_PACK,
                      fill=PLANES_FILL[copied])  # fmt: skip
 

@@ -32,7 +32,15 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource | Refusal:
     item = 8 if dtype.name == "f64" else 4
     lanes = tiling(item).lanes
     text = (_last_text if last else _major_text)(site, epilogue, lanes)
-    words = {"MI": dtype.itemsize, "CI": item, "PAD": PAD, "BLOCK": BLOCK, "PIXELS": PIXELS, "WIDE": VECTORS * lanes, "LANES_": lanes}
+    words = {
+        "MI": dtype.itemsize,
+        "CI": item,
+        "PAD": PAD,
+        "BLOCK": BLOCK,
+        "PIXELS": PIXELS,
+        "WIDE": VECTORS * lanes,
+        "LANES_": lanes,
+    }
     compute = "f64" if item == 8 else "f32"
     text = fill_in(text.replace("_CT(", f"_{compute}(").replace("_T(", f"_{dtype.name}("), CT=compute, **words)
 
@@ -159,7 +167,17 @@ def kernel(p, tile, ntiles):
                     EPILOGUE
                     put_T(result, at + j, out)
 """
-_BINARY = {"min": "minimum", "max": "maximum", "abs": "absolute", "round": "rint", "pow": "pow_", "and": "and_", "or": "or_", "xor": "xor_", "not": "not_"}
+_BINARY = {
+    "min": "minimum",
+    "max": "maximum",
+    "abs": "absolute",
+    "round": "rint",
+    "pow": "pow_",
+    "and": "and_",
+    "or": "or_",
+    "xor": "xor_",
+    "not": "not_",
+}
 
 
 def _major_text(site: Site, epilogue: Builder, lanes: int) -> str:

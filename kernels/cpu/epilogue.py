@@ -1,9 +1,9 @@
 """What a GEMM or convolution does to its sums before it stores them: bias, residual and elementwise operators as one program.
 
-A `fused` node with `kernel = gemm` has a region whose first node is the anchor (matmul, gemm, conv, conv_transpose) and whose other nodes
-are elementwise operators on the anchor's result. Their other operands are inputs of the region: one number, one number a
-channel, or a tensor of the result's shape and layout; numbers may also stand in the region as constants. The anchor's own operands
-are inputs of the region, and the last node's result is its only output. All have the anchor's element type.
+A `fused` node with `kernel = gemm` has a region whose first node is the anchor (matmul, gemm, conv, conv_transpose) and whose
+other nodes are elementwise operators on the anchor's result. Their other operands are inputs of the region: one number, one
+number a channel, or a tensor of the result's shape and layout; numbers may also stand in the region as constants. The anchor's
+own operands are inputs of the region, and the last node's result is its only output. All have the anchor's element type.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def check_step(node: Node, chain: int, anchor: TensorType, channel: Channel, typ
         return Refusal(f"{node.op.name} is not elementwise")
     result = node.results[0].tensor
     if result.dtype is not anchor.dtype or anchor.dtype not in FLOATS:
-        return Refusal("the element type is not that of the anchor, or not a float", {"anchor": anchor.dtype, "result": result.dtype})
+        return Refusal(
+            "the element type is not that of the anchor, or not a float", {"anchor": anchor.dtype, "result": result.dtype}
+        )
     if anchor.shape is None or result.shape != anchor.shape or result.layout != anchor.layout:
         return Refusal("the result has not the anchor's shape and layout", {"anchor": anchor, "result": result})
     for i, t in enumerate(types):
@@ -127,7 +129,9 @@ def _strange(e: Expr) -> set[str]:
         if id(x) in seen:
             continue
         seen.add(id(x))
-        if x.fn not in APPLIED | {"arg", "const"} or (x.dtype not in FLOATS and (x.dtype.name != "bool" or x.fn in ("arg", "const"))):
+        if x.fn not in APPLIED | {"arg", "const"} or (
+            x.dtype not in FLOATS and (x.dtype.name != "bool" or x.fn in ("arg", "const"))
+        ):
             found.add(f"{x.fn} of {x.dtype}")
         stack += x.args
     return found
@@ -208,7 +212,12 @@ def epilogue_of(site: Site, channel: Channel, start: Callable[[Builder], int]) -
 def _misplaced(node: Node, known: dict[Value, int], region: object) -> Refusal | None:
     """Why an operand can be read neither as an input of the region nor as a number."""
     for v in node.operands:
-        if v is not None and v not in known and not (v.graph is region and v.node is None) and not (v.is_const and v.tensor.size == 1):
+        if (
+            v is not None
+            and v not in known
+            and not (v.graph is region and v.node is None)
+            and not (v.is_const and v.tensor.size == 1)
+        ):
             return Refusal(f"%{v.name} is neither an input of the region nor a constant of one element", {"type": v.type})
     return None
 

@@ -20,7 +20,8 @@ ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
 
 
 def can_fuse_epilogue(anchor: Node, node: Node, chain: int) -> Refusal | None:
-    """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot join the anchor's kernel (None: it can)."""
+    """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot join the anchor's kernel (None:
+    it can)."""
     if anchor.op.name not in ANCHORS:
         return Refusal(f"{anchor.op.name} takes no epilogue")
     types = [None if v is None else v.tensor for v in node.operands]
@@ -68,7 +69,9 @@ def build(node: Node) -> KernelSource | Refusal:
     if dtype in INTEGERS and site.anchor.op.name == "matmul" and not site.chain:
         return _integers(node)
     if dtype not in FLOATS:
-        return Refusal(f"{site.anchor.op.name} of {dtype} has no kernel", {"expected": "f32, f64, f16, bf16; for matmul also integers"})
+        return Refusal(
+            f"{site.anchor.op.name} of {dtype} has no kernel", {"expected": "f32, f64, f16, bf16; for matmul also integers"}
+        )
     epilogue = epilogue_of(site, channel_axis(site.anchor), partial(_start, site))
     if isinstance(epilogue, Refusal):
         return epilogue

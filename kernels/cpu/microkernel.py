@@ -1,14 +1,16 @@
 """The register-tiled inner kernels of GEMM, convolution and depthwise convolution, emitted as LLVM code inside numba intrinsics.
 
-A tile of MR rows by NV vectors is held in registers while the products are summed: `acc[i, j] += a[row i, k] * b[k, j]`. Rows are found
-through a table of addresses, one for each (segment, row), so that one kernel serves GEMM (one segment), convolution (a segment of C
-numbers for each tap) and transposed convolution; columns come from a *panel* of B, packed K by NV vectors and padded with zeros. The
-sum runs through all segments in order, then the epilogue (a small program, below) is applied in registers and the tile is stored;
-columns past `ncols` are neither read nor written. f16 and bf16 are computed in f32 and exist only in what the epilogue reads and stores.
+A tile of MR rows by NV vectors is held in registers while the products are summed: `acc[i, j] += a[row i, k] * b[k, j]`. Rows are
+found through a table of addresses, one for each (segment, row), so that one kernel serves GEMM (one segment), convolution (a
+segment of C numbers for each tap) and transposed convolution; columns come from a *panel* of B, packed K by NV vectors and padded
+with zeros. The sum runs through all segments in order, then the epilogue (a small program, below) is applied in registers and the
+tile is stored; columns past `ncols` are neither read nor written. f16 and bf16 are computed in f32 and exist only in what the
+epilogue reads and stores.
 
 A program is a tuple of steps, each of which may refer to earlier ones by number; the last is the result:
-("acc",), ("col", k), ("row", k), ("full", k), ("scalar", k), ("const", hex), and (primitive, step, ...). Operand k is a vector along the
-columns, one number a row, a matrix laid out as the result, or one number; primitives are those of `ir/scalar.py` on floats.
+("acc",), ("col", k), ("row", k), ("full", k), ("scalar", k), ("const", hex), and (primitive, step, ...). Operand k is a vector
+along the columns, one number a row, a matrix laid out as the result, or one number; primitives are those of `ir/scalar.py` on
+floats.
 
 The tile's height, its width and the vector width follow from the host's features (see `tiling`).
 """
@@ -29,7 +31,9 @@ UNROLL = 8
 _SPELLED = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint"}
 _LIBM = {"pow": lambda a, b: a.libm("pow", b)}
 _LOGIC = {"and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b, "not": lambda a: ~a}
-_LIGHT = frozenset({"add", "sub", "mul", "neg", "abs", "min", "max", "where", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
+_LIGHT = frozenset(
+    {"add", "sub", "mul", "neg", "abs", "min", "max", "where", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+)
 LIGHT_STEPS = 12  # a program of more is emitted once, in a loop over the tile's vectors
 
 
@@ -140,7 +144,9 @@ class _Emit:
         if mask is None:
             return self.b.load(pointer, typ=vector, align=item)
         name = f"llvm.masked.load.v{self.lanes}{self._element(vector)}.p0"
-        return self.call(name, vector, [pointer, self.ir.Constant(self.i32, item), mask, self.ir.Constant(vector, [0] * self.lanes)])
+        return self.call(
+            name, vector, [pointer, self.ir.Constant(self.i32, item), mask, self.ir.Constant(vector, [0] * self.lanes)]
+        )
 
     def _element(self, vector: Any) -> str:
         return "i16" if vector.element == self.half else f"f{self.type.bits}"
@@ -151,7 +157,9 @@ class _Emit:
 
         if self.stored == self.item:
             return Val(self.b, self._load(self.type.llvm, self.item, pointer, mask), self.type)
-        return self._widened(Val(self.b, self._load(self.ir.VectorType(self.half, self.lanes), 2, pointer, mask), self.type.of("u", 16)))
+        return self._widened(
+            Val(self.b, self._load(self.ir.VectorType(self.half, self.lanes), 2, pointer, mask), self.type.of("u", 16))
+        )
 
     def fetch_one(self, pointer: Any) -> Any:
         """A number in the memory's type, in all lanes."""
@@ -238,8 +246,8 @@ def _is_light(program: Program) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tile goes: tables of the result rows' addresses and of the byte offsets of row operands (at the tile's first row), the
-    byte offset of the first column, how many columns are valid, and the operands."""
+    """Where a tile goes: tables of the result rows' addresses and of the byte offsets of row operands (at the tile's first row),
+    the byte offset of the first column, how many columns are valid, and the operands."""
 
     rows: Any
     row_at: Any
@@ -374,11 +382,12 @@ def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDE
 
         panel(rows, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands)
 
-    that computes `rows` rows of one panel of nv vectors, in tiles of mr and mr - 1 rows (one row has a tile of its own). `a` is a table
-    of row addresses [segment][row] with `a_pitch` bytes a segment, each row having `depth` contiguous numbers; `b` is the panel and
-    `b_at[segment]` the first of its rows for a segment; `c` is a table of the result rows' addresses, to which `c_at` bytes are added;
-    `row_at` is a table of byte offsets for row operands. Operands are addresses (for "full" the distance in bytes from the
-    result). A and B hold numbers of the computing type. The tables repeat the last row for as many rows as a tile has.
+    that computes `rows` rows of one panel of nv vectors, in tiles of mr and mr - 1 rows (one row has a tile of its own). `a` is a
+    table of row addresses [segment][row] with `a_pitch` bytes a segment, each row having `depth` contiguous numbers; `b` is the
+    panel and `b_at[segment]` the first of its rows for a segment; `c` is a table of the result rows' addresses, to which `c_at`
+    bytes are added; `row_at` is a table of byte offsets for row operands. Operands are addresses (for "full" the distance in
+    bytes from the result). A and B hold numbers of the computing type. The tables repeat the last row for as many rows as a tile
+    has.
     """
     arguments = 11 + operand_count(program)
 
@@ -388,7 +397,12 @@ def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDE
 
         def call(height: int, count: Any, shift: Any) -> None:
             moved = [e.b.add(table, shift) for table in (a, c, row_at)]
-            tile = _internal(e.b.module, _name("tile", memory, lanes, height, nv, program), arguments, _gemm_tile(memory, lanes, height, nv, program))
+            tile = _internal(
+                e.b.module,
+                _name("tile", memory, lanes, height, nv, program),
+                arguments,
+                _gemm_tile(memory, lanes, height, nv, program),
+            )
             e.b.call(tile, [count, depth, segments, moved[0], a_pitch, b, b_at, moved[1], c_at, ncols, moved[2], *operands])
 
         with e.b.if_else(e.b.icmp_signed("==", rows, e.int(1))) as (one, more):
@@ -462,8 +476,8 @@ def depthwise_tile(memory: str, lanes: int, px: int, nv: int, masked: bool, prog
         tile(count, taps, a, a_pitch, w, w_pitch, c, c_at, ncols, row_at, *operands)
 
     for `count` tiles of px pixels by nv vectors of channels: `acc[i, j] += a[tap, pixel i][j] * w[tap][j]`. Tables are those of
-    `gemm_panel`; `c_at` bytes are added to the addresses of inputs and results alike. Inputs are in the memory's type, weights in the
-    computing type (padded to whole vectors). Only a masked kernel may be given fewer than nv * lanes columns.
+    `gemm_panel`; `c_at` bytes are added to the addresses of inputs and results alike. Inputs are in the memory's type, weights in
+    the computing type (padded to whole vectors). Only a masked kernel may be given fewer than nv * lanes columns.
     """
 
     def build(builder: Any, args: Sequence[Any]) -> None:

@@ -19,8 +19,8 @@ UNIT = 1 << 16  # elements that a tile reads at least
 
 @dataclass(frozen=True)
 class Fold:
-    """How a window becomes a number, as expressions: the first value, one more element `v`, another part's value `u`, and the end over
-    `n` elements."""
+    """How a window becomes a number, as expressions: the first value, one more element `v`, another part's value `u`, and the end
+    over `n` elements."""
 
     start: str
     step: str
@@ -63,7 +63,13 @@ def build(node: Node) -> KernelSource | Refusal:
 def _text(text: str, node: Node, fold: Fold, **fragments: str) -> str:
     dtype = node.operands[0].tensor.dtype
     compute = "f32" if dtype.itemsize == 2 and dtype.is_float else dtype.name
-    text = insert(text, **fragments).replace("STEP", fold.step).replace("START", fold.start).replace("END", fold.end).replace("JOIN", fold.join)
+    text = (
+        insert(text, **fragments)
+        .replace("STEP", fold.step)
+        .replace("START", fold.start)
+        .replace("END", fold.end)
+        .replace("JOIN", fold.join)
+    )
     for word, name in (("CT", compute), ("T", dtype.name)):
         text = text.replace(f"_{word}(", f"_{name}(").replace(f" {word}(", f" {name}(").replace(f"({word}(", f"({name}(")
     sizes = {"MI": dtype.itemsize, "CI": 8 if compute == "f64" else 4 if compute == "f32" else 1}
@@ -72,7 +78,8 @@ def _text(text: str, node: Node, fold: Fold, **fragments: str) -> str:
 
 # ---- windows ------------------------------------------------------------------------------------------------------------
 
-_NAMES = ("images", "channels", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "sd", "sh", "sw", "dd", "dh", "dw", "pd", "ph", "pw",
+_NAMES = ("images", "channels", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "sd", "sh", "sw", "dd", "dh", "dw", "pd", "ph",
+          "pw",
           "ed", "eh", "ew", "units", "slice_bytes")  # fmt: skip
 
 

@@ -43,14 +43,17 @@ def build(node: Node) -> KernelSource | Refusal:
         t = node.operands[i].tensor
         allowed = {"x": (I8, U8), "w": (I8, U8), "xz": (I8, U8), "wz": (I8, U8), "yz": (I8, U8)}.get(role, (F32, F16, BF16))
         if role != "bias" and t.dtype not in allowed:
-            return Refusal(f"operand {node.op.operand_name(i)} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))})
+            return Refusal(
+                f"operand {node.op.operand_name(i)} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))}
+            )
         if role not in ("x", "w") and not _fits(t, role, "conv" in node.op.name):
             return Refusal(f"operand {node.op.operand_name(i)} varies along an axis that the kernel does not know", {"type": t})
     return _conv(node, roles) if "conv" in node.op.name else _matmul(node, roles)
 
 
 def _fits(t: TensorType, role: str, conv: bool) -> bool:
-    """Whether a parameter is one number, or varies along rows (of x and y), columns or output channels (of w, and the bias) only."""
+    """Whether a parameter is one number, or varies along rows (of x and y), columns or output channels (of w, and the bias)
+    only."""
     varying = [i - len(t.shape) for i, d in enumerate(t.shape) if d != 1]
     if conv:
         return not varying if role in ("xs", "xz", "ys", "yz") else len(t.shape) <= 1
@@ -69,7 +72,8 @@ def _words(node: Node, roles: dict[str, int], rows: str, columns: str, w_index: 
     words = {"XZ": f"to_i32({_read(node, roles, 'xz', rows)})" if "xz" in roles else "i32(0)",
              "WZ": f"to_i32({_read(node, roles, 'wz', w_index)})" if "wz" in roles else "i32(0)"}  # fmt: skip
     if "ys" in roles:
-        words |= {"XS": _read(node, roles, "xs", rows), "WS": _read(node, roles, "ws", w_index), "YS": _read(node, roles, "ys", rows),
+        words |= {"XS": _read(node, roles, "xs", rows), "WS": _read(node, roles, "ws", w_index), "YS": _read(node, roles, "ys",
+                              rows),
                   "YZ": _read(node, roles, "yz", rows)}  # fmt: skip
     return words
 

@@ -24,12 +24,16 @@ def conv_node(name: str, arrays: list, attrs: dict, last: tuple[bool, bool], con
     layout = channels_last(arrays[0].ndim)
     if last[0]:
         types[0] = types[0].with_(layout=layout)
-    node = make_node(name, arrays, attrs, types=types, constants=[i for i in constants if i < len(arrays) and arrays[i] is not None])
+    node = make_node(
+        name, arrays, attrs, types=types, constants=[i for i in constants if i < len(arrays) and arrays[i] is not None]
+    )
     node.results[0].type = node.results[0].type.with_(layout=layout if last[1] else None)
     return node
 
 
-def check(name: str, arrays: list, attrs: dict, last: tuple[bool, bool], constants: tuple[int, ...] = (1, 2), **close: float) -> None:
+def check(
+    name: str, arrays: list, attrs: dict, last: tuple[bool, bool], constants: tuple[int, ...] = (1, 2), **close: float
+) -> None:
     node = conv_node(name, arrays, attrs, last, constants)
     assert_close(run_kernel(node, arrays)[0], reference(OPS[name], arrays, attrs)[0], **(close or CLOSE))
 
