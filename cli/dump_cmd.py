@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write text there, large constants beside it.")
 @target_option
 @set_option
-def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, as_json: bool, output: str | None,
-         target: str, sizes: tuple[str, ...]) -> None:  # fmt: skip
+def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, as_json: bool,
+         output: str | None, target: str, sizes: tuple[str, ...]) -> None:  # fmt: skip
     """Print the IR of MODEL, optimized or after a pass. Large constants are shown by their hashes."""
     from ..engine.compiler import load, optimize
     from ..engine.options import Options

@@ -9,11 +9,14 @@ makes ONNX nodes `my.ops::SmoothRelu` run: traced once as an elementwise express
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 
-from ..frontends.registry import converter
+from ..frontends import registry
+from ..ir import ops as _families  # noqa: F401  (the built-in operators come first: a user's must not take one of their names)
 from ..ir.equations import Guard, equation
-from ..ir.op import Infer, Onnx, OpDef, elementwise
+from ..ir.errors import IRError
+from ..ir.op import OPS, Infer, Onnx, OpDef, elementwise
 from ..ir.op import op as declare
 from ..ir.passes import user
 from ..ir.passes.manager import register as register_pass
@@ -29,12 +32,14 @@ def op(name: str, *, domain: str = "custom", op_type: str | None = None, infer: 
     """Makes an operator of a numpy function: positional parameters are operands, keyword-only ones attributes.
 
     ONNX nodes `domain::op_type` (default: the name in CamelCase) become this operator. A function of numpy's elementwise functions,
-    arithmetic, comparisons and np.where is traced and compiled; any other runs as it stands, on the host, and needs `infer`,
-    a function from `graphmill.ir.op.InferContext` to the type of the result (or a list of types). Raises TypeError where neither fits.
+    arithmetic, comparisons and np.where is traced and compiled for every element type in `dtypes`; any other runs as it stands, on
+    the host, and needs `infer`, a function from `graphmill.ir.op.InferContext` to the type of the result (or a list of types).
+    Raises TypeError where neither fits, IRError where the name, or the ONNX operator, is taken.
     """
 
     def make(fn: Callable) -> OpDef:
         form = Onnx(op_type or "".join(w.capitalize() for w in name.split("_")), domain)
+        _check_free(form)
         if infer is not None:
             return declare(name, infer=infer, onnx=form, traits=traits)(fn)
         try:
@@ -46,14 +51,28 @@ def op(name: str, *, domain: str = "custom", op_type: str | None = None, infer: 
     return make
 
 
-def _trace_f32(fn: Callable) -> None:
-    import inspect
+def _check_free(form: Onnx) -> None:
+    """Raises IRError where models' nodes of this operator are served already: a second record would never be asked."""
+    found = OPS.by_onnx(form.domain, form.op_type)
+    if found is not None:
+        raise IRError(f"ONNX's {form.domain or 'ai.onnx'}::{form.op_type} is the operator {found[1].name} already; "
+                      "give another domain or op_type, or register a converter, which goes before it")  # fmt: skip
 
+
+def _trace_f32(fn: Callable) -> None:
     params = inspect.signature(fn).parameters.values()
     if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in params):
         raise TypeError("every attribute needs a default")
     count = sum(p.kind is not p.KEYWORD_ONLY for p in params)
     trace(fn, [F32] * count, {p.name: p.default for p in params if p.kind is p.KEYWORD_ONLY})
+
+
+def converter(domain: str, op_type: str) -> Callable[[registry.Converter], registry.Converter]:
+    """Registers `fn(builder, call)`, which returns the Values of the node's outputs, as the way to import ONNX nodes
+    `domain::op_type`: see `graphmill.frontends.registry`. It goes before everything that is built in; the last one counts."""
+    from ..frontends.onnx import contrib as _  # noqa: F401  (the built-in converters: a later registration would replace the user's)
+
+    return registry.converter(domain, op_type)
 
 
 def rewrite(text: str, guard: Guard | None = None) -> Rule:

@@ -1,6 +1,7 @@
 """Trains the convolutional net of this folder on scikit-learn's digits (1797 scans of handwritten digits, 8x8, 16 greys).
 
-Needs torch and scikit-learn (not needed to run the example): `pip install torch scikit-learn onnx`, then `python examples/digits/train.py`.
+Needs torch and scikit-learn (not needed to run the example): `pip install torch scikit-learn onnx`, then
+`python examples/digits/train.py`.
 The split is stratified and fixed: 1297 digits to train on, 500 to test on; the test digits are never trained on nor used to choose
 anything. Writes digits.onnx and digits.npz (the 500 test digits and their labels) beside this file.
 """
