@@ -24,6 +24,8 @@ def _infer_group_query(c: InferContext) -> list[TensorType]:
     for i in range(12, 17):
         if c.has(i):
             raise c.error(f"input {c.op.operand_name(i)} is given; expected a cache that is not quantized and no norms of q and k")
+    if not c.has(5) or not c.has(6):
+        raise c.error("seqlens_k or total_sequence_length is missing; the operator needs both")
     heads, kv = c.attr("num_heads"), c.attr("kv_num_heads")
     if kv < 1 or heads < 1 or heads % kv:
         raise c.error(f"num_heads = {heads} and kv_num_heads = {kv}, expected a multiple of these")
@@ -81,11 +83,11 @@ def _group_query_examples() -> list:
     dtypes=dict.fromkeys(("query", "key", "value", "past_key", "past_value", "cos_cache", "sin_cache", "attention_bias",
                           "head_sink"), HALVES)
     | {"seqlens_k": {I32}, "total_sequence_length": {I32}, "position_ids": {I64}})  # fmt: skip
-def group_query_attention(query, key, value, past_key, past_value, seqlens_k, total_sequence_length, cos_cache=None, sin_cache=None,
-                          position_ids=None, attention_bias=None, head_sink=None, k_scale=None, v_scale=None, q_norm_weight=None,
-                          k_norm_weight=None, query_seqlens=None, *, causal=1, do_rotary=0, k_norm_epsilon=None,
-                          k_quant_type="NONE", kv_cache_bit_width=0, kv_num_heads, local_window_size=-1, num_heads,
-                          q_norm_epsilon=None, qk_norm_epsilon=1e-6, qk_output=0, rotary_interleaved=0, scale=0.0,
+def group_query_attention(query, key=None, value=None, past_key=None, past_value=None, seqlens_k=None, total_sequence_length=None,
+                          cos_cache=None, sin_cache=None, position_ids=None, attention_bias=None, head_sink=None, k_scale=None,
+                          v_scale=None, q_norm_weight=None, k_norm_weight=None, query_seqlens=None, *, causal=1, do_rotary=0,
+                          k_norm_epsilon=None, k_quant_type="NONE", kv_cache_bit_width=0, kv_num_heads, local_window_size=-1,
+                          num_heads, q_norm_epsilon=None, qk_norm_epsilon=1e-6, qk_output=0, rotary_interleaved=0, scale=0.0,
                           sliding_window_cache=0, smooth_softmax=-1, softcap=0.0, v_quant_type="NONE"):  # fmt: skip
     """Causal attention of query[B,S,H*D] over a cache of keys and values [B,G,C,D]; query may hold all three, heads of q first.
 

@@ -25,6 +25,9 @@ SINGLE, HALVES = frozenset({F32}), frozenset({F32, F16})
 
 def _infer_quantized_lstm(c: InferContext) -> list[TensorType]:
     same_dtype(c, 1, 2, 9, 11)
+    missing = [c.op.operand_name(i) for i in (8, 9, 10, 11) if not c.has(i)]
+    if missing:
+        raise c.error(f"input {missing[0]} is missing; the operator needs the scales and zero points of both weights")
     expect_choice(c, "direction", "forward", "reverse", "bidirectional")
     _check_activations(c, 3)
     for i in (0, 1, 2):
