@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..ir.core import Module
-from ..ir.errors import UnsupportedError
+from ..ir.errors import InputError, UnsupportedError
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from .executor import Executable
@@ -24,19 +24,24 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
             observe: Observer | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
-    `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For the
-    other arguments see `Options`; `observe(pass, module)` is called after every pass. Raises ImportProblem listing all that is wrong
-    with the model, UnsupportedError where `strict_native` asks for more than there is.
+    `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
+    the other arguments see `Options`; `observe(pass, module)` is called after every pass. Raises ImportProblem listing all that
+    is wrong with the model, UnsupportedError where `strict_native` asks for more than there is, InputError for wrong arguments.
     """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits)
     return compile_module(load(model, options), options, observe)
 
 
 def load(model: Any, options: Options) -> Module:
     """The module of whatever `compile` takes."""
+    is_text = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gir")
+    if options.shapes and (is_text or isinstance(model, Module)):
+        raise InputError("shapes are fixed while an ONNX model is read; this one is in the IR already: fix them in its text")
     if isinstance(model, Module):
         return model
-    if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gir"):
+    if is_text:
         from ..frontends.text import read_text
 
         return read_text(os.fspath(model))

@@ -28,20 +28,21 @@ __all__ = ["converter", "op", "register_pass", "rewrite"]
 
 
 def op(name: str, *, domain: str = "custom", op_type: str | None = None, infer: Infer | None = None,
-       dtypes: Iterable[DType] = FLOATS, traits: Sequence[str] = ()) -> Callable[[Callable], OpDef]:  # fmt: skip
+       results: int = 1, dtypes: Iterable[DType] = FLOATS, traits: Sequence[str] = ()) -> Callable[[Callable], OpDef]:  # fmt: skip
     """Makes an operator of a numpy function: positional parameters are operands, keyword-only ones attributes.
 
     ONNX nodes `domain::op_type` (default: the name in CamelCase) become this operator. A function of numpy's elementwise functions,
     arithmetic, comparisons and np.where is traced and compiled for every element type in `dtypes`; any other runs as it stands, on
-    the host, and needs `infer`, a function from `graphmill.ir.op.InferContext` to the type of the result (or a list of types).
-    Raises TypeError where neither fits, IRError where the name, or the ONNX operator, is taken.
+    the host, and needs `infer`, a function from `graphmill.ir.op.InferContext` to the type of the result (or a list of the types of
+    `results` results, which the function returns as a tuple). Raises TypeError where neither fits, IRError where the name, or the
+    ONNX operator, is taken.
     """
 
     def make(fn: Callable) -> OpDef:
         form = Onnx(op_type or "".join(w.capitalize() for w in name.split("_")), domain)
         _check_free(form)
         if infer is not None:
-            return declare(name, infer=infer, onnx=form, traits=traits)(fn)
+            return declare(name, infer=infer, onnx=form, traits=traits, results=results)(fn)
         try:
             _trace_f32(fn)
         except Exception as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ir.limits import DEFAULT_LIMITS, Limits
@@ -27,7 +27,6 @@ class Options:
     shapes: Mapping[str, int] = field(default_factory=dict)
     strict_native: bool = False
     limits: Limits = DEFAULT_LIMITS
-    extra_passes: Sequence[str] = ()
 
 
 def granted_cpus() -> int:
