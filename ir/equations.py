@@ -1,7 +1,8 @@
 """Rewrite rules written as equations: `mul(x, sigmoid(x)) => swish(x)`.
 
-Both sides are expressions of operator calls; names stand for any value (one name, one value), numbers for scalar constants near them.
-On the right, keyword arguments are attributes, and a bare name is a value of the left side.
+Both sides are expressions of operator calls; names stand for any value (one name, one value), numbers for scalar constants (those
+that f16 does not hold for constants near them). On the right, keyword arguments are attributes, and a bare name is a value of the
+left side.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from .errors import IRError
 from .op import OPS
@@ -20,7 +23,8 @@ Guard = Callable[[Match], "Refusal | str | bool | None"]
 def equation(text: str, guard: Guard | None = None) -> Rule:
     """The rule of an equation. `guard(match)` may refuse: it returns a Refusal, or a reason as text; None or True lets it pass.
 
-    Raises IRError for text that is no equation, an operator that does not exist, or a right side that uses an unknown name.
+    Where the right side has another type than the left the rule refuses. Raises IRError for text that is no equation, an operator
+    that does not exist, or a right side that uses an unknown name.
     """
     left, arrow, right = text.partition("=>")
     if not arrow:
@@ -41,7 +45,8 @@ def equation(text: str, guard: Guard | None = None) -> Rule:
             return refuse(verdict or "the guard said no")
         value = _build(replacement, m, b)
         if value.type != m.root.result.type:
-            raise IRError(f"the rule {text!r} would replace %{m.root.name}: {m.root.result.type} by a value of type {value.type}")
+            b.undo()
+            return refuse("types", result=m.root.result.type, replacement=value.type)
         return value
 
     return Rule(text.strip(), pattern, build)
@@ -96,6 +101,4 @@ def _build(e: ast.expr, m: Match, b: Builder) -> Any:
         operands = [_build(a, m, b) for a in e.args]
         attrs = {str(k.arg): _literal(k.value) for k in e.keywords}
         return b.op(_op_name(e), *operands, **attrs)
-    import numpy as np
-
     return b.const(np.asarray(_literal(e), m.root.result.tensor.dtype.np))

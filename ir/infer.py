@@ -9,7 +9,7 @@ import numpy as np
 from .core import Graph, Module, Node, Value
 from .errors import InferenceError
 from .op import InferContext
-from .symbols import Dim, symbols_of
+from .symbols import Dim, as_symbol
 from .types import BOOL, I64, OptionalType, SequenceType, TensorType, Type
 
 MAX_CONTENTS = 1024  # elements of an integer tensor whose contents are followed
@@ -71,8 +71,9 @@ def context(node: Node) -> InferContext:
         return Dim.of(known if known is not None else module.fresh_symbol(name, lo, hi))
 
     types = [None if v is None else v.type for v in node.operands]
+    regions = [[o.type for o in r.outputs] for r in node.regions]
     return InferContext(node.op, types, node.all_attrs(), len(node.results), [contents(v) for v in node.operands],
-                        new_symbol if module is not None else None, [[o.type for o in r.outputs] for r in node.regions])  # fmt: skip
+                        new_symbol if module is not None else None, regions)  # fmt: skip
 
 
 def contents(v: Value | None) -> np.ndarray | None:
@@ -160,7 +161,8 @@ def _infer_sequence_map(node: Node) -> None:
         if not isinstance(t, SequenceType):
             inp.type = t
         elif isinstance(t.elem, TensorType) and t.elem.shape is not None:
-            inp.type = t.elem.with_(shape=tuple(d if isinstance(d, int) else _carried_dim(inp, i) for i, d in enumerate(t.elem.shape)))
+            sizes = enumerate(t.elem.shape)
+            inp.type = t.elem.with_(shape=tuple(d if isinstance(d, int) else _carried_dim(inp, i) for i, d in sizes))
         else:
             inp.type = t.elem
     infer_graph(body)
@@ -188,7 +190,8 @@ def join(a: Type | None, b: Type | None, carried: Value) -> Type | None:
     if isinstance(a, TensorType) and isinstance(b, TensorType) and a.dtype is b.dtype:
         if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
             return TensorType(a.dtype, None)
-        return TensorType(a.dtype, tuple(x if x == y else _carried_dim(carried, i) for i, (x, y) in enumerate(zip(a.shape, b.shape))))
+        pairs = enumerate(zip(a.shape, b.shape))
+        return TensorType(a.dtype, tuple(x if x == y else _carried_dim(carried, i) for i, (x, y) in pairs))
     if isinstance(a, SequenceType) and isinstance(b, SequenceType):
         elem = join(a.elem, b.elem, carried)
         return SequenceType(elem) if elem is not None else None
@@ -206,7 +209,6 @@ def _carried_dim(v: Value, axis: int) -> Dim:
 
 
 def input_symbols(module: Module) -> set[str]:
-    """The names of symbols whose values follow from the shapes of the main graph's inputs."""
-    return {s.name for v in module.main.inputs if isinstance(v.type, TensorType) for d in v.type.shape or () for s in symbols_of(d)}
-
-
+    """The names of symbols that a run binds when it is given its inputs: those that are the whole size of some axis."""
+    dims = (d for v in module.main.inputs if isinstance(v.type, TensorType) for d in v.type.shape or ())
+    return {s.name for s in map(as_symbol, dims) if s is not None}

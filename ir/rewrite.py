@@ -7,16 +7,19 @@ read or returned from outside it. Every attempt whose root matched is recorded a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from .core import Constant, Graph, Module, Node, Value
 from .errors import IRError
-from .infer import infer_node
+from .infer import infer_node, input_symbols
 from .op import OPS, OpDef
+from .symbols import DimLike, prove_ne
 from .types import TensorType
 
 
@@ -82,7 +85,8 @@ class Pattern:
     """A tree of operators to find. Operands are patterns, names (bind any value), numbers (match a scalar constant), or ANY.
 
     `Pattern("mul", "x", Pattern("sigmoid", "x"))` is x * sigmoid(x): a name used twice must bind one value. Commutative
-    operators are tried both ways. `bind` names the matched node. Operands past those given are bound by nobody.
+    operators are tried both ways. `bind` names the matched node; bound twice, it must be one node. Operands past those given
+    are bound by nobody.
     """
 
     __slots__ = ("bind", "operands", "ops")
@@ -90,7 +94,7 @@ class Pattern:
     def __init__(self, ops: str | Sequence[str], *operands: Any, bind: str = ""):
         self.ops = (ops,) if isinstance(ops, str) else tuple(ops)
         self.operands = operands
-        self.bind = bind or self.ops[0]
+        self.bind = bind
 
 
 ANY = object()
@@ -118,47 +122,58 @@ class Match:
 
 
 def match(pattern: Pattern, root: Node) -> Match | None:
+    """The first way in which the pattern fits at `root`, every order of commutative operands tried."""
     m = Match(root)
-    return m if _match_node(pattern, root, m) else None
+    return m if _fits(pattern, root, (), m) else None
 
 
-def _match_node(p: Pattern, node: Node, m: Match) -> bool:
+def _fits(p: Pattern, node: Node, rest: tuple, m: Match) -> bool:
+    """Whether `node` fits `p`, and then the pairs (pattern, value) of `rest` fit as well."""
     if node.op.name not in p.ops or len(node.operands) < len(p.operands):
+        return False
+    if p.bind and m.nodes.get(p.bind, node) is not node:
         return False
     orders = [p.operands]
     if node.op.name in COMMUTATIVE and len(p.operands) == 2:
         orders.append(p.operands[::-1])
+    saved = dict(m.values), dict(m.nodes), list(m.inner)
     for order in orders:
-        saved = dict(m.values), dict(m.nodes), list(m.inner)
-        m.nodes[p.bind] = node
-        if node is not m.root:
+        if p.bind:
+            m.nodes[p.bind] = node
+        if node is not m.root and node not in m.inner:
             m.inner.append(node)
-        if all(_match_value(sub, v, m) for sub, v in zip(order, node.operands)):
+        if _all_fit((*zip(order, node.operands), *rest), m):
             return True
-        m.values, m.nodes, m.inner = saved
+        m.values, m.nodes, m.inner = dict(saved[0]), dict(saved[1]), list(saved[2])
     return False
 
 
-def _match_value(p: Any, v: Value | None, m: Match) -> bool:
-    if p is ANY:
-        return True
-    if p is None or v is None:
-        return p is None and v is None
-    if isinstance(p, str):
-        if p in m.values:
-            return m.values[p] is v
-        m.values[p] = v
-        return True
-    if isinstance(p, Pattern):
-        return v.node is not None and v.node.graph is m.root.graph and _match_node(p, v.node, m)
-    return is_scalar_constant(v, p)
+def _all_fit(pairs: tuple, m: Match) -> bool:
+    for i, (p, v) in enumerate(pairs):
+        if p is ANY:
+            continue
+        if isinstance(p, Pattern):  # what comes after it decides which of its ways to fit is taken
+            here = v is not None and v.node is not None and v.node.graph is m.root.graph
+            return here and _fits(p, v.node, pairs[i + 1 :], m)
+        if p is None or v is None:
+            if p is not None or v is not None:
+                return False
+        elif isinstance(p, str):
+            if m.values.setdefault(p, v) is not v:
+                return False
+        elif not is_scalar_constant(v, p):
+            return False
+    return True
 
 
 def is_scalar_constant(v: Value | None, number: float, rtol: float = 1e-3) -> bool:
-    """Whether `v` is a constant of one element near `number` (exporters round their constants to f16 and f32)."""
+    """Whether `v` is a constant of one element that is `number`, as exporters round it to f16: exact where f16 holds it."""
     if v is None or not isinstance(v.type, TensorType) or not v.is_const or v.tensor.size != 1 or v.tensor.dtype.kind == "string":
         return False
-    return bool(np.isclose(complex(v.const.array.ravel()[0]), number, rtol=rtol, atol=0 if number else 1e-12))  # type: ignore[union-attr]
+    found = complex(v.const.array.ravel()[0])  # type: ignore[union-attr]
+    with np.errstate(over="ignore"):
+        exact = complex(np.float16(number)) == number if isinstance(number, (int, float)) else True
+    return found == number or (not exact and abs(found - number) <= rtol * abs(number))
 
 
 def scalar_constant(v: Value | None) -> float | None:
@@ -173,12 +188,32 @@ def scalar_constant(v: Value | None) -> float | None:
 # ---- building ---------------------------------------------------------------------------------------------------
 
 
+class Facts:
+    """What rules ask of a module, found once for a whole run of the driver."""
+
+    def __init__(self, module: Module):
+        self.module = module
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The symbols that `dims` may use."""
+        return frozenset(input_symbols(self.module))
+
+    @cached_property
+    def names(self) -> Counter[str]:
+        """How many values had each name when it was first asked for. Rules only make names that nobody had."""
+        inputs = (v for g in self.module.main.graphs() for v in g.inputs)
+        results = (r for n in self.module.walk() for r in n.results)
+        return Counter(v.name for v in [*self.module.consts.values(), *inputs, *results])
+
+
 class Builder:
     """Adds nodes before a given one, types inferred at once; new nodes carry the source locations of what they replace."""
 
-    def __init__(self, before: Node, locs: Iterable[str] = ()):
+    def __init__(self, before: Node, locs: Iterable[str] = (), facts: Facts | None = None):
         assert before.graph is not None
         self.before, self.graph, self.module = before, before.graph, before.graph.module
+        self.facts = facts or Facts(self.module)
         self.locs = tuple(dict.fromkeys([*locs, *before.locs]))
         self.added: list[Node] = []
 
@@ -195,6 +230,12 @@ class Builder:
     def const(self, array: np.ndarray | Constant, name: str = "") -> Value:
         """A new constant of the module."""
         return self.module.add_const(name or f"{self.before.name}.const", array)
+
+    def undo(self) -> None:
+        """Removes what was added, so that a rule may still refuse."""
+        for node in reversed(self.added):
+            self.graph.remove(node)
+        self.added.clear()
 
 
 # ---- rules and the driver ---------------------------------------------------------------------------------------
@@ -226,34 +267,48 @@ def outside_use(m: Match) -> Refusal | None:
     return None
 
 
-def attempt(rule: Rule, node: Node, log: DecisionLog) -> bool:
+def attempt(rule: Rule, node: Node, log: DecisionLog, facts: Facts | None = None) -> bool:
     """Tries one rule at one node; whether it was applied."""
     m = match(rule.pattern, node)
     if m is None:
         return False
-    refusal = None if rule.keeps_inner else outside_use(m)
-    builder = Builder(node, [loc for n in m.inner for loc in n.locs])
-    out = refusal if refusal is not None else rule.build(m, builder)
+    builder = Builder(node, [loc for n in m.inner for loc in n.locs], facts)
+    out = (None if rule.keeps_inner else outside_use(m)) or rule.build(m, builder)
     if out is None or isinstance(out, Refusal):
         if builder.added:
             raise IRError(f"the rule {rule.name!r} refused after it had added nodes at %{node.name}")
         if out is not None:
             log.record(rule.name, node, "refused", str(out), m.inner)
         return False
-    log.record(rule.name, node, "applied", involved=m.inner)
     values = list(out) if isinstance(out, (tuple, list)) else [out]
+    _check_types(rule, node, values)
+    log.record(rule.name, node, "applied", involved=m.inner)
     graph, inner = node.graph, list(m.inner)
     assert graph is not None
-    _keep_name(node, values)
+    _keep_names(node, values, builder)
     graph.replace(node, values)
     sweep(inner)
     return True
 
 
-def _keep_name(node: Node, values: list[Value]) -> None:
+def _check_types(rule: Rule, node: Node, values: Sequence[Value]) -> None:
+    """A rule may make a type more precise, not another one."""
+    for old, new in zip(node.results, values, strict=True):
+        a, b = old.type, new.type
+        if isinstance(a, TensorType) and isinstance(b, TensorType):
+            fits = a.dtype is b.dtype and (a.shape is None or b.shape is None or shapes_may_agree(a.shape, b.shape))
+            if not fits or a.layout != b.layout:
+                raise IRError(f"the rule {rule.name!r} would replace %{old.name}: {a} by a value of type {b}")
+
+
+def shapes_may_agree(a: Sequence[DimLike], b: Sequence[DimLike]) -> bool:
+    return len(a) == len(b) and not any(prove_ne(x, y) for x, y in zip(a, b))
+
+
+def _keep_names(node: Node, values: Sequence[Value], builder: Builder) -> None:
     """A freshly built value takes the name of the one that it replaces, so that names stay the model's own."""
     for old, new in zip(node.results, values):
-        if new.node is not None and new.name.startswith(old.name + ".") and not new.is_const:
+        if new.node is not None and new.node in builder.added:
             old.name, new.name = new.name, old.name
 
 
@@ -268,20 +323,23 @@ def sweep(nodes: Iterable[Node]) -> None:
             work.extend(producers)
 
 
-def rewrite(module: Module, rules: Sequence[Rule], log: DecisionLog, limit: int = 100_000) -> int:
-    """Applies rules everywhere until none applies; how many times one was. Raises IRError after `limit` rewrites."""
+def rewrite(module: Module, rules: Sequence[Rule], log: DecisionLog, limit: int = 1_000_000) -> int:
+    """Applies rules everywhere but in fused regions until none applies; how many times one was.
+
+    Raises IRError after `limit` rewrites.
+    """
     by_op: dict[str, list[Rule]] = {}
     for r in rules:
         for name in r.pattern.ops:
             by_op.setdefault(name, []).append(r)
-    total = 0
+    total, facts = 0, Facts(module)
     changed = True
     while changed:
         changed = False
-        for graph in list(module.main.graphs()):
+        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             for node in graph:
                 for rule in by_op.get(node.op.name, ()):
-                    if node.graph is graph and attempt(rule, node, log):
+                    if node.graph is graph and attempt(rule, node, log, facts):
                         changed, total = True, total + 1
                         if total > limit:
                             raise IRError(f"more than {limit} rewrites; the rule {rule.name!r} may undo another")

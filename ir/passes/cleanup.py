@@ -137,7 +137,7 @@ def _become_constants(graph: Graph, node: Node, arrays: list[np.ndarray]) -> Non
 @register
 @dataclass(frozen=True)
 class Cse:
-    """Of equal nodes (operator, operands, attributes) in one graph the first serves all; equal small constants are one."""
+    """Of equal nodes (operator, operands, attributes, types) in one graph the first serves all; equal small constants are one."""
 
     name: ClassVar[str] = "cse"
     MAX_CONST: ClassVar[int] = 4096
@@ -149,7 +149,7 @@ class Cse:
             for node in graph:
                 if node.regions or node.op.has("random") or node.op.has("effect"):
                     continue
-                key = (node.op, tuple(node.operands), len(node.results), freeze(node.attrs))
+                key = (node.op, tuple(node.operands), tuple(r.type for r in node.results), freeze(node.attrs))
                 first = seen.setdefault(key, node)
                 if first is not node:
                     ctx.log.record("cse", node, "applied", f"equal to %{first.name}")
@@ -185,9 +185,7 @@ class Dce:
     name: ClassVar[str] = "dce"
 
     def run(self, module: Module, ctx: Context) -> None:
-        for graph in list(module.main.graphs()):
-            if graph.parent is not None and graph.parent.graph is None:
-                continue  # its node has just been removed
+        for graph in reversed(list(module.main.graphs())):  # regions before what they captured
             _sweep_graph(graph)
         for v in [c for c in module.consts.values() if c.is_dead]:
             module.remove_const(v)

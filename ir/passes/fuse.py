@@ -179,8 +179,8 @@ def make_fused(members: list[Node], kernel: str) -> Node:
     inner = {r for n in members for r in n.results}
     operands = list(dict.fromkeys(v for n in members for v in n.operands if v is not None and v not in inner))
     region = Graph("body", module)
-    fused = graph.add(OPS["fused"], operands, {"kernel": kernel}, names=[last.result.name], types=[last.result.type], regions=[region],
-                      locs=[loc for n in members for loc in n.locs], before=last)  # fmt: skip
+    fused = graph.add(OPS["fused"], operands, {"kernel": kernel}, names=[last.result.name], types=[last.result.type],
+                      regions=[region], locs=[loc for n in members for loc in n.locs], before=last)  # fmt: skip
     graph.replace_uses(last.result, fused.result)
     # The fused value keeps the model's name; the one inside gets the suffix.
     fused.result.name, last.result.name = last.result.name, fused.result.name

@@ -111,8 +111,8 @@ class _Assigner:
             # Right behind its producer, where every later reader can see it.
             place = _after(v, self.graph) if v.graph is self.graph else before
             name = f"{v.name}.{layout or 'plain'}"
-            node = self.graph.add(OPS["to_layout"], [v], {"layout": str(layout or "")}, names=[name],
-                                  types=[v.type.with_(layout=layout)], locs=source.locs if source else (), before=place)  # fmt: skip
+            node = self.graph.add(OPS["to_layout"], [v], {"layout": str(layout or "")}, names=[name], before=place,
+                                  types=[v.type.with_(layout=layout)], locs=source.locs if source else ())  # fmt: skip
             if v.graph is not self.graph:
                 return node.result  # a constant or captured value: not known to come before other readers
             self.converted[key] = node.result

@@ -6,8 +6,8 @@
     // CHECK: decisions:
     // CHECK: identity(x) => x @ %y: applied
 
-Cases of a file are separated by lines of `// -----`. After every pass the module is verified and printed, parsed and printed again. What
-the module computes must not change: it is interpreted on random inputs before and after.
+Cases of a file are separated by lines of `// -----`. After every pass the module is verified and printed, parsed and printed again.
+What the module computes must not change: it is interpreted on random inputs before and after (but for a case with `// NO-RUN`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from filecheck.finput import FInput
 from filecheck.matcher import Matcher
 from filecheck.options import Options
 from filecheck.parser import Parser, pattern_for_opts
-
 from graphmill.ir import interp
 from graphmill.ir.core import Module
 from graphmill.ir.parser import parse_module
