@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,12 @@ class Worker:
         self.process = CONTEXT.Process(target=worker, args=(self.module, there), daemon=True)
         self.process.start()
         there.close()
-        if not self.here.poll(300):
-            raise RuntimeError("a worker did not start")
-        self.here.recv()
+        try:
+            ready = self.here.poll(300) and self.here.recv() == "ready"
+        except EOFError:
+            ready = False
+        if not ready:
+            raise RuntimeError(f"a worker did not start (exit code {self.process.exitcode}); does {self.module} import?")
 
     def stop(self) -> None:
         if self.process is not None:
@@ -179,19 +183,19 @@ def run_all(cases: list[Case], module: str, jobs: int, timeout: float) -> None:
 
     def go() -> None:
         w = Worker(module, timeout)
-        while True:
-            with lock:
-                if not queue:
-                    break
-                case = queue.popleft()
-            w.run(case)
-        w.stop()
+        try:
+            while True:
+                with lock:
+                    if not queue:
+                        return
+                    case = queue.popleft()
+                w.run(case)
+        finally:
+            w.stop()
 
-    threads = [threading.Thread(target=go) for _ in range(jobs)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(go) for _ in range(jobs)]:
+            future.result()  # a worker that cannot start ends the run
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------

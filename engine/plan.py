@@ -18,7 +18,7 @@ import numpy as np
 from ..ir.core import Graph, Node, Value
 from ..ir.errors import GraphmillError, RunError, UnsupportedError
 from ..ir.infer import MAX_CONTENTS, where
-from ..ir.interp import bind_symbols, region_symbols, run_node, sizes
+from ..ir.interp import bind_symbols, last_readers, region_symbols, run_node, sizes
 from ..ir.layout import physical
 from ..ir.limits import Budget
 from ..ir.op import InferContext
@@ -196,7 +196,11 @@ class KernelStep(Step):
         node = self.node
         host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
         shapes = result_shapes(node, frame)
-        key = (tuple(None if a is None else a.shape for a in arrays), tuple(shapes), tuple((i, x.tobytes()) for i, x in host.items()))
+        key = (
+            tuple(None if a is None else a.shape for a in arrays),
+            tuple(shapes),
+            tuple((i, x.tobytes()) for i, x in host.items()),
+        )
         launch = self._bound.get(key)
         if launch is None:
             for v, shape in zip(node.results, shapes):
@@ -344,7 +348,7 @@ def how_served(graph: Graph, select: Selector | None) -> list[Served]:
 
 def _collect(graph: Graph, select: Selector | None, served: list[Served], todo: list) -> Plan:
     plan = Plan(graph)
-    frees = _frees(graph)
+    frees = last_readers(graph)
     for node in graph:
         step, source, reason = _step(node, select, served, todo)
         if source is not None:
@@ -378,17 +382,3 @@ def _plain_view(node: Node) -> bool:
     """A view is free where the data lies in logical order."""
     return all(isinstance(v.type, TensorType) and v.type.layout is None and v.type.shape is not None
                for v in (node.operands[0], node.results[0]) if v is not None)  # fmt: skip
-
-
-def _frees(graph: Graph) -> dict[Node, list[Value]]:
-    """Which values of the graph each node is the last to read."""
-    last: dict[Value, Node] = {}
-    for node in graph:
-        for v in [*node.operands, *(node.captures() if node.regions else ()), *node.results]:
-            if v is not None and v.graph is graph and not v.is_const:
-                last[v] = node
-    keep, out = set(graph.outputs), {}
-    for v, node in last.items():
-        if v not in keep:
-            out.setdefault(node, []).append(v)
-    return out

@@ -60,7 +60,7 @@ def output_names(module: Module) -> list[str]:
 
 def run_graph(graph: Graph, env: Env, budget: Budget, hook: Hook | None = None) -> list[Any]:
     """Runs one graph whose inputs and captured values stand in `env`; returns its outputs."""
-    last_use = _last_uses(graph)
+    last_use = last_readers(graph)
     for node in graph:
         operands = [None if v is None else lookup(v, env) for v in node.operands]
         results = run_node(node, operands, env, budget, hook)
@@ -73,7 +73,7 @@ def run_graph(graph: Graph, env: Env, budget: Budget, hook: Hook | None = None) 
     return [lookup(v, env) for v in graph.outputs]
 
 
-def _last_uses(graph: Graph) -> dict[Node, list[Value]]:
+def last_readers(graph: Graph) -> dict[Node, list[Value]]:
     """Values of this graph that nobody reads after the given node (those that regions read count as read by their node)."""
     last: dict[Value, Node] = {}
     for node in graph:
