@@ -2,9 +2,11 @@
 
 usage: python benchmarks/real_models.py [--max-mb 10] [--target cpu|reference] [--markdown OUT.md] [--json OUT.json] [NAME ...]
 
-The oracle is ONNX Runtime, unoptimised. For int8 models its sums saturate on hosts without VNNI: there graphmill must stay within
-three times the difference between it and ONNX Runtime optimised, or on the same model with its weights shifted to unsigned bytes,
-whose sums do not saturate.
+The oracle is ONNX Runtime, unoptimised and on one thread. What int8 models answer depends on more than the model: sums saturate on
+hosts without VNNI, a hidden state that is quantized anew in each step turns one rounding into another number, and a batch cut for
+two threads is quantized in two parts. There graphmill must stay within three times the difference between the oracle and ONNX
+Runtime optimised on two threads, on the same model with its weights shifted to unsigned bytes (whose sums do not saturate), or on
+inputs one rounding away.
 """
 
 from __future__ import annotations
@@ -40,10 +42,15 @@ def session(path: Path | bytes, optimised: bool = False) -> Any:
     import onnxruntime as ort
 
     o = ort.SessionOptions()
-    o.intra_op_num_threads, o.log_severity_level = 1, 4
+    o.intra_op_num_threads, o.log_severity_level = 1 + optimised, 4
     level = ort.GraphOptimizationLevel
     o.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     return ort.InferenceSession(path if isinstance(path, bytes) else str(path), o, providers=["CPUExecutionProvider"])
+
+
+def nudged(x: np.ndarray) -> np.ndarray:
+    """Each number of a float array moved to its neighbour."""
+    return np.nextafter(x, x.dtype.type(np.inf)) if x.dtype.kind == "f" else x
 
 
 # The weights of dynamically quantized operators, and their zero points, by the number of the input.
@@ -107,6 +114,8 @@ def check(entry: dict, folder: Path, target: str) -> Result:
             continue
         theirs = dict(zip((o.name for o in oracle.get_outputs()), oracle.run(None, feeds)))
         spread = [dict(zip(theirs, s.run(None, feeds))) for s in others]
+        if others:
+            spread.append(dict(zip(theirs, oracle.run(None, {k: nudged(v) for k, v in feeds.items()}))))
         for out in theirs:
             share, text = compare(ours[out], theirs[out], [s[out] for s in spread])
             r.worst = max(r.worst, share)

@@ -219,7 +219,7 @@ def _layer_norm_examples() -> list:
 
 
 @op("layer_norm", infer=infer_layer_norm, results=None, examples=_layer_norm_examples,
-    onnx=Onnx("LayerNormalization", since=17, adapt=dtype_attrs("stash_type")),
+    onnx=Onnx("LayerNormalization", adapt=dtype_attrs("stash_type")),  # before opset 17 by ONNX Runtime alone, which fuses it
     dtypes=dict.fromkeys(("x", "scale", "bias"), FLOATS))  # fmt: skip
 def layer_norm(x, scale, bias=None, *, axis=-1, epsilon=1e-5, stash_type=F32):
     """x standardized over the axes from `axis` on, times scale, plus bias; then the mean and 1 / standard deviation.

@@ -18,7 +18,7 @@ Arrays = Sequence[np.ndarray | None]
 
 def model(op_type: str, inputs: Arrays, attrs: dict[str, Any], outputs: Sequence[int] = (0,), constant: Collection[int] = (),
           dims: dict[int, tuple] | None = None, domain: str = "com.microsoft",
-          result: int | None = None) -> onnx.ModelProto:  # fmt: skip
+          result: int | None = None, opset: int = 17) -> onnx.ModelProto:  # fmt: skip
     """A model of one node that is asked for the outputs given by number; inputs in `constant` are initializers, `dims` replaces
     the declared dims of an input, `result` declares the element type of the outputs."""
     names = ["" if x is None else f"i{k}" for k, x in enumerate(inputs)]
@@ -29,7 +29,7 @@ def model(op_type: str, inputs: Arrays, attrs: dict[str, Any], outputs: Sequence
     declared = [helper.make_tensor_value_info(r, result, None) if result else onnx.ValueInfoProto(name=r) for r in results if r]
     fixed = [numpy_helper.from_array(inputs[k], f"i{k}") for k in constant]
     graph = helper.make_graph([node], "g", infos, declared, fixed)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 

@@ -134,6 +134,11 @@ def test_simplified_layer_norm(axis: int) -> None:
     check("SimplifiedLayerNormalization", [rand(2, 3, 8), scale], {"axis": axis, "epsilon": 1e-3}, (0, 1), domain="")
 
 
+def test_layer_norm_of_fused_models():
+    """ONNX Runtime's optimizer writes it into models whose opset is older than the operator."""
+    check("LayerNormalization", [rand(2, 3, 8), rand(8), rand(8)], {"axis": -1, "epsilon": 1e-3}, (0,), domain="", opset=11)
+
+
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("positions", [None, (2, 4), (1, 4)])
