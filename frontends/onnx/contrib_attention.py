@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...ir.core import Value
@@ -17,6 +18,7 @@ from .contrib_quant import integer_product
 from .contrib_site import Emitter, absent, contrib, only
 
 FILTER = -10000.0
+LOW = -1e30  # a mask_filter_value below this takes all of a score's digits
 
 
 # ---- masks ------------------------------------------------------------------------------------------------------
@@ -62,6 +64,17 @@ def _between(e: Emitter, mask: Value, q: Value, total: Value) -> Value:
     return seen if starts is None else e("and", seen, e("greater_or_equal", at, column(starts)))
 
 
+def _in_order(e: Emitter, padding: Value, q: Value, total: Value, past: Value | None) -> Value:
+    """The padding with the least number for keys behind the query: what ONNX Runtime writes there, and tells no longer from a
+    mask_filter_value as low, so that a row in which all is masked looks at every key."""
+    scalar = np.zeros(0, np.int64)
+    queries = e("range", np.int64(0), e("reshape", e.sizes(q, 1 if e.rank(q, "query") == 3 else 2), scalar), np.int64(1))
+    keys = e("range", np.int64(0), e("reshape", total, scalar), np.int64(1))
+    last = e("unsqueeze", queries if past is None else e("add", queries, e.sizes(past, 2)), np.array([1]))
+    least = float(ml_dtypes.finfo(e.dtype(q, "query").np).min)
+    return e("where", e("greater_or_equal", last, keys), padding, e.number(least, q, "query"))
+
+
 def _attended(e: Emitter, q: Value, k: Value, v: Value, heads: int, *, mask: Value | None, bias: Value | None, past: Sequence,
               fill: float, scale: float | None, causal: int, n_results: int = 1, **more: int) -> Any:  # fmt: skip
     """The IR operator over q, k and v [B,S,H*D] or [B,H,S,D] with the past and everything that is added to the scores."""
@@ -71,6 +84,8 @@ def _attended(e: Emitter, q: Value, k: Value, v: Value, heads: int, *, mask: Val
         if past[0] is not None:
             total = e("add", total, e.sizes(past[0], 2))
         padding = _padding(e, mask, q, total, fill)
+        if causal and fill < LOW:
+            padding, causal = _in_order(e, padding, q, total, past[0]), 0
         bias = padding if bias is None else e("add", padding, bias)
     named = more if e.rank(q, "query") == 4 else {"q_num_heads": heads, "kv_num_heads": heads, **more}
     return e("attention", q, k, v, bias, *past, is_causal=causal, scale=scale or None, n_results=n_results, **named)

@@ -66,6 +66,17 @@ def test_attention_with_other_sizes_scale_and_filter():
     check("Attention", inputs, {"num_heads": H, "qkv_hidden_sizes": sizes, "scale": 0.7, "mask_filter_value": -1.5})
 
 
+@pytest.mark.parametrize("past", [False, True])
+def test_the_least_number_as_filter(past: bool) -> None:
+    """In rows in which all is masked, keys behind the query and masked ones are alike."""
+    total, attrs = S + P if past else S, {"num_heads": H, "unidirectional": 1, "mask_filter_value": float(np.finfo(np.float32).min)}
+    rows = masks(total)["blind"]
+    given = [rand(B, H, P, D), rand(B, H, P, D)] if past else []
+    check("MultiHeadAttention", [*(rand(B, S, H * D) for _ in range(3)), None, rows, None, *given], attrs, (0, 1, 2))
+    qkv = [rand(B, S, IN), rand(IN, 3 * H * D), rand(3 * H * D)]
+    check("Attention", [*qkv, rows, *([np.stack(given)] if past else [])], attrs, (0, 1))
+
+
 def test_attention_without_bias_over_a_symbolic_batch():
     inputs = [rand(B, S, IN), rand(IN, 3 * H * D), None, np.array([4, 3], I32)]
     for dims in ({0: ("n", "s", IN), 3: ("n",)}, {0: ("n", None, IN), 3: ("n",)}):
