@@ -111,7 +111,7 @@ def _projected(e: Emitter, qkv: Value, sizes: Sequence[int], heads: int, mask: V
     if any(n < 1 or n % heads for n in sizes):
         raise ValueError(f"q, k and v have {list(sizes)} columns; expected multiples of num_heads = {heads}")
     q, k, v = e("split", qkv, np.array(sizes), axis=-1, n_results=3)
-    given = {"mask": mask, "bias": bias, "past": _halves(e, past), "fill": fill, "scale": scale, "causal": causal}
+    given: dict[str, Any] = {"mask": mask, "bias": bias, "past": _halves(e, past), "fill": fill, "scale": scale, "causal": causal}
     if e.n_outputs == 1:
         return [_attended(e, q, k, v, heads, **given)]
     y, *present = _attended(e, q, k, v, heads, n_results=3, **given)
@@ -178,10 +178,11 @@ def multi_head_attention(e: Emitter, query: Value, key: Value | None = None, val
                     unidirectional)  # fmt: skip
 
 
-def _results(e: Emitter, qkv: Sequence[Value], heads: int, mask: Value | None, bias: Value | None, past: Sequence, fill: float,
-             scale: float, causal: int) -> list[Value]:  # fmt: skip
-    out = _attended(e, *qkv, heads, mask=mask, bias=bias, past=past, fill=fill, scale=scale, causal=causal, n_results=e.n_outputs,
-                    qk_matmul_output_mode=2)  # fmt: skip
+def _results(e: Emitter, qkv: tuple[Value, Value, Value], heads: int, mask: Value | None, bias: Value | None, past: Sequence,
+             fill: float, scale: float, causal: int) -> list[Value]:  # fmt: skip
+    q, k, v = qkv
+    out = _attended(e, q, k, v, heads, mask=mask, bias=bias, past=past, fill=fill, scale=scale, causal=causal,
+                    n_results=e.n_outputs, qk_matmul_output_mode=2)  # fmt: skip
     return [out] if isinstance(out, Value) else list(out)
 
 

@@ -18,7 +18,7 @@ def _real(e: Emitter, x: Value, scale: Value, zero_point: Value | None) -> Value
     return e("dequantize_linear", x, scale, zero_point)
 
 
-def _quantized(e: Emitter, y: Value, scale: Value, zero_point: Value | None, like: Value) -> Value:
+def _quantized(e: Emitter, y: Value, scale: Value | np.float32, zero_point: Value | None, like: Value) -> Value:
     """y in the element type of `like`; a zero point that is left out is 0."""
     return e("quantize_linear", y, scale, zero_point if zero_point is not None else e.number(0, like, "zero point"))
 
@@ -172,7 +172,8 @@ def matmul_integer_to_float(e: Emitter, a: Value, b: Value, a_scale: Value, b_sc
 @contrib("DynamicQuantizeMatMul")
 def dynamic_quantize_matmul(e: Emitter, a: Value, b: Value, b_scale: Value, b_zero_point: Value | None = None,
                             bias: Value | None = None) -> Value:  # fmt: skip
-    return integer_product(e, *e("dynamic_quantize_linear", a), b, b_scale, b_zero_point, bias)
+    quantized, scale, zero_point = e("dynamic_quantize_linear", a)
+    return integer_product(e, quantized, scale, zero_point, b, b_scale, b_zero_point, bias)
 
 
 @contrib("MatMulInteger16")

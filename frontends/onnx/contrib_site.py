@@ -83,7 +83,7 @@ def contrib(*op_types: str, domain: str = MICROSOFT) -> Callable[[Callable], Cal
     """Registers a function (see the module's text) as the converter of these operators."""
 
     def register(fn: Callable) -> Callable:
-        def convert(builder: Builder, call: OnnxCall) -> list[Value | None]:
+        def convert(builder: Builder, call: OnnxCall) -> list[Any]:
             inputs, attrs = _bound(fn, call)
             made = fn(Emitter(builder, call), *inputs, **attrs)
             results = [made] if isinstance(made, Value) else list(made)

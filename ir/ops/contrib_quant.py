@@ -4,6 +4,7 @@ LSTM, products with weights of few bits, rows of a table of few bits."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -185,7 +186,7 @@ def _expect_size(c: InferContext, i: int, size: int, why: str) -> None:
 
 
 def _nbits() -> list[Example]:
-    def case(n: int, k: int, block: int, bits: int, *rest: object, dtype: object = np.float32, **attrs: int) -> Example:
+    def case(n: int, k: int, block: int, bits: int, *rest: object, dtype: object = np.float32, **attrs: Any) -> Example:
         blocks = -(-k // block)
         b = rand(n, blocks, block * bits // 8, dtype=np.uint8, hi=256)
         a, scales = rand(2, 3, k, dtype=dtype), rand(n, blocks, dtype=dtype, lo=0.01, hi=0.1)
@@ -244,7 +245,7 @@ def _infer_gather_blocks(c: InferContext) -> TensorType:
 
 def _gathers() -> list[Example]:
     data, scales, where = rand(6, 16, dtype=np.uint8, hi=256), rand(6, 2, lo=0.01, hi=0.1), np.array([[0, 5, -1]], np.int64)
-    rows = {"block_size": 16, "quantize_axis": 1}
+    rows: dict[str, Any] = {"block_size": 16, "quantize_axis": 1}
     return [
         ex(data, where, scales, **rows),
         ex(data, where, scales, rand(6, 1, dtype=np.uint8, hi=256), **rows),
