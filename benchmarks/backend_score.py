@@ -1,10 +1,11 @@
 """Scores graphmill (or any onnx.backend) on every CPU case of ONNX's backend test suite.
 
-usage: python benchmarks/backend_score.py [MODULE] [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 120] [--only REGEX] [--fails] [--again OLD.json]
+usage: python benchmarks/backend_score.py [MODULE] [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 120] [--only REGEX] [--fails]
+                                          [--again OLD.json]
 
-MODULE (default: graphmill.engine.backend) has `prepare` and `supports_device`. Each worker process runs cases one by one; a crash or a time-out
-fails that case alone, and the worker is started anew. Passed: every data set matches, with shape and element type. Unsupported: the
-backend declined (BackendIsNotSupposedToImplementIt, SkipTest). Native: the case passed, and no node of it ran by its reference.
+MODULE (default: graphmill.engine.backend) has `prepare` and `supports_device`. Each worker process runs cases one by one; a crash
+or a time-out fails that case alone, and the worker is started anew. Passed: every data set matches, with shape and element
+type. Unsupported: the backend declined (BackendIsNotSupposedToImplementIt, SkipTest). Native: the case passed, and no node of it ran by its reference.
 --again runs only what did not pass in OLD.json and merges.
 """
 
@@ -28,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {"OnnxBackendNodeModelTest": "node", "OnnxBackendRealModelTest": "light", "OnnxBackendSimpleModelTest": "simple",
-         "OnnxBackendPyTorchConvertedModelTest": "pytorch-converted", "OnnxBackendPyTorchOperatorModelTest": "pytorch-operator"}  # fmt: skip
+         "OnnxBackendPyTorchConvertedModelTest": "pytorch-converted",
+         "OnnxBackendPyTorchOperatorModelTest": "pytorch-operator"}  # fmt: skip
 CONTEXT = mp.get_context("spawn")
 
 
@@ -113,7 +115,7 @@ def worker(module: str, connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     folder = tempfile.TemporaryDirectory()
     os.environ["ONNX_MODELS"] = folder.name
-    sys.stdout = sys.stderr = open(os.devnull, "w")
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for the life of the process)
     os.dup2(sys.stderr.fileno(), 2)
     os.dup2(sys.stderr.fileno(), 1)
     recorder = Recorder(importlib.import_module(module))
@@ -209,7 +211,8 @@ def table(cases: list[Case]) -> str:
         if not c:
             continue
         n, native = collections.Counter(x.status for x in c), sum(x.native for x in c)
-        lines.append(f"| {kind} | {n['passed']} | {len(c)} | {n['failed']} | {n['unsupported']} | {native} ({native / len(c):.0%}) |")
+        share = f"{native} ({native / len(c):.0%})"
+        lines.append(f"| {kind} | {n['passed']} | {len(c)} | {n['failed']} | {n['unsupported']} | {share} |")
     return "\n".join(lines)
 
 

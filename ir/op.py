@@ -342,7 +342,8 @@ def _forms(onnx: str | Onnx | Sequence[str | Onnx] | None) -> tuple[Onnx, ...]:
 
 def op(name: str, *, infer: Infer, onnx: str | Onnx | Sequence[str | Onnx] | None = None, dtypes: Mapping[str, Any] | None = None,
        regions: Sequence[str] = (), traits: Sequence[str] = (), results: int | None = 1,
-       dims: Callable[[InferContext], Any] | None = None, reduction: Any = None, examples: Callable[[], Sequence[Example]] | None = None,
+       dims: Callable[[InferContext], Any] | None = None, reduction: Any = None,
+       examples: Callable[[], Sequence[Example]] | None = None,
        tolerance: tuple[float, float] | None = None, registry: Registry | None = None) -> Callable[[Callable], OpDef]:  # fmt: skip
     """Declares an operator whose reference is the decorated function (see the module's text).
 

@@ -409,7 +409,7 @@ def symbols_of(d: DimLike) -> set[Symbol]:
 def as_symbol(d: DimLike) -> Symbol | None:
     """The symbol that `d` is, where it is nothing but one symbol."""
     if isinstance(d, Dim) and len(d.terms) == 1:
-        (mono, coeff), = d.terms
+        ((mono, coeff),) = d.terms
         if coeff == 1 and len(mono) == 1 and isinstance(mono[0], Symbol):
             return mono[0]
     return None

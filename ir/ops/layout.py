@@ -15,7 +15,8 @@ def _infer_to_layout(c: InferContext) -> TensorType:
     try:
         layout = Layout.parse(text) if text else None
     except ValueError:
-        raise c.error(f"layout = {text!r}; expected a name such as 'nhwc', a permutation such as '1,0', or '' for row-major") from None
+        names = "a name such as 'nhwc', a permutation such as '1,0', or '' for row-major"
+        raise c.error(f"layout = {text!r}; expected {names}") from None
     if layout is not None and x.rank is not None and x.rank != len(layout.perm):
         raise c.error(f"the layout {layout} is one of {len(layout.perm)} axes, but x has the type {x}")
     return x.with_(layout=layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -61,7 +62,7 @@ def call(address: int, params: np.ndarray, tiles: int, threads: int) -> None:
         launch(address, p, 0, tiles, tiles)
         return
     cuts = [tiles * i // shares for i in range(shares + 1)]
-    others = [_workers().submit(launch, address, p, a, b, tiles) for a, b in zip(cuts[1:], cuts[2:])]
+    others = [_workers().submit(launch, address, p, a, b, tiles) for a, b in itertools.pairwise(cuts[1:])]
     launch(address, p, 0, cuts[1], tiles)
     for f in others:
         f.result()

@@ -149,7 +149,8 @@ def test_names_stay_in_their_place(name):
 
 
 @pytest.mark.parametrize(
-    "name, text", [("a.b/c:0", "a.b/c:0"), ("a:", '"a:"'), ("0", "0"), ("//0", '"//0"'), ("", '""'), ("_", "_"), ("a\n", r'"a\u{a}"')]
+    "name, text",
+    [("a.b/c:0", "a.b/c:0"), ("a:", '"a:"'), ("0", "0"), ("//0", '"//0"'), ("", '""'), ("_", "_"), ("a\n", r'"a\u{a}"')],
 )
 def test_spelling(name, text):
     assert spell(name) == text

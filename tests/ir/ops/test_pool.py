@@ -71,5 +71,3 @@ def test_indices_lead_back_to_the_maxima() -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 7, 5)).astype(np.float32)
     y, where = OPS["max_pool"].reference(x, kernel_shape=(3, 2), strides=(2, 1), pads=(1, 1, 1, 1))
     np.testing.assert_array_equal(x.ravel()[where], y)
-
-
