@@ -295,7 +295,7 @@ def _check_types(rule: Rule, node: Node, values: Sequence[Value]) -> None:
     """A rule may make a type more precise, not another one."""
     for old, new in zip(node.results, values, strict=True):
         a, b = old.type, new.type
-        if isinstance(a, TensorType) and isinstance(b, TensorType):
+        if isinstance(a, TensorType) and isinstance(b, TensorType) and not old.is_dead:
             fits = a.dtype is b.dtype and (a.shape is None or b.shape is None or shapes_may_agree(a.shape, b.shape))
             if not fits or a.layout != b.layout:
                 raise IRError(f"the rule {rule.name!r} would replace %{old.name}: {a} by a value of type {b}")

@@ -263,6 +263,8 @@ class Canonicalize:
 
     name: ClassVar[str] = "canonicalize"
 
-    def run(self, module: Module, ctx: Context) -> None:
-        rewrite(module, RULES, ctx.log)
-        infer_module(module)
+    def run(self, module: Module, ctx: Context) -> bool:
+        changed = rewrite(module, RULES, ctx.log) > 0
+        if changed:
+            infer_module(module)
+        return changed

@@ -40,13 +40,14 @@ class Fold:
 
     name: ClassVar[str] = "fold"
 
-    def run(self, module: Module, ctx: Context) -> None:
-        known = input_symbols(module)
-        for graph in list(module.main.graphs()):
+    def run(self, module: Module, ctx: Context) -> bool:
+        known, changed = input_symbols(module), False
+        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             for node in graph:
-                if node.graph is graph and not _fold_contents(graph, node, known, ctx.log):
-                    _fold_constant(graph, node, ctx.limits, ctx.log)
-        infer_module(module)
+                changed |= _fold_contents(graph, node, known, ctx.log) or _fold_constant(graph, node, ctx.limits, ctx.log)
+        if changed:
+            infer_module(module)
+        return changed
 
 
 def _fold_contents(graph: Graph, node: Node, known: set[str], log: DecisionLog) -> bool:
@@ -73,21 +74,24 @@ def _fold_contents(graph: Graph, node: Node, known: set[str], log: DecisionLog) 
     return True
 
 
-def _fold_constant(graph: Graph, node: Node, limits: Limits, log: DecisionLog) -> None:
+def _fold_constant(graph: Graph, node: Node, limits: Limits, log: DecisionLog) -> bool:
+    """Computes a node of constants by its reference; whether it did."""
     if not foldable(node):
-        return
+        return False
     reason = _too_big(node, limits)
     if reason:
         log.record("fold", node, "refused", reason)
-        return
+        return False
     try:
         results = run_node(node, [None if v is None else v.array for v in node.operands], None, Budget(limits))
     except GraphmillError as e:
         log.record("fold", node, "refused", f"the reference failed: {e}")
-        return
-    if all(isinstance(x, np.ndarray) for x in results):
-        log.record("fold", node, "applied")
-        _become_constants(graph, node, results)
+        return False
+    if not all(isinstance(x, np.ndarray) for x in results):
+        return False
+    log.record("fold", node, "applied")
+    _become_constants(graph, node, results)
+    return True
 
 
 def foldable(node: Node) -> bool:

@@ -160,7 +160,7 @@ def _scaled_product(product: Node, scale: np.ndarray, b: Builder) -> Any:
     operands = [product.operands[0], b.const(w, f"{weight.name}.scaled")]  # type: ignore[union-attr]
     if third is not None:
         operands.append(b.const(c, f"{third.name}.scaled"))  # type: ignore[arg-type]
-    return b.op(product.op, *operands, **product.attrs)
+    return b.op(product.op, *operands, result=f"{product.name}.scaled", **product.attrs)
 
 
 def _scale_product(m: Match, b: Builder) -> Any:
@@ -190,17 +190,18 @@ def _scale_product(m: Match, b: Builder) -> Any:
         return out
     for n in reversed(chain[:-1]):
         rest = [b.const(scaled[n], f"{n.name}.bias")] if n in scaled else n.operands[1:]
-        out = b.op(n.op, out, *rest, **n.attrs)
+        out = b.op(n.op, out, *rest, result=f"{n.name}.scaled", **n.attrs)
     m.inner.extend(chain)
     return out
 
 
 def _scaled_rows(m: Match, b: Builder) -> Any:
     """(x * c) W = x (c W), c one number or one for each column of x."""
-    w, c = m["w"], m["c"]
+    w, x, c = m["w"], m["x"], m["c"]
     if not w.is_const:
         return refuse("the weights are no constants", weights=w)
-    x, rows = m["x"], w.const.array.shape[-2] if w.tensor.rank > 1 else None  # type: ignore[union-attr, operator]
+    x, c = (c, x) if x.is_const else (x, c)
+    rows = w.const.array.shape[-2] if w.tensor.rank > 1 else None  # type: ignore[union-attr, operator]
     if not c.is_const or c.tensor.dtype not in FLOATS or rows is None or m.node("mul").result.type != x.type:
         return refuse("what scales the operand is no constant", operand=c)
     a = c.const.array.astype(np.float64)  # type: ignore[union-attr]
@@ -242,6 +243,8 @@ class FoldScales:
 
     name: ClassVar[str] = "fold-scales"
 
-    def run(self, module: Module, ctx: Context) -> None:
-        rewrite(module, RULES, ctx.log)
-        infer_module(module)
+    def run(self, module: Module, ctx: Context) -> bool:
+        changed = rewrite(module, RULES, ctx.log) > 0
+        if changed:
+            infer_module(module)
+        return changed

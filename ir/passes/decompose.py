@@ -14,7 +14,6 @@ import numpy as np
 
 from ..core import Module, Node, Value
 from ..errors import InferenceError
-from ..infer import infer_module
 from ..ops.linalg import parse_equation
 from ..rewrite import Builder, Refusal, refuse
 from ..symbols import DimLike, product, symbols_of
@@ -46,16 +45,16 @@ class Decompose:
     name: ClassVar[str] = "decompose"
     always: bool = False
 
-    def run(self, module: Module, ctx: Context) -> None:
-        target = ctx.target
+    def run(self, module: Module, ctx: Context) -> bool:
+        target, changed = ctx.target, False
         assert target is not None or self.always, "the pass decompose needs a target"
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             for node in graph:
                 if node.op.name in OPENERS and (self.always or (target is not None and target.refuses(node) is not None)):
-                    self._open(node, target, ctx)
-        infer_module(module)
+                    changed |= self._open(node, target, ctx)
+        return changed
 
-    def _open(self, node: Node, target: Target | None, ctx: Context) -> None:
+    def _open(self, node: Node, target: Target | None, ctx: Context) -> bool:
         b = Builder(node, node.locs)
         try:
             out = OPENERS[node.op.name](node, b)
@@ -66,7 +65,7 @@ class Decompose:
         if isinstance(out, Refusal):
             b.undo()
             ctx.log.record(f"decompose {node.op.name}", node, "refused", str(out))
-            return
+            return False
         values = list(out) if isinstance(out, (tuple, list)) else [out]
         ctx.log.record(f"decompose {node.op.name}", node, "applied", " + ".join(n.op.name for n in b.added))
         for old, new in zip(node.results, values):
@@ -74,6 +73,7 @@ class Decompose:
                 old.name, new.name = new.name, old.name
         assert node.graph is not None
         node.graph.replace(node, values[: len(node.results)])
+        return True
 
 
 def _unserved(b: Builder, target: Target) -> Refusal | None:

@@ -60,9 +60,10 @@ def _fuse_epilogue(anchor: Node, target: Target, log: DecisionLog) -> None:
             f"fuse {rest.op.name} into {anchor.op.name}", anchor, "refused", "its operands are read outside the group", [rest]
         )
     if best > 1:
+        reason = _fuse(group[:best], "gemm", target)
         for member in group[1:best]:
-            log.record(f"fuse {member.op.name} into {anchor.op.name}", anchor, "applied", involved=[member])
-        make_fused(group[:best], "gemm")
+            outcome = "applied" if reason is None else "refused"
+            log.record(f"fuse {member.op.name} into {anchor.op.name}", anchor, outcome, reason or "", [member])
 
 
 def _next_member(group: list[Node], anchor: Node, target: Target, log: DecisionLog) -> Node | None:
@@ -123,8 +124,9 @@ def _fuse_loops(graph: Graph, target: Target, log: DecisionLog) -> None:
         taken |= group
         if len(group) > 1:
             members = sorted(group, key=order.__getitem__)
-            log.record(f"fuse {' + '.join(n.op.name for n in members)}", root, "applied", involved=members)
-            make_fused(members, "loops")
+            reason = _fuse(members, "loops", target)
+            outcome = "applied" if reason is None else "refused"
+            log.record(f"fuse {' + '.join(n.op.name for n in members)}", root, outcome, reason or "", members)
 
 
 def _can_loop(node: Node, target: Target) -> bool:
@@ -169,6 +171,30 @@ def _refuse_producer(p: Node, root: Node, group: set[Node]) -> str | None:
 
 
 # ---- the fused node ---------------------------------------------------------------------------------------------
+
+
+def _fuse(members: list[Node], kernel: str, target: Target) -> str | None:
+    """Makes the group one node, and takes it apart again where the target has no kernel for it: the reason why."""
+    fused = make_fused(members, kernel)
+    reason = target.refuses(fused)
+    if reason is not None:
+        dissolve(fused)
+    return reason
+
+
+def dissolve(fused: Node) -> None:
+    """Puts the nodes of a fused region in the place of the fused node."""
+    graph, region = fused.graph, fused.regions[0]
+    assert graph is not None
+    for inner, outer in zip(region.inputs, fused.operands, strict=True):
+        graph.replace_uses(inner, outer)  # type: ignore[arg-type]
+    for n in region.nodes:
+        graph.move(n, before=fused)
+    outputs = list(region.outputs)
+    region.set_outputs(())
+    for old, new in zip(fused.results, outputs, strict=True):
+        old.name, new.name = new.name, old.name
+    graph.replace(fused, outputs)
 
 
 def make_fused(members: list[Node], kernel: str) -> Node:

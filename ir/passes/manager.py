@@ -1,7 +1,7 @@
 """Passes, pipelines as text, and the report of what they did.
 
 A pass is a frozen dataclass whose fields are its options; `fold,layout{target=cpu},fuse` is a pipeline's text, which parses
-and prints. After every pass the module is verified.
+and prints. After every pass that changed it the module is verified.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Pass(Protocol):
 
     name: ClassVar[str]
 
-    def run(self, module: Module, ctx: Context) -> None:
-        """Changes the module in place."""
+    def run(self, module: Module, ctx: Context) -> bool | None:
+        """Changes the module in place. False: nothing was changed, and need not be verified."""
 
 
 PASSES: dict[str, type] = {}
@@ -92,7 +92,10 @@ def make_pass(name: str, options: str = "") -> Any:
         if not eq or key not in fields:
             raise IRError(f"the pass {name} has no option {key!r}; known: {', '.join(fields) or 'none'}")
         kw[key] = _read_option(fields[key].default, raw, f"{name}{{{item}}}")
-    return cls(**kw)
+    try:
+        return cls(**kw)
+    except TypeError as e:
+        raise IRError(f"the pass {name} needs its options: {e}") from None
 
 
 def _read_option(default: Any, raw: str, what: str) -> Any:
@@ -101,7 +104,7 @@ def _read_option(default: Any, raw: str, what: str) -> Any:
             raise IRError(f"{what}: expected true or false")
         return raw == "true"
     try:
-        return type(default)(raw) if default is not None else raw
+        return raw if default is None or default is dataclasses.MISSING else type(default)(raw)
     except ValueError:
         raise IRError(f"{what}: expected a value like {default!r}") from None
 
@@ -120,14 +123,15 @@ Observer = Callable[[Any, Module], None]
 
 
 def run_pipeline(module: Module, passes: Sequence[Any], ctx: Context, observe: Observer | None = None) -> list[PassRecord]:
-    """Runs the passes in order, verifying after each; `observe(pass, module)` sees the module after every one."""
+    """Runs the passes in order, verifying after each that changed anything; `observe(pass, module)` sees the module after each."""
     records = []
     for p in passes:
         before, started = sum(1 for _ in module.walk()), time.perf_counter()
-        p.run(module, ctx)
+        changed = p.run(module, ctx)
         seconds = time.perf_counter() - started
         try:
-            verify(module)
+            if changed is not False:
+                verify(module)
         except IRError as e:
             raise IRError(f"after the pass {print_pass(p)}: {e}") from None
         records.append(PassRecord(print_pass(p), seconds, before, sum(1 for _ in module.walk())))

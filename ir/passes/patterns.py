@@ -18,6 +18,7 @@ from ..infer import contents, infer_module
 from ..rewrite import Builder, Match, Rule, refuse, rewrite, scalar_constant
 from ..rewrite import Pattern as P
 from ..types import F32, FLOATS
+from . import attention
 from .manager import Context, register
 
 # ---- gelu -------------------------------------------------------------------------------------------------------
@@ -163,10 +164,12 @@ RULES = (
 @register
 @dataclass(frozen=True)
 class Recognize:
-    """Applies the rules of this file."""
+    """Applies the rules of this file and of attention.py."""
 
     name: ClassVar[str] = "recognize"
 
-    def run(self, module: Module, ctx: Context) -> None:
-        rewrite(module, RULES, ctx.log)
-        infer_module(module)
+    def run(self, module: Module, ctx: Context) -> bool:
+        changed = rewrite(module, (*RULES, attention.rule(ctx.target)), ctx.log) > 0
+        if changed:
+            infer_module(module)
+        return changed

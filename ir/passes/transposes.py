@@ -158,8 +158,10 @@ class SinkTransposes:
 
     name: ClassVar[str] = "sink-transposes"
 
-    def run(self, module: Module, ctx: Context) -> None:
+    def run(self, module: Module, ctx: Context) -> bool:
         from .canonicalize import RULES
 
-        rewrite(module, [*_rules(), *(r for r in RULES if "transpose" in r.pattern.ops)], ctx.log)
-        infer_module(module)
+        changed = rewrite(module, [*_rules(), *(r for r in RULES if "transpose" in r.pattern.ops)], ctx.log) > 0
+        if changed:
+            infer_module(module)
+        return changed

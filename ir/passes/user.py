@@ -20,6 +20,8 @@ class User:
 
     name: ClassVar[str] = "user"
 
-    def run(self, module: Module, ctx: Context) -> None:
-        if RULES and rewrite(module, RULES, ctx.log):
+    def run(self, module: Module, ctx: Context) -> bool:
+        changed = rewrite(module, RULES, ctx.log) > 0
+        if changed:
             infer_module(module)
+        return changed

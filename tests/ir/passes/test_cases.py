@@ -25,6 +25,7 @@ from filecheck.options import Options
 from filecheck.parser import Parser, pattern_for_opts
 from graphmill.ir import interp
 from graphmill.ir.core import Module
+from graphmill.ir.infer import infer_module
 from graphmill.ir.parser import parse_module
 from graphmill.ir.passes.manager import Context, parse_pipeline, print_pipeline, run_pipeline
 from graphmill.ir.printer import print_module
@@ -72,6 +73,7 @@ def filecheck(checks: str, output: str) -> None:
 def test_case(text: str) -> None:
     pipeline = next(line for line in text.splitlines() if line.startswith("// RUN:")).removeprefix("// RUN:").strip()
     module, untouched = parse_module(text), parse_module(text)
+    infer_module(untouched)
     inputs = random_inputs(untouched)
     passes = parse_pipeline(pipeline)
     assert [print_pipeline([p]) for p in parse_pipeline(print_pipeline(passes))] == [print_pipeline([p]) for p in passes]
