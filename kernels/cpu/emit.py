@@ -280,6 +280,81 @@ def to_odd(x: Val) -> Val:
     return (inexact & (bits & 1).cmp("==", 0)).pick(step, bits).bits_as("f")
 
 
+# ---- floats of up to 8 bits -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFloat:
+    """A format of sign, exponent and mantissa. `top` is the code of the greatest number; `special` what the formats differ in:
+    "ieee" (infinity and NaN), "nan" (all ones), "unsigned zero" (the code of -0 is NaN), "finite" (neither)."""
+
+    exponent: int
+    mantissa: int
+    bias: int
+    top: int
+    special: str
+
+    @property
+    def sign(self) -> int:
+        return 1 << (self.exponent + self.mantissa)
+
+
+SMALL_FLOATS = {
+    "f8e4m3fn": SmallFloat(4, 3, 7, 0x7E, "nan"), "f8e4m3fnuz": SmallFloat(4, 3, 8, 0x7F, "unsigned zero"),
+    "f8e5m2": SmallFloat(5, 2, 15, 0x7B, "ieee"), "f8e5m2fnuz": SmallFloat(5, 2, 16, 0x7F, "unsigned zero"),
+    "f6e2m3": SmallFloat(2, 3, 1, 0x1F, "finite"), "f6e3m2": SmallFloat(3, 2, 3, 0x1F, "finite"),
+    "f4e2m1": SmallFloat(2, 1, 1, 0x07, "finite"),
+}  # fmt: skip
+
+
+def small_to_f32(code: Val, name: str) -> Val:
+    """The number that the 8 bits (u8) of a small float stand for."""
+    w = convert(code, "u", 32)
+    if name == "f8e8m0":  # powers of two from 2^-127, which is a denormal
+        return w.cmp("==", 255).pick(w.lift(0x7FC00000), w.cmp("==", 0).pick(w.lift(0x400000), w << 23)).bits_as("f")
+    f = SMALL_FLOATS[name]
+    sign, mag = (w & f.sign) << (32 - f.sign.bit_length()), w & (f.sign - 1)
+    small = (convert(convert(mag, "i", 32), "f", 32) * 2.0 ** (1 - f.bias - f.mantissa)).bits_as("u")
+    out = mag.cmp("<", 1 << f.mantissa).pick(small, (mag << (23 - f.mantissa)) + ((127 - f.bias) << 23))
+    if f.special == "ieee":
+        out = mag.cmp(">", f.top).pick((mag << (23 - f.mantissa)) | 0x7F800000, out)
+    elif f.special == "nan":
+        out = mag.cmp(">", f.top).pick(out.lift(0x7FC00000), out)
+    out = out | sign
+    if f.special == "unsigned zero":
+        out = w.cmp("==", f.sign).pick(out.lift(0x7FC00000), out)
+    return out.bits_as("f")
+
+
+def f32_to_small(x: Val, name: str) -> Val:
+    """The code (u8) of an f32 rounded to a small float, half to even (f8e8m0: half up).
+
+    Beyond the greatest number lie infinity, else NaN, else that number; NaN in a format without one gives zero of the other sign.
+    """
+    w = x.bits_as("u")
+    mag = w & 0x7FFFFFFF
+    if name == "f8e8m0":
+        denormal = convert(w.cmp(">", 0x400000), "u", 32)
+        out = w.cmp("<", 0x800000).pick(denormal, (w + 0x400000) >> 23)
+        return convert((w.cmp("==", 0) | w.cmp(">=", 0x7F800000)).pick(out.lift(255), out), "u", 8)
+    f = SMALL_FLOATS[name]
+    sign, drop = (w >> (32 - f.sign.bit_length())) & f.sign, 23 - f.mantissa
+    # Adding a power of two whose last bit is the least denormal lets the float unit round.
+    unit = 2.0 ** (1 - f.bias - f.mantissa + 23)
+    tiny = (mag.bits_as("f") + unit).bits_as("u") - f32_bits(unit)
+    normal = (mag - ((127 - f.bias) << 23) + ((1 << (drop - 1)) - 1) + ((mag >> drop) & 1)) >> drop
+    out = mag.cmp("<", f32_bits(2.0 ** (1 - f.bias))).pick(tiny, normal)
+    beyond = mag.cmp(">=", 0x7F800000) | out.cmp(">", f.top)
+    isnan = mag.cmp(">", 0x7F800000)
+    if f.special == "unsigned zero":
+        out = out.cmp("==", 0).pick(out, out | sign)
+        return convert(beyond.pick(out.lift(f.sign), out), "u", 8)
+    if f.special == "finite":
+        return convert(isnan.pick(sign ^ f.sign, beyond.pick(out.lift(f.top), out) | sign), "u", 8)
+    out = isnan.pick(out.lift(f.sign - 1 - (f.special == "ieee")), beyond.pick(out.lift(f.top + 1), out))
+    return convert(out | sign, "u", 8)
+
+
 # ---- arithmetic -------------------------------------------------------------------------------------------------
 
 

@@ -6,12 +6,12 @@ to vectorise; outer offsets are computed once a row. A tile is a range of the sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...ir.core import Graph, Node, Value
 from ...ir.scalar import Expr, const, trace
-from ...ir.types import TensorType
+from ...ir.types import DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .printer import Printer, literal, supported
 from .space import FULL, ONE, Space, make_space
@@ -87,12 +87,20 @@ def build(node: Node) -> KernelSource | Refusal:
     for v in node.results:
         if (v.tensor.shape, v.tensor.layout) != (result.shape, result.layout):
             return Refusal("the results differ in shape or layout", {f"%{v.name}": v.type, f"%{node.results[0].name}": result})
-    present = [v for v in node.operands if v is not None]
-    space = make_space([v.tensor for v in present], result)
+    space = make_space([v.tensor for v in node.operands if v is not None], result)
     if isinstance(space, Refusal):
         return space
-    text = _text(region, space, [v for v in region.inputs if v is not None])
-    return KernelSource(text, lambda call: _bind(space, call), "loops", in_place=_in_place(node, space))
+    inputs = [v for v in region.inputs if v is not None]
+    used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
+    loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
+
+    def compute(body: Printer, names: Mapping[int, str]) -> list[str]:
+        env = dict(region.constants) | {inputs[k]: name for k, name in names.items()}
+        print_nodes(body, region.nodes, env)
+        return [_named(env[v]) for v in region.outputs]
+
+    text = loop_text(space, loaded, [v.tensor.dtype for v in region.outputs], compute)
+    return KernelSource(text, lambda call: bind(space, call), "loops", in_place=_in_place(node, space))
 
 
 def _in_place(node: Node, space: Space) -> frozenset[int]:
@@ -108,7 +116,7 @@ def _in_place(node: Node, space: Space) -> frozenset[int]:
     )  # fmt: skip
 
 
-def _bind(space: Space, call: Call) -> Launch:
+def bind(space: Space, call: Call) -> Launch:
     """Parameters: elements in all, sizes of the collapsed axes but the first, then each strided operand's steps."""
     sizes = space.sizes(call)
     total = 1
@@ -128,13 +136,14 @@ def _is_strided(space: Space, k: int) -> bool:
     return not (space.is_linear(k) or space.is_single(k))
 
 
-def _text(region: Region, space: Space, inputs: Sequence[Value]) -> str:
-    count, results, rank = len(inputs), len(region.outputs), max(1, len(space.groups))
-    first = count + results + 1
-    used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
-    loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
+def loop_text(
+    space: Space, loaded: Sequence[int], results: Sequence[DType], compute: Callable[[Printer, Mapping[int, str]], Sequence[str]]
+) -> str:
+    """The kernel that stores, for each element of the space, what `compute` prints over the names of the loaded operands."""
+    count, rank = len(space.types), max(1, len(space.groups))
+    first = count + len(results) + 1
     lines = [f"x{k} = param(p, {k})" for k in loaded]
-    lines += [f"y{j} = param(p, {count + j})" for j in range(results)]
+    lines += [f"y{j} = param(p, {count + j})" for j in range(len(results))]
     lines += [
         f"n = param(p, {first})",
         "lo = n * tile // ntiles & -64",
@@ -146,14 +155,11 @@ def _text(region: Region, space: Space, inputs: Sequence[Value]) -> str:
         if _is_strided(space, k):
             lines += [f"s{k}_{g} = param(p, {at + g})" for g in range(rank)] if k in loaded else []
             at += rank
-    env: dict[Value, str | Expr] = dict(region.constants)
-    lines += [f"v{k} = ld_{inputs[k].tensor.dtype}(x{k}, 0)" for k in loaded if space.is_single(k)]
+    types = [t.dtype for t in space.types]
+    lines += [f"v{k} = ld_{types[k]}(x{k}, 0)" for k in loaded if space.is_single(k)]
     body = Printer()
-    for k in loaded:
-        v = inputs[k]
-        env[v] = f"v{k}" if space.is_single(k) else body.let(f"get_{v.tensor.dtype}(x{k}, {_index(space, k)})")
-    print_nodes(body, region.nodes, env)
-    stores = [f"put_{v.tensor.dtype}(y{j}, i, {_named(env[v])})" for j, v in enumerate(region.outputs)]
+    names = {k: f"v{k}" if space.is_single(k) else body.let(f"get_{types[k]}(x{k}, {_index(space, k)})") for k in loaded}
+    stores = [f"put_{d}(y{j}, i, {x})" for j, (d, x) in enumerate(zip(results, compute(body, names), strict=True))]
     nest = _nest(space, loaded, body.lines + stores)
     return "\n".join(["def kernel(p, tile, ntiles):", *("    " + line for line in [*lines, *nest]), ""])
 

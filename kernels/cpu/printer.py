@@ -22,7 +22,11 @@ _HALVES = (F16, BF16)
 
 def supported(d: DType) -> bool:
     """Whether kernels compute with this element type."""
-    return d.kind not in ("complex", "string") and (d.bits >= 16 or not d.is_float)
+    return d.kind not in ("complex", "string")
+
+
+def _is_small(d: DType) -> bool:
+    return d.is_float and d.bits <= 8
 
 
 def literal(value: object, dtype: DType) -> str:
@@ -101,11 +105,11 @@ class Printer:
         if e.fn in COMPARE and e.args[0].dtype is BOOL:
             xs = [self.let(f"to_u8({x})") for x in xs]
         out = self.let(f"{name}({', '.join(xs)})")
-        # Integers of under 8 bits and 8-bit floats live in wider registers.
-        return self.let(f"to_{e.dtype}({out})") if e.dtype.bits < 8 or (e.dtype.is_float and e.dtype.bits == 8) else out
+        # Integers of under 8 bits and small floats live in wider registers; numpy rounds the latter after every step.
+        return self.let(f"to_{e.dtype}({out})") if e.dtype.bits < 8 or _is_small(e.dtype) else out
 
     def _cast(self, x: str, source: DType, to: DType) -> str:
-        if to is F32 and source in _HALVES:
+        if to is F32 and (source in _HALVES or _is_small(source)):
             return x
         return self.let(f"to_{to}({x})")
 

@@ -3,7 +3,7 @@
 A kernel text is executed in the namespace `prelude(text)`, which holds just the names that it mentions:
 
     param(p, i)                    entry i of the parameter table
-    ld_T(addr, i)  st_T(addr, i, v)   element i of an array of dtype T (every dtype of the IR but strings, complex and f4, f8)
+    ld_T(addr, i)  st_T(addr, i, v)   element i of an array of dtype T (every dtype of the IR but strings and complex)
     get_T(addr, i)  put_T(addr, i, v)  the same for streams: what `get` reads is never written by a `put` before, so that LLVM
                                    needs no alias checks (an element may be overwritten after it was read: in-place kernels)
     ldv_T(addr, i)  stv_T(addr, i, v)  LANES consecutive elements as a vector
@@ -13,14 +13,14 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     head(v, n, x)                  v with x in all lanes from the n-th on
     add sub mul div floordiv mod fmod minimum maximum square pow_ fma ...  arithmetic on equal types, without promotion
     lt le gt ge eq ne isnan isinf and_ or_ xor_ not_ where      tests and logic
-    to_T(x)                        conversion; T = f16, bf16: an f32 rounded to that type
+    to_T(x)                        conversion; T = f16, bf16, f8...: an f32 rounded to that type
     bits_S_T(x)                    the bits of a value of dtype S as dtype T
     exp log log1p expm1 erf tanh sqrt sin cos ...   functions of f32 and f64
     memcpy(dst, src, nbytes)  memset(dst, byte, nbytes)  alloc(nbytes)   (alloc: constant size, on the stack, 64-byte aligned)
     f32 f64 i64 ... (numba's types: f32(0.5) is a constant), inf, nan, function (a decorator for a text's own subroutines)
 
 All take scalars and vectors; a scalar that meets a vector is spread. Plain `+ - *` and comparisons work on scalars with numba's
-rules. f16 and bf16 are f32 in registers, 2- and 4-bit integers i8 and u8.
+rules. Floats of up to 16 bits are f32 in registers, 2- and 4-bit integers i8 and u8.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ from . import emit
 from .emit import Ty, Val
 from .polynomials import LIBM, function
 
+SMALL = frozenset({*emit.SMALL_FLOATS, "f8e8m0"})
 REGISTERS: dict[str, Any] = {
     "f32": types.float32, "f64": types.float64, "i8": types.int8, "i16": types.int16, "i32": types.int32, "i64": types.int64,
     "u8": types.uint8, "u16": types.uint16, "u32": types.uint32, "u64": types.uint64, "bool": types.boolean,
     "f16": types.float32, "bf16": types.float32, "i4": types.int8, "i2": types.int8, "u4": types.uint8, "u2": types.uint8,
-}  # fmt: skip
-MEMORY_BITS = {"bool": 8, "f16": 16, "bf16": 16, "i4": 8, "i2": 8, "u4": 8, "u2": 8}
+} | dict.fromkeys(SMALL, types.float32)  # fmt: skip
+MEMORY_BITS = {"bool": 8, "f16": 16, "bf16": 16, "i4": 8, "i2": 8, "u4": 8, "u2": 8} | dict.fromkeys(SMALL, 8)
 NARROW = {"i4": 4, "i2": 2, "u4": 4, "u2": 2}
 _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
@@ -235,6 +236,8 @@ def decode(x: Val, name: str) -> Val:
         return emit.half_to_f32(x, HALF)
     if name == "bf16":
         return emit.bf16_to_f32(x)
+    if name in SMALL:
+        return emit.small_to_f32(x, name)
     return wrap(emit.convert(x, "i" if name[0] == "i" else "u", 8), name) if name in NARROW else x
 
 
@@ -246,6 +249,8 @@ def encode(x: Val, name: str) -> Val:
         return emit.f32_to_half(x, HALF)
     if name == "bf16":
         return emit.f32_to_bf16(x)
+    if name in SMALL:
+        return emit.f32_to_small(x, name)
     return emit.convert(x, "u", 8) & ((1 << NARROW[name]) - 1) if name in NARROW else x
 
 
@@ -257,7 +262,7 @@ def wrap(x: Val, name: str) -> Val:
 
 def convert_code(name: str) -> Callable[[Val], Val]:
     def code(x: Val) -> Val:
-        if name in ("f16", "bf16"):
+        if name in ("f16", "bf16") or name in SMALL:
             f = emit.to_odd(x) if (x.t.kind, x.t.bits, name) == ("f", 64, "f16") else emit.convert(x, "f", 32)
             return decode(encode(f, name), name)
         t = ty_of(REGISTERS[name])

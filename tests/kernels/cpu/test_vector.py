@@ -50,6 +50,31 @@ def awkward_floats() -> np.ndarray:
     return np.concatenate([x, -x])
 
 
+SMALL_FLOATS = [d for d in DTYPES.values() if d.is_float and d.bits <= 8]
+
+
+@pytest.mark.parametrize("dtype", SMALL_FLOATS, ids=str)
+def test_every_small_float_is_loaded_and_stored(dtype):
+    codes = np.arange(1 << dtype.bits, dtype=np.uint8)
+    x = codes.view(dtype.np)
+    np.testing.assert_array_equal(apply("a", "f32", x), x.astype(np.float32))
+    real = ~np.isnan(x.astype(np.float32))
+    np.testing.assert_array_equal(apply("a", dtype.name, x).view(np.uint8)[real], codes[real])
+
+
+@pytest.mark.parametrize("dtype", SMALL_FLOATS, ids=str)
+def test_f32_is_rounded_to_small_floats(dtype):
+    codes = np.arange(1 << dtype.bits, dtype=np.uint8).view(dtype.np).astype(np.float32)
+    codes = np.unique(codes[np.isfinite(codes)])
+    middle = (codes[:-1] + codes[1:]) / 2
+    near = [codes, middle, np.nextafter(middle, np.float32(INF)), np.nextafter(middle, np.float32(-INF)), codes[-1:] * 1.07]
+    x = np.concatenate([*near, awkward_floats()])
+    with np.errstate(all="ignore"):
+        want = x.astype(dtype.np)
+    np.testing.assert_array_equal(apply("a", dtype.name, x).view(np.uint8), want.view(np.uint8))
+    np.testing.assert_array_equal(apply(f"to_{dtype}(a)", "f32", x), want.astype(np.float32))
+
+
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_f32_is_rounded_to_even(dtype):
     x = awkward_floats()
