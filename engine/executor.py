@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from ..ir.core import Module
 from ..ir.errors import InputError
 from ..ir.interp import output_names
-from ..ir.limits import Budget
+from ..ir.limits import Budget, nbytes_of
+from ..ir.types import TensorType
 from .binding import bind_inputs
 from .options import Options
 from .plan import Frame, Plan
@@ -23,6 +25,8 @@ class Executable:
     def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport):
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
+        tensors = [v.type for v in module.consts.values() if isinstance(v.type, TensorType) and v.type.is_static]
+        self._constants = sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # bytes; the weights are not read for it
         self._output_names = output_names(module)
 
     @property
@@ -43,7 +47,8 @@ class Executable:
         """
         env, symbols = bind_inputs(self.module, inputs)
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
-        frame = Frame(env, symbols, Budget(self.options.limits), self.threads)
+        budget = Budget(self.options.limits, self._constants + sum(nbytes_of(x) for x in env.values()))
+        frame = Frame(env, symbols, budget, self.threads)
         results = self._plan.run(frame)
         return dict(zip(self._output_names, _owned(results, given, self._plan)))
 

@@ -20,10 +20,10 @@ from ..ir.errors import GraphmillError, RunError, UnsupportedError
 from ..ir.infer import MAX_CONTENTS, where
 from ..ir.interp import bind_symbols, last_readers, region_symbols, run_node, sizes
 from ..ir.layout import physical
-from ..ir.limits import Budget
+from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
 from ..ir.symbols import Unbound, evaluate
-from ..ir.types import TensorType, type_of
+from ..ir.types import STR, DType, TensorType, type_of
 from ..kernels.spec import Call, KernelSource, Launch, Refusal
 from .binding import Symbols
 
@@ -39,6 +39,7 @@ class Frame:
     symbols: Symbols
     budget: Budget
     threads: int = 1
+    held: int = 0  # bytes of the values that this frame's steps made and that live yet
 
     def get(self, v: Value | None) -> Any:
         return None if v is None else v.const.array if v.const is not None else self.values[v]  # constants: logical order
@@ -57,6 +58,12 @@ class Frame:
                 x = x.transpose(v.type.layout.perm)
             x = np.require(x, requirements=["C", "A"])
         self.values[v] = x
+
+    def hold(self, v: Value, sign: int = 1) -> None:
+        """Counts a value as held, or with `sign` -1 as held no longer. A view counts like what it is a view of."""
+        n = sign * nbytes_of(self.values.get(v))
+        self.held += n
+        self.budget.held += n
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,9 @@ class KernelStep(Step):
         node = self.node
         host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
         shapes = result_shapes(node, frame)
+        nbytes = sum(_nbytes(shape, v.tensor.dtype) for v, shape in zip(node.results, shapes))
+        if not frame.budget.fits(nbytes):
+            frame.budget.check_bytes(where(node), nbytes)
         key = (
             tuple(None if a is None else a.shape for a in arrays),
             tuple(shapes),
@@ -203,12 +213,12 @@ class KernelStep(Step):
         )
         launch = self._bound.get(key)
         if launch is None:
-            for v, shape in zip(node.results, shapes):
-                frame.budget.check_bytes(where(node), math.prod(shape) * v.tensor.dtype.itemsize)
             logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
             launch = self._bound[key] = self.source.bind(Call(logical, shapes, host))
             if len(self._bound) > 64:
                 self._bound.popitem(last=False)
+        if not frame.budget.fits(nbytes + launch.scratch):
+            frame.budget.check_bytes(where(node), nbytes + launch.scratch)
         return shapes, launch
 
 
@@ -280,6 +290,12 @@ def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
     return [types[v] for v in region.outputs]
 
 
+def _nbytes(shape: tuple[int, ...], dtype: DType) -> int:
+    """The bytes of a tensor. For an empty one of sizes that numpy cannot even multiply, so many that no limit allows it."""
+    n = math.prod(shape)
+    return (n or (1 << 63 if math.prod(d or 1 for d in shape) >= 1 << 56 else 0)) * dtype.itemsize
+
+
 def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> None:
     """Before a reference allocates: its results must fit into the limits, as far as their sizes can be known."""
     try:
@@ -289,9 +305,13 @@ def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> None:
         if node.op.has("opaque"):
             return
         types = concrete_types(node, operands)
+    strings = sum(nbytes_of(x) // x.size for x in operands if isinstance(x, np.ndarray) and x.dtype == object and x.size)
+    total = 0
     for t in types:
         if isinstance(t, TensorType) and t.is_static:
-            frame.budget.check_bytes(where(node), t.size * t.dtype.itemsize)  # type: ignore[operator]
+            n = _nbytes(t.shape, t.dtype)  # type: ignore[arg-type]
+            total += n if t.dtype is not STR else n // t.dtype.itemsize * strings
+    frame.budget.check_bytes(where(node), total)
 
 
 # ---- plans ------------------------------------------------------------------------------------------------------
@@ -308,7 +328,10 @@ class Plan:
         """Runs the steps in `frame`; the graph's outputs in logical order."""
         for step in self.steps:
             step.run(frame)
+            for v in step.node.results:
+                frame.hold(v)
             for v in step.frees:
+                frame.hold(v, -1)
                 frame.values.pop(v, None)
         return [frame.logical(v) for v in self.graph.outputs]
 
@@ -320,8 +343,12 @@ class Plan:
             for v, x in zip(self.graph.inputs, args, strict=True):
                 x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
                 frame.put(v, x)
+                frame.hold(v)
                 bind_symbols(v.type, x, frame.symbols)
-            return tuple(self.run(frame))
+            try:
+                return tuple(self.run(frame))
+            finally:
+                outer.budget.held -= frame.held
 
         call.types = tuple(v.type for v in self.graph.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
         return call

@@ -160,7 +160,7 @@ def loop(M=None, cond=None, *v_initial, body, budget):
     go = cond is None or bool(cond.item())
     carried, scans, i = tuple(v_initial), _Scans(len(body.types) - 1 - len(v_initial), budget, "loop"), 0
     while go and (trips is None or i < trips):
-        budget.check_iterations("loop", i + 1)
+        budget.iterate("loop")
         budget.check_time("loop")
         out = body(np.array(i, np.int64), np.array(go), *carried)
         go, carried = bool(out[0].item()), out[1 : 1 + len(carried)]
@@ -257,7 +257,7 @@ def _scan_once(
     count, n = len(inputs[0]), len(states)
     if any(len(x) != count for x in inputs):
         raise ValueError(f"the scanned axes have the sizes {[len(x) for x in inputs]}, expected equal ones")
-    budget.check_iterations("scan", count)
+    budget.iterate("scan", count)
     scans = _Scans(len(body.types) - n, budget, "scan")  # type: ignore[attr-defined]
     for i in range(count):
         budget.check_time("scan")
@@ -301,7 +301,7 @@ def _infer_sequence_map(c: InferContext) -> list[Type]:
 )
 def sequence_map(input_sequence, *additional_inputs, body, budget):
     """`body` of each element; further sequences go along element by element, tensors are handed to each run as they are."""
-    budget.check_iterations("sequence_map", len(input_sequence))
+    budget.iterate("sequence_map", len(input_sequence))
     columns: list[list[Any]] = [[] for _ in body.types]
     for i, x in enumerate(input_sequence):
         budget.check_time("sequence_map")
