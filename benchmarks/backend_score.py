@@ -4,9 +4,9 @@ usage: python benchmarks/backend_score.py [MODULE] [--json OUT] [--markdown OUT]
                                           [--again OLD.json]
 
 MODULE (default: graphmill.engine.backend) has `prepare` and `supports_device`. Each worker process runs cases one by one; a crash
-or a time-out fails that case alone, and the worker is started anew. Passed: every data set matches, with shape and element
-type. Unsupported: the backend declined (BackendIsNotSupposedToImplementIt, SkipTest). Native: the case passed, and no node of it ran by its reference.
---again runs only what did not pass in OLD.json and merges.
+or a time-out fails that case alone, and the worker is started anew. Passed: every data set matches, with shape and element type.
+Unsupported: the backend declined (BackendIsNotSupposedToImplementIt, SkipTest). Native: the case passed, and no node of it ran by
+its reference. --again runs only what did not pass in OLD.json and merges.
 """
 
 from __future__ import annotations

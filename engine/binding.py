@@ -27,7 +27,8 @@ def bind_inputs(module: Module, inputs: Mapping[str, Any]) -> tuple[dict[Value, 
     if unknown or missing:
         problem = f"no input is named {sorted(unknown)}" if unknown else f"the inputs {sorted(missing)} are missing"
         raise InputError(f"{problem}; the model takes {', '.join(f'{n}: {v.type}' for n, v in declared.items()) or 'no inputs'}")
-    env, symbols = {}, {}
+    env: dict[Value, Any] = {}
+    symbols: Symbols = {}
     for name, v in declared.items():
         env[v] = check_value(v, inputs[name])
     for v in declared.values():

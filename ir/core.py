@@ -49,7 +49,7 @@ class Constant:
                     raw = s if isinstance(s, bytes) else str(s).encode("utf-8", "surrogatepass")
                     h.update(len(raw).to_bytes(8, "little") + raw)
             else:
-                h.update(np.ascontiguousarray(a).view(np.uint8) if a.ndim and a.size else a.tobytes())
+                h.update(np.ascontiguousarray(a).view(np.uint8).data if a.ndim and a.size else a.tobytes())
             self._hash = h.hexdigest()
         return self._hash
 

@@ -37,7 +37,7 @@ def infer_node(node: Node) -> None:
         raise InferenceError(f"{where(node)}: {e}") from None
     except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as e:
         raise InferenceError(f"{where(node)}: {node.op.name} cannot take these operands ({shown(c)}): {e}") from e
-    types = list(out) if isinstance(out, (tuple, list)) else [out]
+    types: list[Type | None] = list(out) if isinstance(out, (tuple, list)) else [out]  # type: ignore[list-item]
     if len(types) < len(node.results):
         raise InferenceError(f"{where(node)}: {node.op.name} has {len(types)} results, the node asks for {len(node.results)}")
     for v, t in zip(node.results, types):

@@ -110,7 +110,7 @@ class Dim:
         return mod(other, self) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __str__(self) -> str:
-        parts = []
+        parts: list[str] = []
         for mono, coeff in self.terms:
             body = "*".join(str(a) for a in mono)
             text = str(abs(coeff)) if not mono else body if abs(coeff) == 1 else f"{abs(coeff)}*{body}"

@@ -67,7 +67,7 @@ def _loop(m: Match, b: Builder) -> Any:
             return refuse("the size of an empty scan output is not known")
         return [*initial, *(b.const(np.zeros(r.tensor.shape, r.tensor.dtype.np), r.name) for r in scanned)]  # type: ignore[arg-type]
     start = [b.const(np.array(0, np.int64), "iteration"), b.const(np.array(True), "go"), *initial]
-    outputs = _put_before(node, node.regions[0], start, b)[1:]
+    outputs = _put_before(node, node.regions[0], start, b)[1:]  # type: ignore[arg-type]
     axis = b.const(np.array([0], np.int64), "axes")
     return [*outputs[: len(initial)], *(b.op("unsqueeze", v, axis) for v in outputs[len(initial) :])]
 

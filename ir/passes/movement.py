@@ -133,11 +133,11 @@ def _slice_range(node: Node) -> tuple[int, int, int] | None:
         step = 1
     if x.shape is None or not all(isinstance(n, (int, np.integer)) for n in (starts, ends, axis, step)) or step != 1:
         return None
-    axis = int(axis) % len(x.shape)  # type: ignore[call-overload]
+    axis = int(axis) % len(x.shape)  # type: ignore[arg-type]
     size = x.shape[axis]
     if not isinstance(size, int):
         return None
-    start, end, _ = slice(int(starts), int(ends)).indices(size)  # type: ignore[call-overload]
+    start, end, _ = slice(int(starts), int(ends)).indices(size)  # type: ignore[arg-type]
     return axis, start, max(start, end)
 
 
@@ -149,7 +149,7 @@ def concat_ranges(concat: Node, axis: int) -> list[tuple[int, int]] | None:
     sizes = [v.tensor.shape[axis] for v in concat.operands]  # type: ignore[union-attr, index]
     if not all(isinstance(s, int) for s in sizes):
         return None
-    ends = np.cumsum(sizes).tolist()
+    ends = np.cumsum(sizes).tolist()  # type: ignore[arg-type]
     return [(e - s, e) for s, e in zip(sizes, ends)]  # type: ignore[operator]
 
 
