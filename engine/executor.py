@@ -26,7 +26,8 @@ class Executable:
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
         tensors = [v.type for v in module.consts.values() if isinstance(v.type, TensorType) and v.type.is_static]
-        self._constants = sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # bytes; the weights are not read for it
+        # The bytes of all constants, by their types: no weight is read for it.
+        self._constants: int = sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # type: ignore[assignment, misc]
         self._output_names = output_names(module)
 
     @property

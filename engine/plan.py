@@ -286,7 +286,7 @@ def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
             out = inner.op.infer(c)
         except GraphmillError as e:
             raise RunError(f"{where(inner)}: {e}") from e
-        types.update(zip(inner.results, out if isinstance(out, (tuple, list)) else [out]))
+        types.update(zip(inner.results, out if isinstance(out, (tuple, list)) else [out]))  # type: ignore[list-item]
     return [types[v] for v in region.outputs]
 
 

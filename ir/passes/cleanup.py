@@ -55,6 +55,7 @@ def _fold_contents(graph: Graph, node: Node, known: set[str], log: DecisionLog) 
     if node.op.name == "dims" or len(node.results) != 1 or node.results[0].dims is None:
         return False
     r = node.results[0]
+    assert r.dims is not None
     values = r.dims.ravel().tolist()
     if any(v is None for v in values) or any(s.name not in known for v in values for s in symbols_of(v)):
         return False

@@ -78,7 +78,7 @@ def _batch_norm(m: Match, b: Builder) -> Any:
         return refuse("training mode")
     if any(p is None for p in params) or channels(conv) is None:
         return refuse("weights or statistics are no constants")
-    scale, bias, mean, var = (p.astype(np.float64) for p in params)
+    scale, bias, mean, var = (p.astype(np.float64) for p in params)  # type: ignore[union-attr]
     with np.errstate(all="ignore"):
         s = scale / np.sqrt(var + m.root.attr("epsilon"))
     return _scaled_conv(conv, s, bias - mean * s, b)
@@ -189,7 +189,7 @@ def _scale_product(m: Match, b: Builder) -> Any:
     if isinstance(out, Refusal):
         return out
     for n in reversed(chain[:-1]):
-        rest = [b.const(scaled[n], f"{n.name}.bias")] if n in scaled else n.operands[1:]
+        rest = [b.const(scaled[n], f"{n.name}.bias")] if n in scaled else n.operands[1:]  # type: ignore[arg-type]
         out = b.op(n.op, out, *rest, result=f"{n.name}.scaled", **n.attrs)
     m.inner.extend(chain)
     return out

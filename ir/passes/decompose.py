@@ -80,7 +80,7 @@ def _unserved(b: Builder, target: Target) -> Refusal | None:
     for n in b.added:
         reason = None if n.op.name in FREE else target.refuses(n)
         if reason is not None:
-            return refuse(f"the target has no kernel for the piece {n.op.name}", reason=reason)
+            return refuse(f"the target has no kernel for the piece {n.op.name}", why=reason)
     return None
 
 
@@ -289,7 +289,8 @@ def _dequantize_linear(node: Node, b: Builder) -> Any:
 @opens("scaler")
 def _scaler(node: Node, b: Builder) -> Any:
     x, offset, scale = node.operands[0], node.attr("offset"), node.attr("scale")
-    y = x if x.tensor.dtype in (F32, F64) else b.op("cast", x, to=F32)  # type: ignore[union-attr]
+    assert x is not None
+    y = x if x.tensor.dtype in (F32, F64) else b.op("cast", x, to=F32)
     for name, numbers in (("sub", offset), ("mul", scale)):
         if numbers:
             y = b.op(name, y, b.const(np.array(numbers, np.float32).astype(y.tensor.dtype.np)))

@@ -44,11 +44,12 @@ PASSES: dict[str, type] = {}
 
 def register(cls: type) -> type:
     """Makes a pass known to pipeline texts under its `name`."""
-    if not dataclasses.is_dataclass(cls) or not getattr(cls, "name", ""):
+    name = getattr(cls, "name", "")
+    if not dataclasses.is_dataclass(cls) or not name:
         raise TypeError(f"{cls.__name__} must be a dataclass with a class variable `name`")
-    if cls.name in PASSES and PASSES[cls.name] is not cls:
-        raise IRError(f"a pass named {cls.name!r} is registered already")
-    PASSES[cls.name] = cls
+    if name in PASSES and PASSES[name] is not cls:
+        raise IRError(f"a pass named {name!r} is registered already")
+    PASSES[name] = cls
     return cls
 
 
