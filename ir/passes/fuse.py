@@ -7,7 +7,7 @@ nobody outside; hence no path leaves a group and comes back, and putting the fus
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -140,26 +140,28 @@ def _can_loop(node: Node, target: Target) -> bool:
 
 def _grow(root: Node, target: Target, log: DecisionLog, taken: set[Node], most: int = 64) -> set[Node]:
     """The elementwise producers of `root` of its shape whose values only the group reads, found to a fixed point."""
-    group = {root}
+    group, refused = {root: None}, dict[Node, str]()
     changed = True
     while changed and len(group) < most:
         changed = False
-        for member in list(group):
-            for v in member.operands:
-                p = v.node if v is not None else None
-                if p is None or p in group or p in taken or p.graph is not root.graph or not _can_loop(p, target):
-                    continue
-                reason = _refuse_producer(p, root, group)
-                if reason is None:
-                    group.add(p)
-                    changed = True
-                elif not reason.startswith("outside-use") or not changed:
-                    log.record(f"fuse {p.op.name} into {root.op.name}", p, "refused", reason, [root])
-    return group
+        for p in dict.fromkeys(v.node for n in group for v in n.operands if v is not None):
+            if p is None or p in group or p in taken or p.graph is not root.graph or not p.op.is_elementwise:
+                continue
+            reason = _refuse_producer(p, root, group) or target.refuses(p)
+            if reason is None:
+                group[p], changed = None, True
+                refused.pop(p, None)
+            else:
+                refused[p] = reason
+    for p, reason in refused.items():
+        log.record(f"fuse {p.op.name} into {root.op.name}", p, "refused", reason, [root])
+    return set(group)
 
 
-def _refuse_producer(p: Node, root: Node, group: set[Node]) -> str | None:
+def _refuse_producer(p: Node, root: Node, group: Collection[Node]) -> str | None:
     r = p.result
+    if not isinstance(r.type, TensorType) or r.type.shape is None:
+        return f"shape: the rank of %{r.name} is not known"
     if r.tensor.shape != root.result.tensor.shape:
         return f"shape: %{r.name} is {r.type}, the loop runs over {root.result.type}; it would be computed again for each element"
     if r.tensor.layout != root.result.tensor.layout:
@@ -167,7 +169,7 @@ def _refuse_producer(p: Node, root: Node, group: set[Node]) -> str | None:
     if r.is_output:
         return f"outside-use: %{r.name} is an output of the graph"
     user = next((u for u, _ in r.uses if u not in group), None)
-    return None if user is None else f"outside-use: %{r.name} is also read by %{user.name} ({'+'.join(user.locs)})"
+    return None if user is None else f"outside-use: %{r.name} is also read by %{user.name} ({'+'.join(user.locs) or user.op.name})"
 
 
 # ---- the fused node ---------------------------------------------------------------------------------------------

@@ -117,6 +117,30 @@ def _layer_norm(m: Match, b: Builder) -> Any:
     return b.op("layer_norm", *operands, axis=axis - x.tensor.rank, epsilon=epsilon, stash_type=F32)  # type: ignore[operator]
 
 
+def _norm_parameter(m: Match, v: Value) -> np.ndarray | None:
+    """A constant over the normalized axes of a layer_norm that may take it."""
+    node = m.node("norm")
+    x = node.operands[0]
+    if len(node.results) > 1 or node.operand(2) is not None or m.root.result.type != x.type:  # type: ignore[union-attr]
+        return None
+    return _vector(v, x, node.attr("axis") % x.tensor.rank)  # type: ignore[arg-type, operator, union-attr]
+
+
+def _norm_scale(m: Match, b: Builder) -> Any:
+    node, g = m.node("norm"), _norm_parameter(m, m["g"])
+    ones = node.operands[1]
+    if g is None or not ones.is_const or not np.all(ones.const.array == 1):  # type: ignore[union-attr]
+        return refuse("no constant over the normalized axes, or there is a scale or bias already", g=m["g"].type)
+    return b.op("layer_norm", m["x"], b.const(np.array(g), f"{m.root.name}.scale"), **node.attrs)
+
+
+def _norm_bias(m: Match, b: Builder) -> Any:
+    node, bias = m.node("norm"), _norm_parameter(m, m["b"])
+    if bias is None:
+        return refuse("no constant over the normalized axes, or there is a bias already", b=m["b"].type)
+    return b.op("layer_norm", m["x"], node.operands[1], b.const(np.array(bias), f"{m.root.name}.bias"), **node.attrs)
+
+
 def _rms_norm(m: Match, b: Builder) -> Any:
     x = m["x"]
     axis, epsilon = _trailing(mean_axes(m.node("var")), x.tensor.rank), scalar_constant(m["eps"])
@@ -136,9 +160,11 @@ def _norm_rules() -> list[Rule]:
     squares = (P("pow", centred, 2), P("mul", centred, centred))
     roots = [P("sqrt", P("add", P("reduce_mean", sq, bind="var"), "eps")) for sq in squares]
     normalized = [form for r in roots for form in (P("div", centred, r), P("mul", centred, P("reciprocal", r)))]
-    rules = []
-    for n in normalized:
-        rules.append(Rule("(x - mean) / sqrt(var + eps) * g + b => layer_norm(x)", P("add", P("mul", n, "g"), "b"), _layer_norm))
+    norm = P("layer_norm", "x", bind="norm")
+    rules = [
+        Rule("layer_norm(x) * g => layer_norm(x, g)", P("mul", norm, "g"), _norm_scale),
+        Rule("layer_norm(x, g) + b => layer_norm(x, g, b)", P("add", norm, "b"), _norm_bias),
+    ]
     for n in normalized:
         rules.append(Rule("(x - mean) / sqrt(var + eps) => layer_norm(x)", n, _layer_norm))
     # Keras: x * s + (b - mean * s) with s = g / sqrt(var + eps)
