@@ -8,16 +8,17 @@ are cut into blocks whose totals are added up, for accuracy; the order depends o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...ir.core import Node
+from ...ir.core import Node, Value
 from ...ir.ops import reduce as _ops
 from ...ir.reduction import Reduction
-from ...ir.scalar import arg
-from ...ir.types import BOOL, DType, TensorType
+from ...ir.scalar import Expr, arg
+from ...ir.types import BF16, BOOL, F16, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
+from .loops import Region, print_nodes, refuse_region, region_of
 from .operands import first_int, first_result, host_value, refuse_layouts
 from .printer import Printer, literal, supported
 from .target import serves
@@ -90,14 +91,122 @@ def build(node: Node) -> KernelSource | Refusal:
     if not same_order(x, y, axes, bool(node.attr("keepdims"))):
         return Refusal("operand and result lie in different layouts in memory", {"x": x, "result": y})
     groups = make_groups(x, axes)
-    text = _Text(node.op.reduction, x.dtype, groups, first_result(node), first_int(node)).text()
+    text = _Text(node.op.reduction, x.dtype, groups, first_result(node), first_int(node), Around()).text()
     return KernelSource(text, lambda call: _bind(groups, axes, call), "reduce")
 
 
-def _bind(groups: Groups, axes: Sequence[int], call: Call) -> Launch:
+@dataclass
+class Around:
+    """What is computed before and after a reduction of a region. `full`, `single` and `kept` are slots, with types, of operands of
+    as many elements as are reduced, of one element, and of one element a result."""
+
+    region: Region | None = None
+    before: list[Node] = field(default_factory=list)
+    reduction: Node | None = None
+    after: list[Node] = field(default_factory=list)
+    full: dict[Value, int] = field(default_factory=dict)
+    single: dict[Value, int] = field(default_factory=dict)
+    kept: dict[Value, int] = field(default_factory=dict)
+
+    def slots(self) -> list[int]:
+        return sorted({0, *self.full.values(), *self.single.values(), *self.kept.values()})
+
+    def once(self) -> list[str]:
+        return [f"w{k} = ld_{v.tensor.dtype}(x{k}, 0)" for v, k in self.single.items()]
+
+    def element(self, p: Printer, load: str, dtype: DType) -> str:
+        """The element to reduce: loaded, or computed from what is loaded."""
+        if self.reduction is None or self.region is None:
+            return p.let(load.format(dtype, "x0"))
+        env = self._known() | {v: p.let(load.format(v.tensor.dtype, f"x{k}")) for v, k in self.full.items()}
+        print_nodes(p, self.before, env)
+        return env[self.reduction.operands[0]]  # type: ignore[index, return-value]
+
+    def result(self, p: Printer, reduced: str, load: str, dtype: DType) -> str:
+        """What is stored for a reduced value."""
+        if self.reduction is None or self.region is None:
+            return reduced
+        rounded = p.let(f"to_{dtype}({reduced})") if dtype in (F16, BF16) else reduced
+        env = self._known() | {self.reduction.results[0]: rounded}
+        env |= {v: p.let(load.format(v.tensor.dtype, f"x{k}")) for v, k in self.kept.items()}
+        print_nodes(p, self.after, env)
+        return env[self.region.outputs[0]]  # type: ignore[return-value]
+
+    def _known(self) -> dict[Value, str | Expr]:
+        return dict(self.region.constants) | {v: f"w{k}" for v, k in self.single.items()}  # type: ignore[union-attr]
+
+
+@serves("fused.reduce")
+def build_region(node: Node) -> KernelSource | Refusal:
+    """The kernel of a region of elementwise nodes, one reduction of what they compute, and elementwise nodes on its result.
+
+    Operands have the shape and layout of the reduced value, or of the result, or are one number; there is one result.
+    """
+    region = region_of(node)
+    found = [n for n in region.nodes if n.op.reduction is not None]
+    if len(found) != 1 or len(region.outputs) != 1:
+        return Refusal("a reduction's region has one reduction and one output", {"reductions": len(found)})
+    at = region.nodes.index(found[0])
+    a = Around(region, region.nodes[:at], found[0], region.nodes[at + 1 :])
+    x, y, axes = found[0].operands[0].tensor, found[0].results[0].tensor, constant_axes(found[0])  # type: ignore[union-attr]
+    if isinstance(axes, Refusal):
+        return axes
+    axes_inputs = {v for v in found[0].operands[1:] if v is not None}
+    refusal = refuse_region(node, replace_nodes(region, [*a.before, *a.after], [found[0].results[0], *axes_inputs]))
+    refusal = refusal or _refuse_shapes(a, x, y)
+    if refusal is None and not same_order(x, y, axes, bool(found[0].attr("keepdims"))):
+        refusal = Refusal("operand and result lie in different layouts in memory", {"x": x, "result": y})
+    if refusal is not None:
+        return refusal
+    places = {v: (e, o) for v, e, o in _operands(a)}
+    for k, v in enumerate(v for v in region.inputs if v is not None):
+        early, late = places.get(v, (False, False))
+        if v in region.constants or not (early or late):
+            continue
+        t = v.tensor
+        if all(d == 1 for d in t.shape or ()):
+            a.single[v] = k
+        elif early and not late and (t.shape, t.layout) == (x.shape, x.layout):
+            a.full[v] = k
+        elif late and not early and (t.shape, t.layout) == (y.shape, y.layout):
+            a.kept[v] = k
+        else:
+            return Refusal("an operand is broadcast", {f"%{v.name}": v.type, "x": x, "result": y})
+    if not a.full:
+        return Refusal("no operand has the shape of what is reduced", {"x": x})
+    groups, source = make_groups(x, axes), min(a.full.values())
+    text = _Text(found[0].op.reduction, x.dtype, groups, first_result(node), first_int(node), a).text()
+    inner = [i for i, v in enumerate(node.operands) if v is not None][source]
+    return KernelSource(text, lambda call: _bind(groups, axes, call, inner), "reduce")
+
+
+def replace_nodes(region: Region, nodes: list[Node], known: Sequence[Value]) -> Region:
+    """The region with other nodes, which may read `known` too."""
+    return Region([*region.inputs, *known], nodes, region.outputs, region.constants)
+
+
+def _operands(a: Around) -> list[tuple[Value, bool, bool]]:
+    """The values read in the region, and whether before and after the reduction."""
+    early = {v for n in a.before for v in n.operands if v is not None} | {a.reduction.operands[0]}  # type: ignore[union-attr]
+    late = {v for n in a.after for v in n.operands if v is not None}
+    return [(v, v in early, v in late) for v in early | late]  # type: ignore[misc]
+
+
+def _refuse_shapes(a: Around, x: TensorType, y: TensorType) -> Refusal | None:
+    for nodes, t in ((a.before, x), (a.after, y)):
+        for n in nodes:
+            r = n.result.tensor
+            if (r.shape, r.layout) != (t.shape, t.layout) and any(d != 1 for d in r.shape or ()):
+                return Refusal("the region's values differ in shape", {f"%{n.result.name}": r, "expected": t})
+    early = {n.result for n in a.before}
+    crossing = next((v for n in a.after for v in n.operands if v in early), None)
+    return None if crossing is None else Refusal("a value from before the reduction is read behind it", {"value": crossing.name})
+
+
+def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> Launch:
     """Parameters: number of reduced elements, of outer kept places, size of the innermost group, then size and step of each outer
     group."""
-    shape = call.operands[0]
+    shape = call.operands[operand]
     assert shape is not None
     sizes = groups.sizes(shape) or [1]
     steps = [int(np.prod(sizes[g + 1 :], dtype=np.int64)) for g in range(len(sizes))]
@@ -113,14 +222,18 @@ def _bind(groups: Groups, axes: Sequence[int], call: Call) -> Launch:
 class _Text:
     """The text of a reduction's kernel."""
 
-    def __init__(self, r: Reduction, dtype: DType, groups: Groups, result: int, ints: int):
-        self.r, self.dtype, self.groups = r, dtype, groups
+    def __init__(self, r: Reduction, dtype: DType, groups: Groups, result: int, ints: int, around: Around):
+        self.r, self.dtype, self.groups, self.around = r, dtype, groups, around
+        out = dtype if around.region is None else around.region.outputs[0].tensor.dtype
+        self.out = out
         self.acc = Reduction.accumulator(dtype)
         self.outer = range(max(len(groups.axes) - 1, 0))
         self.kept = [g for g in self.outer if not groups.reduced[g]]
         self.over = [g for g in self.outer if groups.reduced[g]]
         names = ["count", "places", "m", *(n for g in self.outer for n in (f"n{g}", f"s{g}"))]
-        self.head = ["x = param(p, 0)", f"y = param(p, {result})", *(f"{n} = param(p, {ints + i})" for i, n in enumerate(names))]
+        operands = [f"x{k} = param(p, {k})" for k in around.slots()]
+        sizes = [f"{n} = param(p, {ints + i})" for i, n in enumerate(names)]
+        self.head = [*operands, *around.once(), f"y = param(p, {result})", *sizes]
 
     def text(self) -> str:
         inner = bool(self.groups.reduced) and self.groups.reduced[-1]
@@ -143,16 +256,18 @@ class _Text:
     def mapped(self, r: Reduction, load: str, name: str, peak: str | None) -> tuple[list[str], str]:
         """Lines that load and map elements, and what holds them."""
         p = Printer(name)
-        x = p.let(load)
+        x = self.around.element(p, load, self.dtype)
         if peak is not None:
             x = p.let(f"sub({x}, {peak})")
         out = p.value(r.map(arg(0, self.acc)), [x])
         return p.lines, out
 
-    def finished(self, acc: str, peak: str | None, name: str) -> tuple[list[str], str]:
+    def finished(self, acc: str, peak: str | None, name: str, load: str) -> tuple[list[str], str]:
+        """Lines that end a reduction, and what holds the result; `load` is how operands of the result's shape are read."""
         p = Printer(name)
         out = p.value(self.r.finish(arg(0, self.acc), arg(1, self.acc)), [acc, f"to_{self.acc}(count)"])
-        return p.lines, out if peak is None else f"add({out}, {peak})"
+        out = self.around.result(p, out if peak is None else p.let(f"add({out}, {peak})"), load, self.dtype)
+        return p.lines, out
 
     # ---- the innermost group is reduced
 
@@ -163,17 +278,17 @@ class _Text:
             peak = "peak"
             body += [*self._segment_total(Reduction("max"), None), "peak = hmax(total)", *_finite(self.acc)]
         body += self._segment_total(self.r, peak)
-        lines, out = self.finished("acc", peak, "f")
-        body += [f"acc = {_FOLD[self.r.combine]}(total)", *lines, f"st_{self.dtype}(y, u, {out})"]
+        lines, out = self.finished("acc", peak, "f", "ld_{0}({1}, u)")
+        body += [f"acc = {_FOLD[self.r.combine]}(total)", *lines, f"st_{self.out}(y, u, {out})"]
         return ["for u in range(places * tile // ntiles, places * (tile + 1) // ntiles):", *indent(body)]
 
     def _segment_total(self, r: Reduction, peak: str | None) -> list[str]:
         fn, zero = _COMBINE[r.combine], self.identity(r)
         main, step = [], []
         for i in range(4):
-            lines, v = self.mapped(r, f"ldv_{self.dtype}(x, at + j + {i} * LANES)", f"m{i}_", peak)
+            lines, v = self.mapped(r, f"ldv_{{0}}({{1}}, at + j + {i} * LANES)", f"m{i}_", peak)
             main += [*lines, f"a{i} = {fn}(a{i}, {v})"]
-        lines, v = self.mapped(r, f"ldm_{self.dtype}(x, at + j, e - j)", "r", peak)
+        lines, v = self.mapped(r, "ldm_{0}({1}, at + j, e - j)", "r", peak)
         step = [*lines, f"a0 = {fn}(a0, head({v}, e - j, {zero}))"]
         block = [
             f"e = min(m, b + {BLOCK})", *(f"a{i} = splat({zero})" for i in range(4)), "j = b",
@@ -193,8 +308,8 @@ class _Text:
     # ---- the innermost group is kept
 
     def _columns(self) -> list[str]:
-        wide = self._column_block(4, "ldv_{0}(x, {1})", lambda i, v: f"stv_{self.dtype}(y, k * m + c + {i} * LANES, {v})")
-        narrow = self._column_block(1, "ldm_{0}(x, {1}, m - c)", lambda i, v: f"stm_{self.dtype}(y, k * m + c, m - c, {v})")
+        wide = self._column_block(4, "ldv_{{0}}({{1}}, {0})", lambda i, v: f"stv_{self.out}(y, k * m + c + {i} * LANES, {v})")
+        narrow = self._column_block(1, "ldm_{{0}}({{1}}, {0}, m - c)", lambda i, v: f"stm_{self.out}(y, k * m + c, m - c, {v})")
         body = ["k = u // blocks", "c = (u - k * blocks) * (4 * LANES)", *self.offset("k"), "o += c"]
         body += [
             "if c + 4 * LANES <= m:",
@@ -215,7 +330,7 @@ class _Text:
             peaks = [f"peak{i}" for i in range(width)]
         lines += self._column_total(width, load, self.r, peaks)
         for i in range(width):
-            done, out = self.finished(f"t{i}", peaks[i], f"f{i}_")
+            done, out = self.finished(f"t{i}", peaks[i], f"f{i}_", load.format(f"k * m + c + {i} * LANES"))
             lines += [*done, store(i, out)]
         return lines
 
@@ -223,7 +338,7 @@ class _Text:
         fn, zero = _COMBINE[r.combine], self.identity(r)
         adds: list[str] = []
         for i in range(width):
-            lines, v = self.mapped(r, load.format(self.dtype, f"at + {i} * LANES"), f"m{i}_", peaks[i])
+            lines, v = self.mapped(r, load.format(f"at + {i} * LANES"), f"m{i}_", peaks[i])
             adds += [*lines, f"a{i} = {fn}(a{i}, {v})"]
         start = [f"a{i} = splat({zero})" for i in range(width)]
         end = [f"t{i} = {fn}(t{i}, a{i})" for i in range(width)]

@@ -11,16 +11,16 @@ import graphmill.ir.ops
 import ml_dtypes
 import numpy as np
 import pytest
-from graphmill.ir.core import Graph, Module
 from graphmill.ir.layout import channels_last
-from graphmill.ir.op import OPS, InferContext
+from graphmill.ir.op import OPS
 from graphmill.ir.symbols import symbol
-from graphmill.ir.types import BF16, F16, F32, I32, TensorType, dtype_of
+from graphmill.ir.types import BF16, F16, F32, I32, TensorType
 from graphmill.kernels.cpu.objects import kernel_assembly
 from graphmill.kernels.cpu.target import select
 from graphmill.kernels.spec import KernelSource, Refusal
 
 from .harness import assert_close, check_native, make_node, reference, run_kernel
+from .regions import apply, fused
 
 for _module in pkgutil.iter_modules(graphmill.ir.ops.__path__):
     importlib.import_module(f"graphmill.ir.ops.{_module.name}")
@@ -131,28 +131,6 @@ def test_in_place():
 
 
 # ---- regions ----------------------------------------------------------------------------------------------------
-
-
-def fused(build, *arrays, layout=None, constants=()):
-    """A fused node whose body `build(graph, inputs)` makes; it returns the outputs."""
-    module = Module()
-    values = [module.add_const(f"c{i}", x) if i in constants else
-              module.main.add_input(f"x{i}", TensorType(dtype_of(x), x.shape, layout if x.ndim == 4 else None))
-              for i, x in enumerate(arrays)]  # fmt: skip
-    body = Graph("body", module)
-    inner = [body.add_input(f"i{i}", v.type) for i, v in enumerate(values)]
-    body.set_outputs(build(body, inner))
-    node = module.main.add(OPS["fused"], values, {"kernel": "loops"}, names=[f"y{i}" for i in range(len(body.outputs))],
-                           types=[v.type for v in body.outputs], regions=[body])  # fmt: skip
-    module.main.set_outputs(node.results)
-    return node
-
-
-def apply(graph, name, *operands, **attrs):
-    op = OPS[name]
-    all_attrs = {k: a.default for k, a in op.attrs.items()} | attrs
-    t = op.infer(InferContext(op, [v.type for v in operands], all_attrs, 1, [v.array for v in operands]))
-    return graph.add(op, operands, attrs, names=[name], types=[t]).result
 
 
 def test_a_region_with_two_results():
