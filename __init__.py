@@ -44,7 +44,7 @@ _FACE = {
 }
 
 
-def __getattr__(name: str) -> object:
+def _load(name: str) -> object:
     if name not in _FACE:
         raise AttributeError(f"module 'graphmill' has no attribute {name!r}")
     from importlib import import_module
@@ -53,6 +53,10 @@ def __getattr__(name: str) -> object:
     value = import_module(f".{module}", __name__)
     globals()[name] = getattr(value, attribute) if attribute else value
     return globals()[name]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _load  # type checkers see the imports above, and complain of names that are not there
 
 
 def __dir__() -> list[str]:

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "Module", "Node", "TensorType", "Value"]
 
 
-def __getattr__(name: str) -> object:
+def _load(name: str) -> object:
     """The central types, imported when first asked for (`graphmill.errors` shall not wait for numpy)."""
     if name not in __all__:
         raise AttributeError(f"module 'graphmill.ir' has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(".types" if name == "TensorType" else ".core", __name__), name)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _load  # type checkers see the imports above

@@ -92,7 +92,10 @@ def _vector(v: Value, x: Value, axis: int) -> np.ndarray | None:
     want, a = shape[axis:], v.const.array  # type: ignore[union-attr]
     while a.ndim > len(want) and a.shape[0] == 1:
         a = a[0]
-    return a if a.shape == want else np.broadcast_to(a, want) if a.size == 1 and all(isinstance(d, int) for d in want) else None
+    if a.shape == want:
+        return a
+    spread = a.size == 1 and all(isinstance(d, int) for d in want)
+    return np.broadcast_to(a, want) if spread else None  # type: ignore[arg-type]
 
 
 def _layer_norm(m: Match, b: Builder) -> Any:
@@ -110,7 +113,7 @@ def _layer_norm(m: Match, b: Builder) -> Any:
         dims = x.tensor.shape[axis:]  # type: ignore[index]
         if not all(isinstance(d, int) for d in dims):
             return refuse("the normalized sizes are not known", sizes=dims)
-        scale = np.ones(dims, x.tensor.dtype.np)
+        scale = np.ones(dims, x.tensor.dtype.np)  # type: ignore[arg-type]
     operands = [x, b.const(np.array(scale), f"{m.root.name}.scale")]
     if bias is not None:
         operands.append(b.const(np.array(bias), f"{m.root.name}.bias"))
@@ -149,9 +152,8 @@ def _rms_norm(m: Match, b: Builder) -> Any:
     scale = _vector(m["g"], x, axis)
     if scale is None or x.tensor.dtype not in FLOATS or m.root.result.type != x.type:
         return refuse("scale is no constant over the normalized axes, or types differ", x=x.type, result=m.root.result.type)
-    return b.op(
-        "rms_norm", x, b.const(np.array(scale), f"{m.root.name}.scale"), axis=axis - x.tensor.rank, epsilon=epsilon, stash_type=F32
-    )  # type: ignore[operator]
+    weights = b.const(np.array(scale), f"{m.root.name}.scale")
+    return b.op("rms_norm", x, weights, axis=axis - x.tensor.rank, epsilon=epsilon, stash_type=F32)  # type: ignore[operator]
 
 
 def _norm_rules() -> list[Rule]:
