@@ -89,7 +89,7 @@ def make_pass(name: str, options: str = "") -> Any:
     cls, kw = PASSES[name], {}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for item in filter(None, (o.strip() for o in options.split(","))):
-        key, eq, raw = item.partition("=")
+        key, eq, raw = (part.strip() for part in item.partition("="))
         if not eq or key not in fields:
             raise IRError(f"the pass {name} has no option {key!r}; known: {', '.join(fields) or 'none'}")
         kw[key] = _read_option(fields[key].default, raw, f"{name}{{{item}}}")
