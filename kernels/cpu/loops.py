@@ -97,7 +97,7 @@ def build(node: Node) -> KernelSource | Refusal:
     def compute(body: Printer, names: Mapping[int, str]) -> list[str]:
         env = dict(region.constants) | {inputs[k]: name for k, name in names.items()}
         print_nodes(body, region.nodes, env)
-        return [_named(env[v]) for v in region.outputs]
+        return [named(env[v]) for v in region.outputs]
 
     text = loop_text(space, loaded, [v.tensor.dtype for v in region.outputs], compute)
     return KernelSource(text, lambda call: bind(space, call), "loops", in_place=_in_place(node, space))
@@ -164,7 +164,7 @@ def loop_text(
     return "\n".join(["def kernel(p, tile, ntiles):", *("    " + line for line in [*lines, *nest]), ""])
 
 
-def _named(x: str | Expr) -> str:
+def named(x: str | Expr) -> str:
     return literal(x.value, x.dtype) if isinstance(x, Expr) else x
 
 

@@ -59,8 +59,8 @@ class Rows:
         tail += [f"a0 = {fn}(a0, head(v, n - j, {zero}))"]
         total = "a0" if wide == 1 else f"{fn}({fn}(a0, a1), {fn}(a2, a3))"
         start = [*(f"{a} = splat({zero})" for a in accs), "j = 0"]
-        return [*start, f"while j + {wide} * LANES <= n:", *_in([*main, f"j += {wide} * LANES"]),
-                "while j < n:", *_in([*tail, "j += LANES"]), f"{out} = {_HORIZONTAL[fn]}({total})"]  # fmt: skip
+        return [*start, f"while j + {wide} * LANES <= n:", *indent([*main, f"j += {wide} * LANES"]),
+                "while j < n:", *indent([*tail, "j += LANES"]), f"{out} = {_HORIZONTAL[fn]}({total})"]  # fmt: skip
 
     def map(self, x: Array, y: Array, value: Map, others: Sequence[Array] = (), n: str = "n") -> list[str]:
         """y = value(x) over the line; `others` are loaded beside it, under their names with a v."""
@@ -71,7 +71,7 @@ class Rows:
 
         main = step("ldv_{}({})", "stv_{}({}, {})")
         tail = step(f"ldm_{{}}({{}}, {n} - j)", f"stm_{{}}({{}}, {n} - j, {{}})")
-        return ["j = 0", f"while j + LANES <= {n}:", *_in([*main, "j += LANES"]), f"if j < {n}:", *_in(tail)]
+        return ["j = 0", f"while j + LANES <= {n}:", *indent([*main, "j += LANES"]), f"if j < {n}:", *indent(tail)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class Columns:
     def fold(self, out: str, fn: str, zero: str, x: Array, value: Map, keep: Array | None = None) -> list[str]:
         body = [f"v = {self.load.format(x.dtype, x.at('j'))}", f"v = {value('v')}"]
         body += [self.store.format(keep.dtype, keep.at("j"), "v")] if keep else []
-        return [f"{out} = splat({zero})", "for j in range(n):", *_in([*body, f"{out} = {fn}({out}, v)"])]
+        return [f"{out} = splat({zero})", "for j in range(n):", *indent([*body, f"{out} = {fn}({out}, v)"])]
 
     def map(self, x: Array, y: Array, value: Map) -> list[str]:
         return [
             "for j in range(n):",
-            *_in([f"v = {self.load.format(x.dtype, x.at('j'))}", self.store.format(y.dtype, y.at("j"), value("v"))]),
+            *indent([f"v = {self.load.format(x.dtype, x.at('j'))}", self.store.format(y.dtype, y.at("j"), value("v"))]),
         ]
 
 
@@ -97,12 +97,12 @@ WHOLE = Columns("ldv_{}({})", "stv_{}({}, {})")
 PART = Columns("ldm_{}({}, w)", "stm_{}({}, w, {})")
 
 
-def _in(lines: Sequence[str]) -> list[str]:
+def indent(lines: Sequence[str]) -> list[str]:
     return ["    " + line for line in lines]
 
 
 def join(lines: Sequence[str]) -> str:
-    return "\n".join(["def kernel(p, tile, ntiles):", *_in(lines), ""])
+    return "\n".join(["def kernel(p, tile, ntiles):", *indent(lines), ""])
 
 
 def unsupported(node: Node, types: Sequence[TensorType]) -> Refusal | None:
@@ -128,13 +128,13 @@ def tensors(*values: Value | None) -> list[TensorType]:
 # ---- softmax, log_softmax, lp_norm ------------------------------------------------------------------------------
 
 
-def _softmax(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+def softmax_lines(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
     top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
     total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))", keep=e)
     return [*top, *total, f"scale = div({literal(1, acc)}, total)", *line.map(e, y, lambda v: f"mul({v}, scale)")]
 
 
-def _log_softmax(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+def log_softmax_lines(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
     top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
     total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))")
     return [*top, *total, "low = log(total)", *line.map(x, y, lambda v: f"sub(sub({v}, top), low)")]
@@ -161,7 +161,7 @@ def along_axis(node: Node) -> KernelSource | Refusal:
     name, shape = node.op.name, t.shape or ()
     axis = node.attr("axis") % max(len(shape), 1)
     flat = name != "lp_norm" and bool(node.attr("flatten"))
-    lines = {"softmax": _softmax, "log_softmax": _log_softmax}.get(name) or _lp_norm(node.attr("p"))
+    lines = {"softmax": softmax_lines, "log_softmax": log_softmax_lines}.get(name) or _lp_norm(node.attr("p"))
     rows = flat or all(d == 1 for d in shape[axis + 1 :])
     wide = t.dtype.bits < 32 and name == "softmax"  # the exponentials are kept in f32 between the passes
     text = _line_text(lines, t.dtype, rows, wide, first_result(node), first_int(node))
@@ -189,13 +189,13 @@ def _line_text(lines: Callable[..., list[str]], dtype: DType, rows: bool, wide: 
         x, y = Array("x", d), Array("y", d)
         e = Array("e", acc.name, "0") if wide else y
         body = ["o = u * n", *lines(Rows(), x, e, y, acc)]
-        return join([*head, "for u in range(outer * tile // ntiles, outer * (tile + 1) // ntiles):", *_in(body)])
+        return join([*head, "for u in range(outer * tile // ntiles, outer * (tile + 1) // ntiles):", *indent(body)])
     x, y = Array("x", d, step="inner"), Array("y", d, step="inner")
     e = Array("e", acc.name, "0", "LANES") if wide else y
     body = ["q = u // blocks", "c = (u - q * blocks) * LANES", "o = q * n * inner + c", "w = inner - c",
-            "if w >= LANES:", *_in(lines(WHOLE, x, e, y, acc)), "else:", *_in(lines(PART, x, e, y, acc))]  # fmt: skip
+            "if w >= LANES:", *indent(lines(WHOLE, x, e, y, acc)), "else:", *indent(lines(PART, x, e, y, acc))]  # fmt: skip
     head += ["blocks = (inner + LANES - 1) // LANES", "units = outer * blocks"]
-    return join([*head, "for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):", *_in(body)])
+    return join([*head, "for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):", *indent(body)])
 
 
 # ---- layer_norm, rms_norm ---------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _inverse(acc: DType, epsilon: float) -> list[str]:
     return [f"inverse = div({literal(1, acc)}, sqrt(add(div(total, size), {literal(epsilon, acc)})))"]
 
 
-def _refuse_parameter(x: TensorType, v: Value | None, axis: int) -> Refusal | None:
+def refuse_parameter(x: TensorType, v: Value | None, axis: int) -> Refusal | None:
     """Scale and bias must have an element for each of a row."""
     if v is None:
         return None
@@ -223,14 +223,29 @@ def _refuse_parameter(x: TensorType, v: Value | None, axis: int) -> Refusal | No
     return None if same else Refusal("a parameter is broadcast within the row", {f"%{v.name}": v.type, "x": x})
 
 
+def norm_lines(node: Node, x: Array, y: Array, acc: DType) -> list[str]:
+    """layer_norm or rms_norm of a row of x to y; the scale lies at the address `s`, the bias at `b`."""
+    epsilon, size = node.attr("epsilon"), [f"size = to_{acc}(n)"]
+    if node.op.name == "rms_norm":
+        body = [*size, *Rows().fold("total", "add", literal(0, acc), x, lambda v: f"mul({v}, {v})"), *_inverse(acc, epsilon)]
+    else:
+        body = [*size, *_mean_and_inverse(x, acc, epsilon)]
+    named = (("s", node.operand(1)), ("b", node.operand(2)))
+    others = [Array(n, v.tensor.dtype.name, "0") for n, v in named if v is not None]
+    form = "mul({0}, inverse)" if node.op.name == "rms_norm" else "mul(sub({0}, mean), inverse)"
+    form = f"mul({form}, vs)" if node.operand(1) is not None else form
+    form = f"add({form}, vb)" if node.operand(2) is not None else form
+    return body + Rows().map(x, y, form.format, others)
+
+
 @serves("layer_norm", "rms_norm")
 def layer_norm(node: Node) -> KernelSource | Refusal:
     """The kernel of a normalization over the trailing axes."""
     x, scale, bias = node.operand(0), node.operand(1), node.operand(2)
-    t, rms = x.tensor, node.op.name == "rms_norm"  # type: ignore[union-attr]
+    t = x.tensor  # type: ignore[union-attr]
     axis = node.attr("axis") % max(t.rank or 0, 1)
     refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias, node.results[0]))
-    refusal = refusal or _refuse_parameter(t, scale, axis) or _refuse_parameter(t, bias, axis)
+    refusal = refusal or refuse_parameter(t, scale, axis) or refuse_parameter(t, bias, axis)
     if refusal is not None:
         return refusal
     acc = Reduction.accumulator(t.dtype)
@@ -241,24 +256,13 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
     ]
     outputs = [n for n, _ in zip(("y", "ym", "yi"), node.results, strict=False)]
     head += [f"{n} = param(p, {result + j})" for j, n in enumerate(outputs)]
-    head += [f"rows = param(p, {ints})", f"n = param(p, {ints + 1})", f"size = to_{acc}(n)"]
-    src, dst = Array("x", t.dtype.name), Array("y", node.results[0].tensor.dtype.name)
-    if rms:
-        body = [
-            *Rows().fold("total", "add", literal(0, acc), src, lambda v: f"mul({v}, {v})"),
-            *_inverse(acc, node.attr("epsilon")),
-        ]
-    else:
-        body = _mean_and_inverse(src, acc, node.attr("epsilon"))
-    others = [Array(n, v.tensor.dtype.name, "0") for n, v in (("s", scale), ("b", bias)) if v is not None]
-    centred = "{0}" if rms else "sub({0}, mean)"
-    form = f"mul(mul({centred}, inverse), vs)" if bias is None else f"add(mul(mul({centred}, inverse), vs), vb)"
-    body += Rows().map(src, dst, form.format, others)
+    head += [f"rows = param(p, {ints})", f"n = param(p, {ints + 1})"]
+    body = norm_lines(node, Array("x", t.dtype.name), Array("y", node.results[0].tensor.dtype.name), acc)
     body += [
         f"st_{v.tensor.dtype}({n}, u, {what})"
         for n, v, what in zip(outputs[1:], node.results[1:], ("mean", "inverse"), strict=False)
     ]
-    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *_in(["o = u * n", *body])])
+    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(["o = u * n", *body])])
 
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or ()
@@ -289,8 +293,8 @@ def group_norm(node: Node) -> KernelSource | Refusal:
     channel = [f"k = {place}", f"scale = mul(inverse, ld_{d}(s, k))", f"bias = ld_{d}(b, k)", "o = u * n + q * space"]
     channel += Rows().map(Array("x", d), Array("y", d), lambda v: f"add(mul(sub({v}, mean), scale), bias)", n="space")
     body = ["o = u * n", "g = u - u // groups * groups", *_mean_and_inverse(Array("x", d), acc, node.attr("epsilon"))]
-    body += ["for q in range(each):", *_in(channel)]
-    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *_in(body)])
+    body += ["for q in range(each):", *indent(channel)]
+    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
 
     def bind(call: Call) -> Launch:
         n, channels, *space = call.operands[0] or (0, 0)
@@ -327,8 +331,9 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
     root = [f"root = sqrt(add(vvar, {literal(node.attr('epsilon'), acc)}))"]
     value = f"put_{x.dtype}(y, o + j, add(mul(div(sub(get_{x.dtype}(x, o + j), vmean), root), vs), vb))"
     inner = [*loads, *root, value] if last else [value]
-    body = ["o = u * n", *([] if last else ["c = u - u // channels * channels", *loads, *root]), "for j in range(n):", *_in(inner)]
-    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *_in(body)])
+    channel = [] if last else ["c = u - u // channels * channels", *loads, *root]
+    body = ["o = u * n", *channel, "for j in range(n):", *indent(inner)]
+    text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
 
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or (0,)

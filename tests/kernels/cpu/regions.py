@@ -30,7 +30,8 @@ def apply(graph, name, *operands, **attrs):
     op = OPS[name]
     all_attrs = {k: a.default for k, a in op.attrs.items()} | attrs
     t = op.infer(InferContext(op, [v.type for v in operands], all_attrs, 1, [v.array for v in operands]))
-    return graph.add(op, operands, attrs, names=[name], types=[t]).result
+    t = t[0] if isinstance(t, list) else t
+    return graph.add(op, operands, attrs, names=[name], types=[t]).results[0]
 
 
 def by_references(node: Node, arrays) -> list[np.ndarray]:

@@ -68,3 +68,58 @@ def test_regions_that_no_reduction_serves():
 
     assert "broadcast" in str(select(fused(broadcast, x, row, kernel="reduce")))
     assert isinstance(select(fused(two, x, kernel="reduce")), Refusal)
+
+
+ROWS = [1, 3, 16, 70]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("n", ROWS)
+def test_softmax_of_masked_scores(name, dtype, n):
+    x, mask, scale = rand(2, 3, 4, n, dtype=dtype), rand(2, 1, 1, n, seed=1, dtype=dtype), rand(3, 1, 1, seed=2, dtype=dtype)
+    seen = rand(4, n, seed=3) > -1
+
+    def build(g, i):
+        scores = apply(g, "add", apply(g, "mul", i[0], i[2]), i[1])
+        return [apply(g, name, apply(g, "where", i[3], scores, g.module.add_const("low", np.array(-100, dtype))), axis=-1)]
+
+    check(build, x, mask, scale, seen, kernel="rows", rtol=4e-3 if dtype is np.float16 else 5e-6)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("n", ROWS)
+def test_a_residual_and_its_norm(name, n):
+    x, residual, gate = rand(2, 5, n), rand(2, 5, n, seed=1), rand(2, 1, 1)
+    bias, scale, shift = (rand(n, seed=k) for k in (2, 3, 4))
+
+    def build(g, i):
+        total = apply(g, "add", apply(g, "add", i[0], i[2]), i[1])
+        norm = apply(g, name, *((total, i[3], i[4]) if name == "layer_norm" else (total, i[3])))
+        return [total, apply(g, "add", apply(g, "mul", norm, i[5]), total)]
+
+    def build_one(g, i):
+        total = apply(g, "add", i[0], i[1])
+        return [total, apply(g, name, total, i[2])]
+
+    check(build, x, residual, bias, scale, shift, gate, kernel="rows", rtol=2e-5, atol=2e-5)
+    check(build_one, x, residual, scale, kernel="rows", rtol=2e-5, atol=2e-5)
+
+
+def test_rows_over_two_axes_and_none():
+    def build(g, i):
+        return [apply(g, "tanh", apply(g, "layer_norm", apply(g, "neg", i[0]), i[1], axis=1))]
+
+    check(build, rand(3, 4, 5), rand(4, 5), kernel="rows", rtol=1e-5, atol=1e-5)
+    check(build, rand(0, 4, 5), rand(4, 5), kernel="rows")
+
+
+def test_regions_that_no_rows_serve():
+    def middle(g, i):
+        return [apply(g, "softmax", apply(g, "neg", i[0]), axis=1)]
+
+    def within(g, i):
+        return [apply(g, "layer_norm", apply(g, "add", i[0], i[1]), i[2], axis=1)]
+
+    assert "last" in str(select(fused(middle, rand(2, 3, 4), kernel="rows")))
+    assert "within the row" in str(select(fused(within, rand(2, 3, 4), rand(4), rand(3, 4), kernel="rows")))

@@ -1,0 +1,190 @@
+"""Fused regions with `kernel = rows`: elementwise nodes before and behind one softmax or normalization along contiguous rows.
+
+A row at a time: what comes before is computed into scratch memory that stays in the cache, the operator works there, and what comes
+behind is computed from its result. Values from before the operator may be results too (a residual sum beside its normalization)
+and may be read behind it, where they are computed once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir.core import Node, Value
+from ...ir.reduction import Reduction
+from ...ir.types import FLOATS, DType, TensorType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .loops import Region, named, print_nodes, refuse_region, region_of
+from .operands import first_int, first_result, refuse_layouts
+from .printer import Printer
+from .rows import TILE, Array, Rows, indent, join, log_softmax_lines, norm_lines, refuse_parameter, softmax_lines
+from .space import ONE, Space, make_space
+from .target import serves
+
+ANCHORS = {"softmax": softmax_lines, "log_softmax": log_softmax_lines, "layer_norm": None, "rms_norm": None}
+
+
+@dataclass
+class RowRegion:
+    """A region taken apart: the operator, the axis where its rows begin, and the operands that loops load."""
+
+    region: Region
+    anchor: Node
+    axis: int
+    loaded: dict[Value, int]  # slots
+    outer: Space
+    inner: Space
+    outputs: Sequence[Value]
+
+    @property
+    def x(self) -> TensorType:
+        return self.anchor.operands[0].tensor  # type: ignore[union-attr]
+
+    def needed(self, wanted: Sequence[Value]) -> list[Node]:
+        """The elementwise nodes that the wanted values take, in order."""
+        want, out = set(wanted), []
+        for n in reversed(self.region.nodes):
+            if n is not self.anchor and want & set(n.results):
+                out.append(n)
+                want |= {v for v in n.operands if v is not None}
+        return out[::-1]
+
+
+@serves("fused.rows")
+def build(node: Node) -> KernelSource | Refusal:
+    """The kernel of a region around one of `ANCHORS`, row-major, its rows contiguous."""
+    r = take_apart(node)
+    if isinstance(r, Refusal):
+        return r
+    acc = Reduction.accumulator(r.x.dtype)
+    text = _text(node, r, acc)
+
+    def bind(call: Call) -> Launch:
+        shape = call.results[0]
+        rows, n = math.prod(shape[: r.axis]), math.prod(shape[r.axis :])
+        outer = [_split(s, len(shape), r.axis) for s in call.operands if s is not None]
+        seen = Call([o for o, _ in outer], [shape[: r.axis]])
+        tiles, scratch = max(1, min(rows, rows * n // TILE)), -(-n * acc.itemsize // 64) * 64
+        ints = [rows, n, scratch, *r.outer.sizes(seen)]
+        for k in r.loaded.values():
+            ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0])]
+        return Launch(tuple(ints), tiles, scratch * tiles)
+
+    return KernelSource(text, bind, "rows")
+
+
+def _split(shape: Sequence, rank: int, axis: int) -> tuple[tuple, tuple]:
+    """The dims of an operand before and behind the axis of the result."""
+    at = max(0, axis - rank + len(shape))
+    return tuple(shape[:at]), tuple(shape[at:])
+
+
+def take_apart(node: Node) -> RowRegion | Refusal:
+    region = region_of(node)
+    found = [n for n in region.nodes if n.op.name in ANCHORS]
+    if len(found) != 1 or len(found[0].results) != 1:
+        return Refusal("a region of rows has one softmax or normalization with one result", {"found": [n.op.name for n in found]})
+    anchor, others = found[0], [n for n in region.nodes if n is not found[0]]
+    parameters = [v for v in anchor.operands[1:] if v is not None]
+    x = anchor.operands[0].tensor  # type: ignore[union-attr]
+    rank = x.rank or 0
+    axis = anchor.attr("axis") % max(rank, 1)
+    refusal = refuse_layouts(node) or refuse_region(node, Region([*region.inputs, *anchor.results], others, [], region.constants))
+    if refusal is None:
+        refusal = next((f for p in parameters if (f := refuse_parameter(x, p, axis)) is not None), None)
+    if refusal is None and any(p not in region.inputs or p.tensor.dtype not in FLOATS for p in parameters):
+        refusal = Refusal("scale and bias must be operands of the region")
+    if refusal is None and anchor.op.name.endswith("softmax") and (axis != rank - 1 or rank == 0 or anchor.attr("flatten")):
+        refusal = Refusal("softmax along another axis than the last", {"axis": axis, "x": x})
+    if refusal is None and (x.dtype not in FLOATS or any(v.tensor.shape != x.shape for v in region.outputs)):
+        refusal = Refusal("a result has another shape than the rows", {"x": x})
+    if refusal is not None:
+        return refusal
+    return _with_spaces(node, region, anchor, axis)
+
+
+def _with_spaces(node: Node, region: Region, anchor: Node, axis: int) -> RowRegion | Refusal:
+    x = anchor.operands[0].tensor  # type: ignore[union-attr]
+    inputs = [v for v in region.inputs if v is not None]
+    read = {v for n in region.nodes if n is not anchor for v in n.operands} | {anchor.operands[0]} | set(region.outputs)
+    loaded = {v: k for k, v in enumerate(inputs) if v in read and v not in region.constants}
+    parts = [_split(v.tensor.shape, x.rank, axis) for v in inputs]  # type: ignore[arg-type]
+    outer, inner = (
+        make_space([v.tensor.with_(shape=p[i]) for v, p in zip(inputs, parts, strict=True)], x.with_(shape=shape))
+        for i, shape in enumerate((x.shape[:axis], x.shape[axis:]))  # type: ignore[index]
+    )
+    if isinstance(outer, Refusal) or isinstance(inner, Refusal):
+        return outer if isinstance(outer, Refusal) else inner  # type: ignore[return-value]
+    mixed = next((v for v, k in loaded.items() if not inner.is_linear(k) and not inner.is_single(k)), None)
+    if mixed is not None:
+        return Refusal("an operand is broadcast within the row", {f"%{mixed.name}": mixed.type, "x": x})
+    return RowRegion(region, anchor, axis, loaded, outer, inner, region.outputs)
+
+
+def _text(node: Node, r: RowRegion, acc: DType) -> str:
+    first, at = first_result(node), first_int(node)
+    groups = range(len(r.outer.groups))
+    inputs = [v for v in r.region.inputs if v is not None]
+    head = [f"x{k} = param(p, {k})" for k in r.loaded.values()]
+    head += [f"y{j} = param(p, {first + j})" for j in range(len(r.outputs))]
+    head += [f"{a} = param(p, {inputs.index(v)})" for a, v in zip("sb", r.anchor.operands[1:], strict=False) if v is not None]
+    names = ["rows", "n", "bytes", *(f"n{g}" for g in groups), *(f"s{k}_{g}" for k in r.loaded.values() for g in groups)]
+    head += [f"{name} = param(p, {at + i})" for i, name in enumerate(names)]
+    head += [f"c = param(p, {first + len(r.outputs)}) + tile * bytes"]
+    body = ["base = u * n", *_offsets(r), *_around(r, acc)]
+    return join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
+
+
+def _offsets(r: RowRegion) -> list[str]:
+    """Where each operand's row begins; what is one number a row is loaded."""
+    groups = range(len(r.outer.groups))
+    lines = ["q = u"]
+    for g in reversed(groups):
+        lines += [f"i{g} = q % n{g}", f"q = q // n{g}"] if g else ["i0 = q"]
+    for v, k in r.loaded.items():
+        terms = [f"i{g} * s{k}_{g}" for g in groups if r.outer.classes[k][g] != ONE]
+        lines.append(f"o{k} = {' + '.join(terms) or '0'}")
+        if r.inner.is_single(k):
+            lines.append(f"w{k} = ld_{v.tensor.dtype}(x{k}, o{k})")
+    return lines
+
+
+def _around(r: RowRegion, acc: DType) -> list[str]:
+    """What is done for a row."""
+    x, result = r.anchor.operands[0], r.anchor.results[0]
+    buffer = Array("c", acc.name, "0")
+    before = {v for n in r.needed([x]) for v in n.results} | {x}  # type: ignore[list-item]
+    early = [j for j, v in enumerate(r.outputs) if v in before]
+    late = [j for j, v in enumerate(r.outputs) if v not in before]
+    lines = _pass(r, {}, [x], early, f"st{{}}_{acc}(c, j, {{}}{{}})")  # type: ignore[list-item]
+    alone = len(late) == 1 and r.outputs[late[0]] is result
+    y = Array(f"y{late[0]}", result.tensor.dtype.name, "base") if alone else buffer
+    lines += anchor_lines(r.anchor, buffer, y, acc)
+    return lines if alone else lines + _pass(r, {result: acc}, [], late, "")
+
+
+def anchor_lines(anchor: Node, x: Array, y: Array, acc: DType) -> list[str]:
+    """The operator's work on a row, which it may overwrite."""
+    of_softmax = ANCHORS[anchor.op.name]
+    return norm_lines(anchor, x, y, acc) if of_softmax is None else of_softmax(Rows(), x, x, y, acc)
+
+
+def _pass(r: RowRegion, buffered: dict[Value, DType], keep: Sequence[Value], outputs: Sequence[int], kept: str) -> list[str]:
+    """One loop over the row: the values `keep` go to the buffer in the form `kept`, the outputs to their results."""
+
+    def step(form: str, behind: str) -> list[str]:
+        body, env = Printer(), dict(r.region.constants)
+        for v, k in r.loaded.items():
+            whole = f"ld{form}_{v.tensor.dtype}(x{k}, o{k} + j{behind})"
+            env[v] = f"w{k}" if r.inner.is_single(k) else body.let(whole)  # type: ignore[assignment]
+        for v, acc in buffered.items():
+            x = body.let(f"ld{form}_{acc}(c, j{behind})")
+            env[v] = x if v.tensor.dtype is acc else body.let(f"to_{v.tensor.dtype}({x})")  # type: ignore[assignment]
+        print_nodes(body, r.needed([*keep, *(r.outputs[j] for j in outputs)]), env)  # type: ignore[arg-type]
+        stores = [kept.format(form, f"{behind[2:]}, " if behind else "", named(env[v])) for v in keep]
+        stores += [f"st{form}_{r.outputs[j].tensor.dtype}(y{j}, base + j{behind}, {named(env[r.outputs[j]])})" for j in outputs]
+        return [*body.lines, *stores]
+
+    main, tail = step("v", ""), step("m", ", n - j")
+    return ["j = 0", "while j + LANES <= n:", *indent([*main, "j += LANES"]), "if j < n:", *indent(tail)]
