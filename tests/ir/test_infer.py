@@ -15,7 +15,9 @@ from graphmill.ir.verify import verify
 
 def inferred(body: str, inputs: str = "%x: f32[$N,3]", outputs: str = "", consts: str = "") -> dict[str, str]:
     outputs = outputs or "%x"
-    m = parse_module(f"module @m {{opset = 17}} {{\n sym $N in [1, inf]\n{consts}\n graph @main({inputs}) -> {outputs} {{\n{body}\n }}\n}}")
+    m = parse_module(
+        f"module @m {{opset = 17}} {{\n sym $N in [1, inf]\n{consts}\n graph @main({inputs}) -> {outputs} {{\n{body}\n }}\n}}"
+    )
     infer_module(m)
     before = {r.name: str(r.type) for n in m.walk() for r in n.results}
     infer_module(m)
@@ -111,7 +113,9 @@ def test_errors_name_the_node() -> None:
 
 
 def test_input_symbols_are_those_that_a_run_can_bind() -> None:
-    m = parse_module("module @m {opset = 17} {\n sym $N\n sym $M\n sym $K\n graph @main(%x: f32[$N,2*$M], %y: i64[$K]) -> %x {\n }\n}")
+    m = parse_module(
+        "module @m {opset = 17} {\n sym $N\n sym $M\n sym $K\n graph @main(%x: f32[$N,2*$M], %y: i64[$K]) -> %x {\n }\n}"
+    )
     assert input_symbols(m) == {"N", "K"}
 
 
