@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..spec import KernelSource
 EMITTERS = ("emit.py", "polynomials.py", "shuffle.py", "vector.py", "objects.py", "microkernel.py")
 _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
+ENTRY = "graphmill_kernel"  # what numba calls a kernel's function while it compiles
 ALLOWED = frozenset([n + s for n in _LIBM.split() for s in ("", "f")] + ["memcpy", "memset", "memmove", "memcmp", "bzero"])
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
@@ -103,12 +105,13 @@ def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
 
     namespace = prelude(text)
     exec(compile(text, f"<{entry}>", "exec"), namespace)
+    namespace["kernel"].__qualname__ = namespace["kernel"].__name__ = ENTRY
     # Inlined into numba's wrapper, a kernel shows that it never raises, and the wrapper's calls of Python go away.
     options = {"error_model": "numpy", "nogil": True, "forceinline": True, "boundscheck": False, "fastmath": {"contract"}}
     signature = types.void(types.int64, types.int64, types.int64)
-    function = CFunc(namespace["kernel"], (signature.args, signature.return_type), {}, options)
+    function = CFunc(namespace["kernel"], (signature.args, signature.return_type), {}, options, pipeline_class=_pipeline())
     try:
-        with numba.core.compiler_lock.global_compiler_lock:
+        with numba.core.compiler_lock.global_compiler_lock, _unoptimised():
             result = function._compile_uncached()
             library = result.library
             library._ensure_finalized()
@@ -124,12 +127,55 @@ def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
     for g in module.global_variables:
         if not g.is_declaration:
             g.linkage = llvm.Linkage.internal
-    tuning = llvm.create_pipeline_tuning_options(speed_level=0)
-    builder = llvm.create_pass_builder(library._codegen._tm, tuning)
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_global_dead_code_eliminate_pass()
+    passes, builder = library._codegen._module_pass_manager()
     passes.run(module, builder)
     return module, library._codegen._tm
+
+
+@functools.cache
+def _pipeline() -> type:
+    """numba's compiler with the passes that kernel texts need: no closures, literals, overloads to inline, or object mode."""
+    from numba.core import typed_passes as typed
+    from numba.core import untyped_passes as untyped
+    from numba.core.compiler import CompilerBase
+    from numba.core.compiler_machinery import PassManager
+
+    class KernelCompiler(CompilerBase):
+        def define_pipelines(self) -> list[PassManager]:
+            manager = PassManager("kernel")
+            for p in (untyped.TranslateByteCode, untyped.FixupArgs, untyped.IRProcessing, untyped.RewriteSemanticConstants,
+                      untyped.DeadBranchPrune, untyped.GenericRewrites, untyped.ReconstructSSA, typed.NopythonTypeInference,
+                      typed.PreLowerStripPhis, typed.IRLegalization, typed.NativeLowering, typed.NoPythonBackend):  # fmt: skip
+                manager.add_pass(p, p.__name__)
+            manager.finalize()
+            return [manager]
+
+    return KernelCompiler
+
+
+@contextmanager
+def _unoptimised() -> Iterator[None]:
+    """While held (with numba's compiler lock), numba neither optimises what it links nor makes machine code of it: the whole
+    kernel is optimised once, by `_numba_module`, and emitted once, as an object."""
+    from numba.core.codegen import CPUCodeLibrary
+
+    saved = CPUCodeLibrary._optimize_final_module, CPUCodeLibrary._finalize_final_module
+
+    def optimize(self: Any) -> None:
+        if ENTRY not in self.name:  # numba's own helpers (min, max) are called by address while they are typed
+            saved[0](self)
+
+    def finalize(self: Any) -> None:
+        if ENTRY in self.name:
+            self._finalized = True
+        else:
+            saved[1](self)
+
+    CPUCodeLibrary._optimize_final_module, CPUCodeLibrary._finalize_final_module = optimize, finalize
+    try:
+        yield
+    finally:
+        CPUCodeLibrary._optimize_final_module, CPUCodeLibrary._finalize_final_module = saved
 
 
 def undefined_symbols(data: bytes) -> set[str]:

