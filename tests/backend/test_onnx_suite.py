@@ -8,9 +8,8 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-import pytest
-
 import graphmill.engine.backend
+import pytest
 
 RANDOM = "its stored outputs are random draws of another generator"
 TRAINING = "an operator of training (ai.onnx.preview.training.Gradient), which onnx.reference has not either"
