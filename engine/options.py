@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ..ir.limits import DEFAULT_LIMITS, Limits
 
-DEFAULT_PIPELINE = "infer,canonicalize,fold,canonicalize,cse,user,recognize,fold-scales,fold,cse,dce"
-CPU_PIPELINE = "layout,fuse,dce"
+DEFAULT_PIPELINE = "infer,canonicalize,fold,canonicalize,cse,user,recognize,sink-transposes,canonicalize,fold-scales,fold,cse,dce"
+CPU_PIPELINE = "decompose,fold,cse,layout,fuse,dce"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def elementwise(draw: st.DrawFn, g: Grown, x: Value) -> None:
 
 
 def movement(draw: st.DrawFn, g: Grown, x: Value) -> None:
-    rank, kind = rank_of(x), draw(st.sampled_from(["transpose", "flatten", "unsqueeze", "reshape", "concat", "split", "slice", "pad"]))
+    kinds = ["transpose", "flatten", "unsqueeze", "reshape", "concat", "split", "slice", "pad"]
+    rank, kind = rank_of(x), draw(st.sampled_from(kinds))
     axis = draw(st.integers(0, max(rank - 1, 0)))
     size = x.tensor.shape[axis] if rank else 1
     if kind == "transpose":
@@ -163,7 +164,7 @@ def modules(draw: st.DrawFn) -> Module:
         if x.tensor.dtype is F32 and rank_of(x) < 6:
             draw(st.sampled_from([elementwise, elementwise, movement, heavy]))(draw, g, x)
     floats = [v for v in g.pool if v.tensor.dtype is F32]
-    outputs = draw(st.lists(st.sampled_from(floats), max_size=2)) + [floats[-1]]
+    outputs = [*draw(st.lists(st.sampled_from(floats), max_size=2)), floats[-1]]
     g.module.main.set_outputs(outputs)
     g.module.output_names = [f"out{i}" for i in range(len(outputs))]
     return g.module
