@@ -31,7 +31,10 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits)
-    return compile_module(load(model, options), options, observe)
+    try:
+        return compile_module(load(model, options), options, observe)
+    except RecursionError as e:
+        raise LimitError(f"an expression of the model is nested too deeply to be compiled ({e})") from e
 
 
 def load(model: Any, options: Options) -> Module:

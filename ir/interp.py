@@ -147,7 +147,10 @@ def region_symbols(region: Graph, known: Mapping[str, int]) -> dict[str, int]:
 
 def sizes(node: Node, symbols: Mapping[str, int]) -> np.ndarray:
     """What `dims` stands for, with the symbols' values."""
-    a = np.array([evaluate(d, symbols) for d in node.attr("value")], node.attr("dtype").np)
+    try:
+        a = np.array([evaluate(d, symbols) for d in node.attr("value")], node.attr("dtype").np)
+    except OverflowError:
+        raise RunError(f"{where(node)}: a product or sum of sizes does not fit into {node.attr('dtype')}") from None
     return a.reshape(()) if node.attr("scalar") else a
 
 

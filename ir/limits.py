@@ -25,10 +25,10 @@ class Limits:
     tensor_bytes: int | None = 4 << 30
     total_bytes: int | None = 256 << 20
     growth: int = 64
-    loop_iterations: int | None = 100_000
+    loop_iterations: int | None = 1 << 15
     seconds: float | None = None
     fold_bytes: int = 64 << 20
-    nodes: int = 1_000_000
+    nodes: int = 1 << 16
     depth: int = 64
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ...ir.core import Node
+from ...ir.errors import RunError
 from ...ir.types import BF16, F16, F32, I8, U8, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
@@ -98,6 +99,16 @@ def _steps(call: Call, roles: dict[str, int]) -> list[int]:
     return [int(math.prod(call.operands[i]) != 1) for role, i in roles.items() if role not in ("x", "w", "bias")]
 
 
+def _check_sizes(node: Node, roles: dict[str, int], call: Call, rows: int, columns: int) -> None:
+    """Raises RunError for a parameter that has neither one element nor one a row of A (a column or output channel of w): the kernel
+    would read past its end."""
+    for role, i in roles.items():
+        expected = columns if role in ("ws", "wz", "bias") else rows
+        n = math.prod(call.operands[i] or ())
+        if role not in ("x", "w") and n != expected and (n != 1 or role == "bias"):
+            raise RunError(f"node %{node.name} ({node.op.name}): operand {node.op.operand_name(i)} has {n} elements, expected {expected} or 1")
+
+
 # ---- matrices -----------------------------------------------------------------------------------------------------------
 
 _MATMUL_INTS = ("rows", "columns", "depth", "w_row", "w_col", "units", "slice_bytes", "loops")
@@ -158,6 +169,7 @@ def _matmul(node: Node, roles: dict[str, int]) -> KernelSource:
 
     def bind(call: Call) -> Launch:
         s = Sizes(call.operands[roles["x"]], call.operands[roles["w"]])
+        _check_sizes(node, roles, call, s.rows, s.columns)
         units = s.rows * math.prod(s.batch)
         tiles = max(1, min(64, units, units * s.columns * s.depth // UNIT))
         slice_bytes = -(-s.columns * 4 // 64) * 64
@@ -230,6 +242,7 @@ def _conv(node: Node, roles: dict[str, int]) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         g = geometry(node, call.operands[roles["x"]], call.operands[roles["w"]]).flat(with_batch=False)
+        _check_sizes(node, roles, call, 1, g.out_channels)
         width = 64  # 4 vectors of the widest host
         slice_bytes = 4 * width * (g.taps * g.per_group + 1)
         units = g.n * g.group * -(-math.prod(g.outputs) // 16)

@@ -7,12 +7,14 @@ are cut into blocks whose totals are added up, for accuracy; the order depends o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...ir.core import Node, Value
+from ...ir.errors import RunError
 from ...ir.ops import reduce as _ops
 from ...ir.reduction import Reduction
 from ...ir.scalar import Expr, arg
@@ -407,7 +409,14 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
     ]
     body = [f"best = ld_{x.dtype}(x, o)", "place = 0", "for j in range(1, n):", *indent(step), "st_i64(y, u, place)"]
     text = line_text(first_result(node), first_int(node), body)
-    return KernelSource(text, lambda call: line_launch(call.operands[0] or (), axis), "lines")
+
+    def bind(call: Call) -> Launch:
+        shape = call.operands[0] or (1,)
+        if shape[axis] == 0 and math.prod(call.results[0]):
+            raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty; there is no element to name")
+        return line_launch(call.operands[0] or (), axis)
+
+    return KernelSource(text, bind, "lines")
 
 
 @serves("cum_sum", "cum_prod")
@@ -431,6 +440,9 @@ def running(node: Node) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or ()
-        return line_launch(shape, int(np.asarray(axis(call)).item()) % len(shape))
+        at = int(np.asarray(axis(call)).item())
+        if not -len(shape) <= at < len(shape):
+            raise RunError(f"node %{node.name} ({node.op.name}): axis {at} of a tensor of rank {len(shape)}")
+        return line_launch(shape, at % len(shape))
 
     return KernelSource(line_text(first_result(node), first_int(node), body), bind, "lines", host=frozenset(host))
