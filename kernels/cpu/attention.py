@@ -1,0 +1,338 @@
+"""Attention: scores, softmax and weighted sum for a block of queries at a time, everything in f32 (f64 for f64).
+
+The keys of a head are packed as panels of two vectors of keys, the values as panels of two vectors of columns; query heads that
+share them are rows of one product. The softmax divides at the end. What a query must not see by position costs nothing: the
+products stop at the last key that some query of six sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ...ir.core import Node
+from ...ir.reduction import Reduction
+from ...ir.types import BOOL, F32, FLOATS, TensorType
+from ..spec import Call, KernelSource, Launch, Refusal
+from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
+from .printer import literal
+from .target import serves
+
+ROWS, HIGH, VECTORS = 48, 6, 2  # queries of a block, of a tile of the product, vectors of a panel
+MAX_TILES = 32  # each has scratch memory for a head's keys and values
+
+_KERNEL = """
+def kernel(p, tile, ntiles):
+    q = param(p, 0)
+    k = param(p, 1)
+    v = param(p, 2)
+    y = param(p, RESULT)
+NAMES
+    wide = VECTORS * LANES
+    keys = (total + wide - 1) // wide * wide
+    columns = (e_size + wide - 1) // wide * wide
+    kp = param(p, RESULT + COUNT) + tile * bytes
+    vp = kp + keys * d_size * SIZE
+    qs = vp + total * columns * SIZE
+    sc = qs + ROWS * d_size * SIZE
+    inverses = alloc(HIGH * SIZE)
+    factor = SCALE
+    many = groups * queries
+    blocks = maximum((many + ROWS - 1) // ROWS, 1)  # one where there is no query, for the keys that are results
+    units = batch * kv_heads * blocks
+    packed = -1
+    for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+        pair = u // blocks
+        first = (u - pair * blocks) * ROWS
+        n = pair // kv_heads
+        g = pair - n * kv_heads
+        if pair != packed:
+            packed = pair
+            memset(kp, 0, keys * d_size * SIZE)
+            memset(vp, 0, total * columns * SIZE)
+            new = total - past
+            PACK
+            for t in range(total):
+                OLDPART
+                ka = n * k_n + g * k_h + (t - past) * k_s
+                va = n * v_n + g * v_h + (t - past) * v_s
+                at = t // wide * wide * d_size + t % wide
+                if t >= past + whole:
+                    for d in range(d_size):
+                        st_ACC(kp, at + d * wide, ld_TYPE(k, ka + d))
+                if t >= past:
+                    for c in range(0, e_size, wide):
+                        for e in range(c, minimum(c + wide, e_size)):
+                            put_ACC(vp, c * total + t * wide + e - c, get_TYPE(v, va + e))
+        height = minimum(many - first, ROWS)
+        memset(qs, 0, ROWS * d_size * SIZE)
+        for i in range(height):
+            r = first + i
+            at = n * q_n + (g * groups + r // queries) * q_h + r % queries * q_s
+            for d in range(d_size):
+                put_ACC(qs, i * d_size + d, mul(get_TYPE(q, at + d), factor))
+        offset = OFFSET
+        for i in range(0, height, HIGH):
+            end = 0
+            for r in range(first + i, minimum(first + i + HIGH, first + height)):
+                s = r % queries
+                END
+                end = maximum(end, minimum(hi, total))
+            for c in range(0, end, wide):
+                SCORES
+            for m in range(minimum(height - i, HIGH)):
+                row = sc + m * keys * SIZE
+                r = first + i + m
+                s = r % queries
+                h = g * groups + r // queries
+                END
+                LOW
+                hi = maximum(minimum(hi, end), 0)
+                lo = minimum(maximum(lo, 0), hi)
+                SOFTMAX
+            for c in range(0, e_size, wide):
+                SUMS
+"""
+# The loop bodies have the forms for whole vectors and, behind them, for the last few elements.
+_SOFTMAX = """
+tops = splat(ACC(-inf))
+seen = splat(ACC(-inf))
+MASKROW
+j = lo
+while j + LANES <= hi:
+    x = ldv_ACC(row, j)
+    CAP
+    MASK
+    stv_ACC(row, j, x)
+    tops = maximum(tops, x)
+    j += LANES
+if j < hi:
+    x = ldm_ACC(row, j, hi - j)
+    CAP
+    LASTMASK
+    stm_ACC(row, j, hi - j, x)
+    tops = maximum(tops, head(x, hi - j, ACC(-inf)))
+top = hmax(tops)
+sums = splat(ACC(0))
+j = lo
+while j + LANES <= hi:
+    x = exp(sub(ldv_ACC(row, j), top))
+    stv_ACC(row, j, x)
+    sums = add(sums, x)
+    j += LANES
+if j < hi:
+    x = exp(sub(ldm_ACC(row, j, hi - j), top))
+    stm_ACC(row, j, hi - j, x)
+    sums = add(sums, head(x, hi - j, ACC(0)))
+blind = BLIND
+if blind:
+    lo = hi
+for j in range(0, lo):
+    st_ACC(row, j, ACC(0))
+for j in range(hi, end):
+    st_ACC(row, j, ACC(0))
+st_ACC(inverses, m, ACC(0) if blind else div(ACC(1), hsum(sums)))
+"""
+# Keys to panels, in blocks of 4 by 8 where that is all there is to do.
+_PACK_U32 = """
+whole = new // wide * wide
+for t in range(0, whole, 8):
+    ka = k + (n * k_n + g * k_h + t * k_s) * SIZE
+    at = kp + (t // wide * wide * d_size + t % wide) * SIZE
+    for d in range(0, d_size // 4 * 4, 4):
+        transpose_u32(ka + d * SIZE, k_s * SIZE, at + d * wide * SIZE, wide * SIZE)
+    for d in range(d_size // 4 * 4, d_size):
+        for t8 in range(8):
+            st_ACC(at, d * wide + t8, ld_TYPE(ka, t8 * k_s + d))
+"""
+
+
+def _product(a: str, pitch: str, panel: str, depth: str, last: Sequence[str]) -> list[str]:
+    """HIGH rows of a times one panel: accumulators t<row>_<vector>."""
+    tile = [(r, v) for r in range(HIGH) for v in range(VECTORS)]
+    loads = [f"b{v} = ldv_ACC({panel}, z * wide + {v} * LANES)" for v in range(VECTORS)]
+    loads += [f"a{r} = ld_ACC({a}, {r} * {pitch} + z)" for r in range(HIGH)]
+    return [
+        *(f"t{r}_{v} = splat(ACC(0))" for r, v in tile),
+        f"for z in range({depth}):",
+        *("    " + line for line in [*loads, *(f"t{r}_{v} = fma(b{v}, a{r}, t{r}_{v})" for r, v in tile)]),
+        *last,
+    ]
+
+
+def _refuse(node: Node) -> Refusal | None:
+    q, k, v = (x.tensor for x in node.operands[:3])  # type: ignore[union-attr]
+    refusal = refuse_layouts(node)
+    if refusal is None and (len({q.dtype, k.dtype, v.dtype}) > 1 or q.dtype not in FLOATS):
+        refusal = Refusal("queries, keys and values are of different types", {"q": q, "k": k, "v": v})
+    if refusal is None and len(node.results) > 3:
+        refusal = Refusal("the scores are asked for as a result")
+    if refusal is None and (node.attr("scale") or 0) < 0:
+        refusal = Refusal("the scale is negative", {"scale": node.attr("scale")})
+    return refusal or _refuse_mask(node, k)
+
+
+def _refuse_mask(node: Node, k: TensorType) -> Refusal | None:
+    mask = node.operand(3)
+    if mask is None:
+        return None
+    shape, total = mask.tensor.shape or (), k.shape[-2] if k.rank == 4 else k.shape[1]  # type: ignore[index]
+    if mask.tensor.dtype is not BOOL and mask.tensor.dtype not in FLOATS:
+        return Refusal("the mask is neither of bools nor of floats", {"mask": mask.type})
+    last = shape[-1] if shape else 1
+    known = last == total and node.operand(4) is None
+    if not known and not (isinstance(last, int) and last != 1):
+        return Refusal("the mask's last axis is not known to be that of the keys", {"mask": mask.type, "keys": total})
+    return None
+
+
+@serves("attention")
+def build(node: Node) -> KernelSource | Refusal:
+    """The kernel of attention, with all that the operator has but scores as a result."""
+    refusal = _refuse(node)
+    if refusal is not None:
+        return refusal
+    q = node.operands[0].tensor  # type: ignore[union-attr]
+    acc = Reduction.accumulator(q.dtype)
+    first = first_result(node)
+    ints = [*INTS, *(f"m_{a}" for a in "nhst")]
+    names = [f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(ints)]
+    names += [f"{name} = param(p, {slot_of(node, i)})" for i, name in ((3, "mask"), (4, "pk"), (5, "pv"), (6, "lens"))
+              if node.operand(i) is not None]  # fmt: skip
+    names += [f"{name} = param(p, {first + 1 + j})" for j, name in enumerate(("new_k", "new_v")[: len(node.results) - 1])]
+    text = _assemble(node, names)
+    text = text.replace("_ACC(", f"_{acc}(").replace("ACC(", f"{acc}(").replace("_TYPE(", f"_{q.dtype}(")
+    if node.operand(3) is not None:
+        text = text.replace("_MASKTYPE(", f"_{node.operand(3).tensor.dtype}(")  # type: ignore[union-attr]
+    text = fill_in(text, RESULT=first, COUNT=len(node.results), SIZE=acc.itemsize, ROWS=ROWS, HIGH=HIGH, VECTORS=VECTORS)
+    heads = node.attr("q_num_heads"), node.attr("kv_num_heads")
+    return KernelSource(text, lambda call: _bind(call, heads, acc.itemsize), "blocks of queries")
+
+
+INTS = ("batch", "kv_heads", "groups", "queries", "total", "past", "d_size", "e_size", "bytes", "q_n", "q_h", "q_s", "k_n", "k_h",
+        "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s")  # fmt: skip
+
+
+def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch:
+    def of(shape: Sequence[int], count: int | None) -> tuple[int, ...]:
+        """batch, heads, length, size of a head, then the strides of the first three."""
+        if len(shape) == 4:
+            b, h, s, d = shape
+            return b, h, s, d, h * s * d, s * d, d
+        b, s, hd = shape
+        assert count is not None
+        d = hd // count
+        return b, count, s, d, s * hd, d, hd
+
+    shapes = [*call.operands, *(None,) * (7 - len(call.operands))]
+    q, k, v = of(shapes[0], heads[0]), of(shapes[1], heads[1]), of(shapes[2], heads[1])  # type: ignore[arg-type]
+    y = of(call.results[0], heads[0])
+    past = shapes[4][2] if shapes[4] is not None else 0
+    total, groups = past + k[2], q[1] // max(k[1], 1)
+    mask = [1] * 4
+    if shapes[3] is not None:
+        mask = [1] * (4 - len(shapes[3])) + list(shapes[3])
+    steps = [0 if mask[a] == 1 else math.prod(mask[a + 1 :]) for a in range(3)]
+    # LANES is at most 16.
+    keys, columns = total + 32, v[3] + 32
+    scratch = -(-(keys * q[3] + total * columns + ROWS * q[3] + HIGH * keys) * size // 64) * 64
+    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
+    tiles = max(1, min(q[0] * k[1] * -(-groups * q[2] // ROWS), MAX_TILES))
+    return Launch(ints, tiles, scratch * tiles)
+
+
+def _assemble(node: Node, names: Sequence[str]) -> str:
+    """The text with what the node's operands and attributes decide."""
+    mask, has_lens = node.operand(3), node.operand(6) is not None
+    scale, cap = node.attr("scale"), node.attr("softcap")
+    q = node.operands[0].tensor.dtype  # type: ignore[union-attr]
+    acc = Reduction.accumulator(q)
+    stores = [f"stv_ACC(sc, {r} * keys + c + {v} * LANES, t{r}_{v})" for r in range(HIGH) for v in range(VECTORS)]
+    scores = _product("qs + i * d_size * SIZE", "d_size", "kp + c * d_size * SIZE", "d_size", stores)
+    words = {
+        "NAMES": ["    " + line for line in names],
+        "SCALE": [f"div(ACC(1), sqrt(to_{acc}(d_size)))" if scale is None else literal(scale, acc)],
+        "OLDPART": _copies(node),
+        "PACK": _PACK_U32.strip("\n").split("\n") if q is F32 and node.operand(4) is None else ["whole = 0"],
+        "OFFSET": ["ld_i64(lens, n) - queries" if has_lens else "past"],
+        "END": _end(node),
+        "LOW": [f"lo = s + offset - {node.attr('left_window_size')}" if node.attr("left_window_size") >= 0 else "lo = 0"],
+        "SCORES": scores,
+        "SOFTMAX": _SOFTMAX.strip("\n").split("\n"),
+        "SUMS": _product("sc", "keys", "vp + c * total * SIZE", "end", _stores(node)),
+    }
+    text = _KERNEL.lstrip("\n")
+    for word, lines in words.items():
+        text = _insert(text, word, lines)
+    capped = [f"x = mul(tanh(div(x, {literal(cap, acc)})), {literal(cap, acc)})"] if cap else []
+    text = _insert(text, "CAP", capped)
+    if mask is None:
+        for word in ("MASKROW", "MASK", "LASTMASK"):
+            text = _insert(text, word, [])
+        return _insert(text, "BLIND", ["lo == hi"])
+    text = _insert(text, "MASKROW", ["m_at = n * m_n + h * m_h + s * m_s"])
+    for word, load in (("MASK", "ldv_MASKTYPE(mask, m_at + j)"), ("LASTMASK", "ldm_MASKTYPE(mask, m_at + j, hi - j)")):
+        value = f"where({load}, ACC(0), ACC(-inf))" if mask.tensor.dtype is BOOL else f"to_{acc}({load})"
+        some = "b" if word == "MASK" else "head(b, hi - j, ACC(-inf))"
+        text = _insert(text, word, [f"b = {value}", "x = add(x, b)", f"seen = maximum(seen, {some})"])
+    return _insert(text, "BLIND", ["hmax(seen) == ACC(-inf)"])
+
+
+def _insert(text: str, word: str, lines: Sequence[str]) -> str:
+    """The text with the word, alone on its line or within one, replaced by lines at its indent."""
+    out = []
+    for line in text.split("\n"):
+        if line.strip() == word:
+            indent = line[: len(line) - len(line.lstrip())]
+            out += [indent + x for x in lines]
+        else:
+            parts = line.rsplit(f" {word}", 1)
+            out.append(f"{parts[0]} {lines[0]}" if len(parts) == 2 and not parts[1] else line)
+    return "\n".join(out)
+
+
+def _end(node: Node) -> list[str]:
+    """`hi`: behind the last key that query s may see."""
+    ends = ["total"]
+    if node.operand(3) is not None:
+        ends.append("m_t")
+    if node.operand(6) is not None:
+        ends.append("ld_i64(lens, n) + 0")
+    if node.attr("is_causal"):
+        ends.append("s + offset + 1")
+    if node.attr("right_window_size") >= 0:
+        ends.append(f"s + offset + {node.attr('right_window_size') + 1}")
+    return ["hi = total", *(f"hi = minimum(hi, {e})" for e in ends[1:])]
+
+
+def _copies(node: Node) -> list[str]:
+    """Packs keys and values of the past, and stores those that are results."""
+    lines = []
+    if node.operand(4) is not None:
+        lines = [
+            "if t < past:",
+            "    at = t // wide * wide * d_size + t % wide",
+            "    for d in range(d_size):",
+            "        st_ACC(kp, at + d * wide, ld_TYPE(pk, (pair * past + t) * d_size + d))",
+            "    for e in range(e_size):",
+            "        st_ACC(vp, e // wide * wide * total + t * wide + e % wide, ld_TYPE(pv, (pair * past + t) * e_size + e))",
+        ]
+    for j, (name, size, source, old) in enumerate((("new_k", "d_size", "k", "pk"), ("new_v", "e_size", "v", "pv"))):
+        if len(node.results) <= 1 + j:
+            break
+        place = f"n * {source}_n + g * {source}_h + (t - past) * {source}_s"
+        new = f"st_TYPE({name}, (pair * total + t) * {size} + x, ld_TYPE({source}, {place} + x))"
+        past = f"st_TYPE({name}, (pair * total + t) * {size} + x, ld_TYPE({old}, (pair * past + t) * {size} + x))"
+        lines += ["if first == 0 and t >= past:", f"    for x in range({size}):", f"        {new}"]
+        lines += ["if first == 0 and t < past:", f"    for x in range({size}):", f"        {past}"] if node.operand(4) else []
+    return lines
+
+
+def _stores(node: Node) -> list[str]:
+    lines = []
+    for r in range(HIGH):
+        lines += [f"if i + {r} < height:", f"    r = first + i + {r}", f"    inverse = ld_ACC(inverses, {r})",
+                  "    at = n * y_n + (g * groups + r // queries) * y_h + r % queries * y_s + c",
+                  "    left = e_size - c"]  # fmt: skip
+        lines += [f"    stm_TYPE(y, at + {v} * LANES, left - {v} * LANES, mul(t{r}_{v}, inverse))" for v in range(VECTORS)]
+    return lines

@@ -1,0 +1,82 @@
+"""Attention against its reference: heads, masks, positions, past keys, element types."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphmill.kernels.cpu.target import select
+from graphmill.kernels.spec import Refusal
+
+from .cases import check_case
+from .harness import check_native, make_node
+
+NAN, INF = np.nan, np.inf
+
+
+def rand(*shape: int, seed: int = 0, dtype=np.float32) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).uniform(-2, 2, shape).astype(dtype)
+
+
+def qkv(b=2, heads=4, kv=2, s=3, t=5, d=8, e=6, dtype=np.float32) -> list[np.ndarray]:
+    return [rand(b, heads, s, d, dtype=dtype), rand(b, kv, t, d, seed=1, dtype=dtype), rand(b, kv, t, e, seed=2, dtype=dtype)]
+
+
+def test_examples():
+    share = check_native("attention")
+    assert share.served >= 9
+    assert set(share.refused) <= {"the scores are asked for as a result"}
+
+
+@pytest.mark.parametrize("s", [1, 5, 6, 7, 49, 100])
+@pytest.mark.parametrize("t", [1, 15, 33, 130])
+def test_sizes(s, t):
+    for d, e in ((1, 1), (8, 33), (63, 16)):
+        check_case("attention", qkv(s=s, t=t, d=d, e=e), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("attrs", [{"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2}, {"softcap": 1.5},
+                                   {"scale": 0.7}, {"is_causal": 1, "left_window_size": 20}])  # fmt: skip
+@pytest.mark.parametrize("sizes", [(3, 5), (60, 60), (20, 9)])
+def test_attributes(attrs, sizes):
+    s, t = sizes
+    case = qkv(s=s, t=t, d=16, e=16)
+    mask = rand(1, 4, s, t, seed=5)
+    past = [rand(2, 2, 7, 16, seed=6), rand(2, 2, 7, 16, seed=7)]
+    lens = np.array([t, max(t - 4, 0)], np.int64)
+    for operands, results in (
+        (case, 1),
+        ([*case, mask], 3),
+        ([*case, rand(2, 1, 1, t + 7) > -1, *past], 3),
+        ([*case, None, None, None, lens], 1),
+    ):
+        check_case("attention", operands, attrs, results, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_element_types(dtype):
+    tolerance = 4e-3 if dtype is np.float16 else 1e-12
+    case = qkv(s=50, t=40, d=32, e=20, dtype=dtype)
+    check_case("attention", [*case, rand(50, 40, dtype=dtype)], {"is_causal": 1}, rtol=tolerance, atol=tolerance)
+
+
+def test_blind_rows_infinities_and_nan():
+    case, mask = qkv(s=6, t=20), rand(6, 20)
+    mask[1], mask[2, 3:], mask[3, :] = -INF, -INF, np.float32(-3.4e38)
+    check_case("attention", [*case, mask], rtol=2e-5, atol=2e-5)
+    case[1][0, 0, 3], case[2][1, 1, 2] = NAN, INF
+    check_case("attention", [*case, mask > 0], rtol=2e-5, atol=2e-5)
+
+
+def test_heads_in_the_last_axis():
+    q, k, v = rand(2, 50, 32), rand(2, 20, 16, seed=1), rand(2, 20, 12, seed=2)
+    check_case("attention", [q, k, v], {"q_num_heads": 4, "kv_num_heads": 2}, 3, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("empty", ["b", "s", "t"])
+def test_empty(empty):
+    check_case("attention", qkv(**{empty: 0}), results=3)
+
+
+def test_scores_as_a_result_are_refused():
+    case = qkv()
+    assert isinstance(select(make_node("attention", case, results=4)), Refusal)
