@@ -9,10 +9,13 @@ import onnx
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from ..ir.errors import InputError
+from ..ir.limits import Limits
 from .compiler import compile
 from .executor import Executable
 
 DEVICES = {"CPU": "cpu"}
+# Who calls this interface made the models: some of ONNX's suite make 500 MB of weights out of nothing.
+LIMITS = Limits(total_bytes=4 << 30)
 
 
 class GraphmillRep(BackendRep):
@@ -46,7 +49,7 @@ class GraphmillBackend(Backend):
         """Compiles a model. Keyword arguments are those of `graphmill.compile`."""
         if not cls.supports_device(device):
             raise ValueError(f"there is no device {device!r}; expected one of {', '.join(DEVICES)}")
-        return GraphmillRep(compile(model, DEVICES[device.split(":")[0]], **kwargs))
+        return GraphmillRep(compile(model, DEVICES[device.split(":")[0]], **{"limits": LIMITS} | kwargs))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:

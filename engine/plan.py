@@ -24,7 +24,7 @@ from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, type_of
-from ..kernels.spec import Call, KernelSource, Launch, Refusal
+from ..kernels.spec import Call, KernelSource, Launch, Refusal, trimmed
 from .binding import Symbols
 
 Selector = Callable[[Node], KernelSource | Refusal]
@@ -191,18 +191,18 @@ class KernelStep(Step):
         node = self.node
         arrays = [None if v is None else self._operand(i, v, frame) for i, v in enumerate(node.operands)]
         shapes, launch = self._bind(arrays, frame)
-        results = []
-        for v, shape in zip(node.results, shapes):
-            t = v.tensor
-            frame.values[v] = aligned(physical(shape, t.layout), t.dtype.np)
-            results.append(frame.values[v])
-            bind_symbols(t, frame.logical(v), frame.symbols)
-        execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
+        results = [aligned(physical(shape, v.tensor.layout), v.tensor.dtype.np) for v, shape in zip(node.results, shapes)]
+        length = execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
+        for j, v in enumerate(node.results):
+            frame.values[v] = trimmed(results[j], self.source.trim[j], length) if self.source.trim else results[j]
+            bind_symbols(v.tensor, frame.logical(v), frame.symbols)
 
     def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
         node = self.node
         host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
-        shapes = result_shapes(node, frame)
+        logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
+        bound = self.source.bound
+        shapes = result_shapes(node, frame) if bound is None else [tuple(s) for s in bound(Call(logical, (), host))]
         nbytes = sum(_nbytes(shape, v.tensor.dtype) for v, shape in zip(node.results, shapes))
         if not frame.budget.fits(nbytes):
             frame.budget.check_bytes(where(node), nbytes)
@@ -213,7 +213,6 @@ class KernelStep(Step):
         )
         launch = self._bound.get(key)
         if launch is None:
-            logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
             launch = self._bound[key] = self.source.bind(Call(logical, shapes, host))
             if len(self._bound) > 64:
                 self._bound.popitem(last=False)
@@ -222,8 +221,9 @@ class KernelStep(Step):
         return shapes, launch
 
 
-def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> None:
-    """Runs all tiles of a kernel. Raises RunError with the kernel's message where it found its operands' contents wrong."""
+def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> int:
+    """Runs all tiles of a kernel; the length that it reports (see `KernelSource.trim`). Raises RunError with the kernel's message
+    where it found its operands' contents wrong."""
     from ..kernels.cpu.launch import call
 
     scratch = aligned((max(launch.scratch, ALIGN),), np.dtype(np.uint8))
@@ -233,6 +233,7 @@ def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarr
     call(step.address, np.array([*addresses, *launch.ints], np.int64), launch.tiles, threads)
     if step.source.checked and scratch[:8].any():
         raise RunError(f"{where(step.node)}: {step.source.checked}")
+    return int(scratch[8:16].view(np.int64)[0]) if step.source.trim else 0
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------

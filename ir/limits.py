@@ -17,7 +17,8 @@ class Limits:
 
     tensor_bytes: the largest single tensor. total_bytes and growth: what the values of one run may hold together, which is
     total_bytes + growth * (bytes of the inputs and of the model's constants): a small file with small inputs gets little, an honest
-    model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together. seconds: time of
+    model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together, beside one for each
+    byte of the inputs and constants (a Scan over a long recording is honest). seconds: time of
     one run or compile. fold_bytes: the largest result that constant folding stores. nodes: nodes after functions were inlined.
     depth: nesting of regions and functions.
     """
@@ -77,8 +78,8 @@ class Budget:
         """Counts trips of a loop. Raises LimitError for more of them in this run than are allowed."""
         self.iterations += count
         most = self.limits.loop_iterations
-        if most is not None and self.iterations > most:
-            raise LimitError(f"{what}: more than {most} iterations in one run; raise Limits.loop_iterations to allow them")
+        if most is not None and self.iterations > most + self.given:
+            raise LimitError(f"{what}: more than {most + self.given} iterations in one run; raise Limits.loop_iterations to allow them")
 
 
 SAMPLE = 256  # elements of a long list, or of an array of strings, that are looked at
