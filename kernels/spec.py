@@ -51,6 +51,9 @@ class KernelSource:
     `checked`, where not empty, is the message of the error that the kernel may find in its operands' contents (an index out of
     range): kernels cannot raise, so the runner clears the first 8 bytes of scratch before the launch, and raises a RunError with
     this message if they are not zero afterwards. The kernel stays inside its operands whatever they hold.
+    Where the operands' contents decide how long results are, `bound` gives the shapes that the results cannot exceed (of a Call
+    without results); they are allocated so and `Call.results` says so. The kernel writes the length into bytes 8 to 16 of scratch,
+    as an i64, and the runner cuts each result to it along the axis that `trim` names for it (None: not at all).
     """
 
     text: str
@@ -61,11 +64,20 @@ class KernelSource:
     in_place: frozenset[int] = frozenset()
     tables: tuple[np.ndarray, ...] = ()
     checked: str = ""
+    bound: Callable[[Call], Sequence[Dims]] | None = None
+    trim: tuple[int | None, ...] = ()
 
     @property
     def key(self) -> str:
         """The hash of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def trimmed(result: np.ndarray, axis: int | None, length: int) -> np.ndarray:
+    """A result as long as its kernel found it to be along the axis: a contiguous copy, unless nothing is cut."""
+    if axis is None or result.shape[axis] == length:
+        return result
+    return result[(slice(None),) * axis + (slice(length),)].copy()
 
 
 @dataclass(frozen=True, slots=True)

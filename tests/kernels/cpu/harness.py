@@ -18,7 +18,7 @@ from graphmill.ir.symbols import symbol
 from graphmill.ir.types import DType, TensorType, dtype_of, type_of
 from graphmill.kernels.cpu.objects import kernel_address
 from graphmill.kernels.cpu.target import select
-from graphmill.kernels.spec import Call, KernelSource, Refusal
+from graphmill.kernels.spec import Call, KernelSource, Refusal, trimmed
 
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 # (rtol, atol) of results against the reference, by element type.
@@ -80,7 +80,11 @@ def run_kernel(node: Node, arrays: Sequence[np.ndarray | None], result_shapes: S
     source = source or select(node)
     if isinstance(source, Refusal):
         raise RuntimeError(f"refused: {source}")
+    host = {i: np.asarray(arrays[i]) for i in source.host}
+    given = [None if x is None else np.shape(x) for x in arrays]
     shapes = list(result_shapes or [v.tensor.shape for v in node.results])
+    if source.bound is not None:
+        shapes = [tuple(s) for s in source.bound(Call(given, (), host))]
     operands = [
         None if v is None else source.pack[i](np.asarray(x)) if i in source.pack else to_memory(x, v.tensor)
         for i, (v, x) in enumerate(zip(node.operands, arrays, strict=True))
@@ -92,13 +96,15 @@ def run_kernel(node: Node, arrays: Sequence[np.ndarray | None], result_shapes: S
         physical = shape if t.layout is None else tuple(shape[a] for a in t.layout.perm)
         reuse = operands[in_place] if j == 0 and in_place is not None else None
         results.append(aligned_empty(physical, t.dtype.np) if reuse is None else reuse.view(t.dtype.np).reshape(physical))
-    launch_kernel(source, Call([None if x is None else np.shape(x) for x in arrays], shapes,
-                               {i: np.asarray(arrays[i]) for i in source.host}), operands, results)  # fmt: skip
+    length = launch_kernel(source, Call(given, shapes, host), operands, results)
+    if source.trim:
+        results = [trimmed(r, axis, length) for r, axis in zip(results, source.trim, strict=True)]
     return [from_memory(r, v.tensor) for r, v in zip(results, node.results, strict=True)]
 
 
-def launch_kernel(source: KernelSource, call: Call, operands: Sequence[np.ndarray | None], results: Sequence[np.ndarray]) -> None:
-    """Runs all tiles of a kernel on arrays that lie as it wants them; checks that nothing behind the results was touched."""
+def launch_kernel(source: KernelSource, call: Call, operands: Sequence[np.ndarray | None], results: Sequence[np.ndarray]) -> int:
+    """Runs all tiles of a kernel on arrays that lie as it wants them; checks that nothing behind the results was touched. Returns
+    the length that the kernel reports, 0 where it does not."""
     launch = source.bind(call)
     assert launch.tiles >= 1
     scratch = aligned_empty((launch.scratch,), np.dtype(np.uint8))
@@ -114,6 +120,7 @@ def launch_kernel(source: KernelSource, call: Call, operands: Sequence[np.ndarra
         assert bytes(guard) == b"\xa5" * GUARD, "the kernel wrote beyond its result"
     if source.checked and scratch[:8].any():
         raise RunError(source.checked)
+    return int(scratch[8:16].view(np.int64)[0]) if source.trim else 0
 
 
 def assert_close(got: np.ndarray, want: np.ndarray, rtol: float | None = None, atol: float | None = None, what: str = "") -> None:
