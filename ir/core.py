@@ -231,6 +231,16 @@ class Graph:
         for g in self.graphs():
             yield from g
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether the graph is still part of its module: no node that it is a region of has been removed."""
+        graph = self
+        while graph.parent is not None:
+            if graph.parent.graph is None:
+                return False
+            graph = graph.parent.graph
+        return graph is self.module.main
+
     # ---- changing
 
     def add_input(self, name: str, type: Type | None) -> Value:

@@ -337,6 +337,8 @@ def rewrite(module: Module, rules: Sequence[Rule], log: DecisionLog, limit: int 
     while changed:
         changed = False
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+            if not graph.is_attached:
+                continue  # a rule has just removed the node around it
             for node in graph:
                 for rule in by_op.get(node.op.name, ()):
                     if node.graph is graph and attempt(rule, node, log, facts):

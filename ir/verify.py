@@ -188,7 +188,8 @@ class _Verifier:
                 self.fail(f"operand {p.name} is missing", n)
         for i, v in enumerate(n.operands):
             p = params[min(i, len(params) - 1)]
-            if v is None and not p.optional and not n.op.has("opaque"):  # an opaque operator has its inputs as ONNX does
+            # An opaque operator has its inputs as ONNX does, and so has a scan of opset 8, whose lengths may be left out.
+            if v is None and not p.optional and not n.op.has("opaque") and not n.op.has("control"):
                 self.fail(f"operand {n.op.operand_name(i)} is left out, expected a value", n)
             if v is not None and isinstance(v.type, TensorType) and v.type.dtype not in p.dtypes:
                 allowed = ", ".join(sorted(d.name for d in p.dtypes))
