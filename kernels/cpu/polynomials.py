@@ -1,7 +1,7 @@
-"""exp, log, erf, ... for f32 without branches or tables, so that loops over them vectorise; f64 goes to the C library.
+"""exp, log, erf, sin, ... for f32 without branches or tables, so that loops over them vectorise; f64 goes to the C library.
 
 Coefficients are minimax fits (Lawson-weighted least squares over Chebyshev nodes) of the functions named beside them; the errors
-are those of the fit, below half a unit in the last place of f32. Results are within 2-3 units of the last place for all finite
+are those of the fit, below half a unit in the last place of f32. Results are within 2-4 units of the last place for all finite
 arguments; infinities, NaN and denormals give what IEEE and C say.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .emit import Val, f32_bits, poly
+from .emit import Val, convert, f32_bits, poly
 
 LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
 # (exp(r) - 1 - r) / r² on |r| <= ln(2)/2, error 5e-11
@@ -24,6 +24,7 @@ _ERFC = [0.000176122649, -1.129522012, -0.6333322572, -0.1082965748, 0.025130318
 # (sin(r)/r - 1) in r², over r²; (cos(r) - 1 + r²/2) / r⁴ in r²; |r| <= pi/4
 _SIN = [-0.1666666664, 0.008333329374, -0.0001983933099, 2.718274388e-06]
 _COS = [0.04166666662, -0.001388888374, 2.479951591e-05, -2.720989453e-07]
+TWO_OVER_PI = 0x517CC1B727220A94FE13ABE8FA9A6EE06DB14ACC9E21C820FF2  # times 2^-203
 _MAGIC = 1.5 * 2.0**23  # adding it leaves the nearest integer in the low bits of the sum
 
 
@@ -100,8 +101,58 @@ def tanh(x: Val) -> Val:
     return (e / (e + 2.0)).intrinsic("copysign", x)
 
 
-FUNCTIONS: dict[str, Callable[[Val], Val]] = {"exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "erf": erf, "tanh": tanh}
-LIBM = frozenset({*FUNCTIONS, "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"})
+def _quarter_turns(x: Val) -> tuple[Val, Val]:
+    """x in quarter turns: the nearest integer modulo 4 (an i32) and the rest r in radians, for any finite x.
+
+    2/pi comes in pieces of 29 bits, so that their products with the 24 bits of x are exact in f64; of each the multiples of 4 are
+    dropped (Payne and Hanek's idea, without integers).
+    """
+    wide = convert(x, "f", 64)
+    turns, rest = wide.lift(0.0), wide.lift(0.0)
+    for i in range(7):
+        piece = TWO_OVER_PI >> (174 - 29 * i) & (1 << 29) - 1
+        rest = rest + _modulo_4(wide * (piece * 2.0 ** (-29 * (i + 1))))
+        whole = rest.intrinsic("rint")
+        turns, rest = turns + whole, rest - whole
+    angle = convert(rest * (math.pi / 2), "f", 32)
+    finite = turns.cmp("==", turns)
+    t = turns.t.of("i", 32)
+    return Val(x.b, x.b.fptosi(finite.pick(turns, 0.0).v, t.llvm), t), angle
+
+
+def _modulo_4(x: Val) -> Val:
+    return x - (x * 0.25).intrinsic("rint") * 4.0
+
+
+def _sin_and_cos(r: Val) -> tuple[Val, Val]:
+    z = r * r
+    return (r * z).fma(poly(z, _SIN), r), (z * z).fma(poly(z, _COS), z.fma(-0.5, 1.0))
+
+
+def _trigonometric(turn: int) -> Callable[[Val], Val]:
+    def code(x: Val) -> Val:
+        n, r = _quarter_turns(x)
+        n = n + turn
+        s, c = _sin_and_cos(r)
+        out = (n & 1).cmp("!=", 0).pick(c, s)
+        out = (n & 2).cmp("!=", 0).pick(-out, out)
+        return out if turn else x.cmp("==", 0.0).pick(x, out)  # keeps -0
+
+    return code
+
+
+def tan(x: Val) -> Val:
+    n, r = _quarter_turns(x)
+    s, c = _sin_and_cos(r)
+    odd = (n & 1).cmp("!=", 0)
+    return x.cmp("==", 0.0).pick(x, odd.pick(-c, s) / odd.pick(s, c))  # keeps -0
+
+
+FUNCTIONS: dict[str, Callable[[Val], Val]] = {
+    "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "erf": erf, "tanh": tanh,
+    "sin": _trigonometric(0), "cos": _trigonometric(1), "tan": tan,
+}  # fmt: skip
+LIBM = frozenset({*FUNCTIONS, "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh"})
 
 
 def function(name: str) -> Callable[[Val], Val]:

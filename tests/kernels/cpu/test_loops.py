@@ -195,7 +195,7 @@ def vector_instructions(source: KernelSource) -> int:
     return len(_VECTOR.findall(kernel_assembly(source.text)))
 
 
-@pytest.mark.parametrize("name", ["add", "relu", "exp", "log", "tanh", "erf", "sigmoid", "gelu", "clip", "sqrt", "round"])
+@pytest.mark.parametrize("name", ["add", "relu", "exp", "log", "tanh", "erf", "sin", "sigmoid", "gelu", "clip", "sqrt", "round"])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_loops_are_vectorised(name, dtype):
     x = rand(64, 64).astype(dtype)
