@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..ir.core import Module
-from ..ir.errors import InputError, UnsupportedError
+from ..ir.errors import InputError, LimitError, UnsupportedError
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from .executor import Executable

@@ -106,7 +106,8 @@ def _check_sizes(node: Node, roles: dict[str, int], call: Call, rows: int, colum
         expected = columns if role in ("ws", "wz", "bias") else rows
         n = math.prod(call.operands[i] or ())
         if role not in ("x", "w") and n != expected and (n != 1 or role == "bias"):
-            raise RunError(f"node %{node.name} ({node.op.name}): operand {node.op.operand_name(i)} has {n} elements, expected {expected} or 1")
+            what = f"node %{node.name} ({node.op.name}): operand {node.op.operand_name(i)}"
+            raise RunError(f"{what} has {n} elements, expected {expected}{'' if role == 'bias' else ' or 1'}")
 
 
 # ---- matrices -----------------------------------------------------------------------------------------------------------

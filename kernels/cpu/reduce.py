@@ -413,7 +413,7 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or (1,)
         if shape[axis] == 0 and math.prod(call.results[0]):
-            raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty; there is no element to name")
+            raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty, it has no extreme")
         return line_launch(call.operands[0] or (), axis)
 
     return KernelSource(text, bind, "lines")

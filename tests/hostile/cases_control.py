@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 from harness import Case, graph, model, node
@@ -125,7 +127,7 @@ def ladder(count: int):
     """Each value read twice by the next: without sharing, 2^count nodes."""
     names = ["x", *(f"v{i}" for i in range(1, count)), "y"]
     return model(
-        [node("Max", [a, a], [b]) if i % 2 else node("Add", [a, a], [b]) for i, (a, b) in enumerate(zip(names, names[1:]))],
+        [node("Max", [a, a], [b]) if i % 2 else node("Add", [a, a], [b]) for i, (a, b) in enumerate(pairwise(names))],
         {"x": X},
     )
 
