@@ -78,8 +78,8 @@ class Budget:
         """Counts trips of a loop. Raises LimitError for more of them in this run than are allowed."""
         self.iterations += count
         most = self.limits.loop_iterations
-        if most is not None and self.iterations > most + self.given:
-            raise LimitError(f"{what}: more than {most + self.given} iterations in one run; raise Limits.loop_iterations to allow them")
+        if most is not None and self.iterations > (most := most + self.given):
+            raise LimitError(f"{what}: more than {most} iterations in one run; raise Limits.loop_iterations to allow them")
 
 
 SAMPLE = 256  # elements of a long list, or of an array of strings, that are looked at

@@ -9,7 +9,6 @@ from cases_numbers import CASES as NUMBERS
 from cases_shapes import CASES as SHAPES
 from harness import Case, try_case
 
-
 # What is known to fail yet, by the beginning of its name, and why.
 OPEN = {
     "STFT frame": "the reference makes the frame's indices before it finds the frame longer than the signal",
@@ -18,8 +17,6 @@ OPEN = {
     "NonMaxSuppression": "4 million boxes take the reference more than the time",
     "Attention": "the reference allocates all scores without asking the limits",
     "Concat of constants doubles": "constant folding is bounded for each tensor, not in total",
-    "constants fold to 400 MB": "constant folding is bounded for each tensor, not in total",
-    "many large tensors at once": "slow before the limit is reached",
 }
 
 
