@@ -396,27 +396,60 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
     if not supported(x.dtype):
         return Refusal("an element type that kernels do not compute with", {"x": x})
     axis = node.attr("axis") % (x.rank or 1)
-    better = {"arg_max": "gt", "arg_min": "lt"}[node.op.name]
-    ordinary = f"{better}(v, best)" if not node.attr("select_last_index") else f"{better[0]}e(v, best)"
-    if x.dtype.is_float:
-        first = "and_(isnan(v), not_(isnan(best)))" if not node.attr("select_last_index") else "isnan(v)"
-        ordinary = f"or_(and_({ordinary}, not_(isnan(best))), {first})"
-    step = [
-        f"v = ld_{x.dtype}(x, o + j * inner)",
-        f"better = {ordinary}",
-        "best = where(better, v, best)",
-        "place = where(better, j, place)",
-    ]
-    body = [f"best = ld_{x.dtype}(x, o)", "place = 0", "for j in range(1, n):", *indent(step), "st_i64(y, u, place)"]
-    text = line_text(first_result(node), first_int(node), body)
+    rows = all(d == 1 for d in (x.shape or ())[axis + 1 :])
+    lines = _extreme_of_row(node, x.dtype) if rows else _extremes_of_columns(node, x.dtype)
+    names = [f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(("units", "n", "inner", "blocks"))]
+    head = ["x = param(p, 0)", f"y = param(p, {first_result(node)})", *names]
+    loop = ["for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):", *indent(lines)]
+    text = "\n".join(["def kernel(p, tile, ntiles):", *indent([*head, *loop]), ""])
 
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or (1,)
         if shape[axis] == 0 and math.prod(call.results[0]):
             raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty, it has no extreme")
-        return line_launch(call.operands[0] or (), axis)
+        n, inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))
+        outer, blocks = int(np.prod(shape[:axis], dtype=np.int64)), 1 if rows else -(-inner // 64)
+        units = outer * inner if rows else outer * blocks
+        return Launch((units, n, inner, max(blocks, 1)), max(1, min(units, units * n * (1 if rows else 64) // TILE)))
 
-    return KernelSource(text, bind, "lines")
+    return KernelSource(text, bind, "rows" if rows else "columns")
+
+
+def _extreme_of_row(node: Node, dtype: DType) -> list[str]:
+    """First the extreme, in vectors; then the first (or last) place that holds it."""
+    fn, fold = ("maximum", "hmax") if node.op.name == "arg_max" else ("minimum", "hmin")
+    places = "range(n - 1, -1, -1)" if node.attr("select_last_index") else "range(n)"
+    found = "v == best" if not dtype.is_float else "v == best or (v != v and best != best)"
+    take = [f"a{i} = {fn}(a{i}, ldv_{dtype}(x, o + j + {i} * LANES))" for i in range(4)]
+    # A tail shorter than a vector is filled with the row's first element.
+    tail = [f"a0 = {fn}(a0, head(ldm_{dtype}(x, o + j, n - j), n - j, first))", "j += LANES"]
+    return [
+        "o = u * n", f"first = ld_{dtype}(x, o)", *(f"a{i} = splat(first)" for i in range(4)), "j = 0",
+        "while j + 4 * LANES <= n:", *indent([*take, "j += 4 * LANES"]), "while j < n:", *indent(tail),
+        f"best = {fold}({fn}({fn}(a0, a1), {fn}(a2, a3)))", "place = 0", f"for j in {places}:",
+        *indent([f"v = ld_{dtype}(x, o + j)", f"if {found}:", "    place = j", "    break"]), "st_i64(y, u, place)",
+    ]  # fmt: skip
+
+
+def _extremes_of_columns(node: Node, dtype: DType) -> list[str]:
+    """Up to 64 neighbouring lines, a vector of them at a time."""
+    better = {"arg_max": "gt", "arg_min": "lt"}[node.op.name]
+    last = node.attr("select_last_index")
+    ordinary = f"{better[0]}e(v, best)" if last else f"{better}(v, best)"
+    if dtype.is_float:
+        first = "isnan(v)" if last else "and_(isnan(v), not_(isnan(best)))"
+        ordinary = f"or_(and_({ordinary}, not_(isnan(best))), {first})"
+
+    def vector(load: str, store: str) -> list[str]:
+        step = [f"v = {load.format('o + c + j * inner')}", f"better = {ordinary}", "best = where(better, v, best)"]
+        return [f"best = {load.format('o + c')}", "place = splat(0)", "for j in range(1, n):",
+                *indent([*step, "place = where(better, j, place)"]), store]  # fmt: skip
+
+    whole = vector(f"ldv_{dtype}(x, {{}})", "stv_i64(y, q * inner + c, place)")
+    part = vector(f"ldm_{dtype}(x, {{}}, inner - c)", "stm_i64(y, q * inner + c, inner - c, place)")
+    body = ["if c + LANES <= inner:", *indent(whole), "else:", *indent(part)]
+    return ["q = u // blocks", "o = q * n * inner", "b = (u - q * blocks) * 64",
+            "for c in range(b, minimum(b + 64, inner), LANES):", *indent(body)]  # fmt: skip
 
 
 @serves("cum_sum", "cum_prod")

@@ -7,13 +7,14 @@ import itertools
 import numpy as np
 import pytest
 from graphmill.ir.layout import channels_last
+from graphmill.ir.op import OPS
 from graphmill.ir.ops import reduce as family
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import F32, TensorType
 from graphmill.kernels.cpu.target import select
 from graphmill.kernels.spec import Refusal
 
-from .harness import assert_close, check_native, make_node, run_kernel
+from .harness import assert_close, check_native, make_node, reference, run_kernel
 
 OPERATORS = [d.name for d in vars(family).values() if getattr(d, "examples", None) is not None and hasattr(d, "reduction")]
 
@@ -112,3 +113,18 @@ def test_running_sums_take_their_axis_when_bound(axis, exclusive, reverse):
     y = np.flip(x, axis) if reverse else x
     y = np.cumsum(y, axis) - (y if exclusive else 0)
     assert_close(run_kernel(node, [x, a], [x.shape])[0], np.flip(y, axis) if reverse else y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, np.int8, np.uint8, np.int64])
+@pytest.mark.parametrize("name", ["arg_max", "arg_min"])
+def test_places_of_extremes(name, dtype):
+    random = np.random.default_rng(0)
+    for shape in ((3, 1), (3, 5), (2, 33), (4, 300), (3, 7, 5), (2, 9, 70), (2, 3, 130)):
+        x = random.integers(0, 20, shape).astype(dtype)
+        if np.issubdtype(dtype, np.floating) and x.size > 40:
+            x.ravel()[random.integers(0, x.size, 9)] = [np.nan, np.nan, np.inf, -np.inf, np.nan, 0, -0.0, np.inf, -np.inf]
+        for axis in range(len(shape)):
+            for last in (0, 1):
+                attrs = {"axis": axis, "select_last_index": last}
+                (want,) = reference(OPS[name], [x], attrs)
+                assert_close(run_kernel(make_node(name, [x], attrs), [x])[0], want, what=f"{shape} {attrs}")
