@@ -15,6 +15,7 @@ from .operands import fill_in, first_int
 from .target import serves
 
 UNIT = 1 << 16  # elements that a tile reads at least
+BLOCK = 128  # addends of one sum; sums of sums keep the rounding error of large planes small
 
 
 @dataclass(frozen=True)
@@ -280,8 +281,11 @@ def kernel(p, tile, ntiles):
         acc = START
         if whole > 0:
             many = splat(START)
-            for i in range(0, whole, LANES):
-                many = FOLD_V
+            for block in range((whole + BLOCK * LANES - 1) // (BLOCK * LANES)):
+                u = splat(START)
+                for i in range(block * BLOCK * LANES, minimum((block + 1) * BLOCK * LANES, whole), LANES):
+                    u = FOLD_V
+                many = MANY_JOIN
             acc = TOTAL
         for i in range(whole, n):
             v = ld_T(plane, i)
@@ -306,15 +310,21 @@ def kernel(p, tile, ntiles):
         whole = first + (last - first) // LANES * LANES
         for c in range(first, whole, LANES):
             acc = splat(START)
-            for i in range(n):
-                v = ldv_T(source + i * channels * MI, c)
-                acc = STEP_V
+            for block in range((n + BLOCK - 1) // BLOCK):
+                u = splat(START)
+                for i in range(block * BLOCK, minimum((block + 1) * BLOCK, n)):
+                    v = ldv_T(source + i * channels * MI, c)
+                    u = STEP_V
+                acc = JOIN_V
             stv_T(to, c, END_V)
         for c in range(whole, last):
             sum_ = START
-            for i in range(n):
-                v = ld_T(source + i * channels * MI, c)
-                sum_ = STEP_S
+            for block in range((n + BLOCK - 1) // BLOCK):
+                part = START
+                for i in range(block * BLOCK, minimum((block + 1) * BLOCK, n)):
+                    v = ld_T(source + i * channels * MI, c)
+                    part = STEP_S
+                sum_ = JOIN_S
             st_T(to, c, END_S)
         at += last - first
 """
@@ -323,13 +333,19 @@ def kernel(p, tile, ntiles):
 def _global(node: Node, last: bool) -> KernelSource:
     fold = _fold(node, node.operands[0].tensor.dtype)
     if last:
-        text = _GLOBAL_LAST.replace("STEP_S", fold.step.replace("acc", "sum_")).replace("END_S", fold.end.replace("acc", "sum_"))
-        text = text.replace("STEP_V", _vector(fold.step)).replace("END_V", _vector(fold.end))
+        text = _GLOBAL_LAST.replace("STEP_S", fold.step.replace("acc", "part")).replace("END_S", fold.end.replace("acc", "sum_"))
+        text = text.replace("JOIN_S", fold.join.replace("acc", "sum_").replace("u)", "part)").replace("+ u", "+ part"))
+        text = text.replace("STEP_V", _vector(fold.step).replace("acc", "u")).replace("END_V", _vector(fold.end))
+        text = text.replace("JOIN_V", _vector(fold.join))
     else:
-        step = _vector(fold.step).replace("acc", "many").replace("v)", "ldv_T(plane, i))").replace("(v,", "(ldv_T(plane, i),")
+        step = _vector(fold.step).replace("acc", "u").replace("v)", "ldv_T(plane, i))").replace("(v,", "(ldv_T(plane, i),")
         step = step.replace("fma(ldv_T(plane, i), v,", "fma(ldv_T(plane, i), ldv_T(plane, i),")
-        text = _GLOBAL_MAJOR.replace("FOLD_V", step).replace("TOTAL", "hmax(many)" if "maximum" in fold.step else "hsum(many)")
-    text = fill_in(_text(text, node, fold), INTS=first_int(node))
+        text = (
+            _GLOBAL_MAJOR.replace("FOLD_V", step)
+            .replace("MANY_JOIN", _vector(fold.join).replace("acc", "many"))
+            .replace("TOTAL", "hmax(many)" if "maximum" in fold.step else "hsum(many)")
+        )
+    text = fill_in(_text(text, node, fold), INTS=first_int(node), BLOCK=BLOCK)
 
     def bind(call: Call) -> Launch:
         n, c, *spatial = call.operands[0]
