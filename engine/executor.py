@@ -48,7 +48,8 @@ class Executable:
         """
         env, symbols = bind_inputs(self.module, inputs)
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
-        budget = Budget(self.options.limits, self._constants + sum(nbytes_of(x) for x in env.values()))
+        fed = sum(nbytes_of(x) for x in env.values())
+        budget = Budget(self.options.limits, self._constants + fed, fed)
         frame = Frame(env, symbols, budget, self.threads)
         results = self._plan.run(frame)
         return dict(zip(self._output_names, _owned(results, given, self._plan)))

@@ -17,8 +17,8 @@ class Limits:
 
     tensor_bytes: the largest single tensor. total_bytes and growth: what the values of one run may hold together, which is
     total_bytes + growth * (bytes of the inputs and of the model's constants): a small file with small inputs gets little, an honest
-    model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together, beside one for each
-    byte of the inputs and constants (a Scan over a long recording is honest). seconds: time of
+    model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together, but for Scans of
+    no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds: time of
     one run or compile. fold_bytes: the largest result that constant folding stores. nodes: nodes after functions were inlined.
     depth: nesting of regions and functions.
     """
@@ -35,11 +35,12 @@ class Limits:
 
 @dataclass
 class Budget:
-    """What is left of the limits during one run. `given` are the bytes of its inputs and constants; `held` those of the values
-    that live, and `iterations` the trips of loops so far: whoever runs nodes keeps both up."""
+    """What is left of the limits during one run. `given` are the bytes of its inputs and constants, `fed` those of its inputs;
+    `held` those of the values that live, and `iterations` the trips of loops so far: whoever runs nodes keeps both up."""
 
     limits: Limits
     given: int = 0
+    fed: int = 0
     started: float = field(default_factory=time.monotonic)
     held: int = 0
     iterations: int = 0

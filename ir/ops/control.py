@@ -257,7 +257,8 @@ def _scan_once(
     count, n = len(inputs[0]), len(states)
     if any(len(x) != count for x in inputs):
         raise ValueError(f"the scanned axes have the sizes {[len(x) for x in inputs]}, expected equal ones")
-    budget.iterate("scan", count)
+    if count > budget.fed:
+        budget.iterate("scan", count)
     scans = _Scans(len(body.types) - n, budget, "scan")  # type: ignore[attr-defined]
     for i in range(count):
         budget.check_time("scan")

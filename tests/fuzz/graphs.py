@@ -89,7 +89,9 @@ class G:
         read = {n for node in self.nodes for n in node.input}
         outs = [v for v in self.values if v.name not in self.dims and v.name not in read] or self.values[-1:]
         outputs = [helper.make_tensor_value_info(v.name, helper.np_dtype_to_tensor_dtype(v.dtype), None) for v in outs]
-        graph = helper.make_graph(self.nodes, "fuzz", inputs, outputs, [numpy_helper.from_array(a, n) for n, a in self.inits.items()])
+        graph = helper.make_graph(
+            self.nodes, "fuzz", inputs, outputs, [numpy_helper.from_array(a, n) for n, a in self.inits.items()]
+        )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
     def inputs(self, which: int, seed: int) -> dict[str, np.ndarray]:
@@ -139,7 +141,12 @@ def integer_division(g: G) -> None:
 def with_scalar(g: G) -> None:
     v = g.pick(lambda v: v.dtype.kind == "f")
     if v:
-        g.add(g.one(["Add", "Mul", "Sub", "Div", "Max"]), [v.name, g.const(np.array(g.one([0.5, -2.0, 3.0]), v.dtype))], v.dtype, v.shapes)
+        g.add(
+            g.one(["Add", "Mul", "Sub", "Div", "Max"]),
+            [v.name, g.const(np.array(g.one([0.5, -2.0, 3.0]), v.dtype))],
+            v.dtype,
+            v.shapes,
+        )
 
 
 def comparison(g: G) -> None:
@@ -179,7 +186,13 @@ def reduction(g: G) -> None:
     keep = g.one([0, 1])
     shapes = tuple(tuple(1 if i in axes else n for i, n in enumerate(s) if keep or i not in axes) for s in v.shapes)
     signed = [a - v.rank if g.one([True, False]) else a for a in axes]
-    g.add(g.one(REDUCE_FLOAT if v.dtype.kind == "f" else REDUCE_INT), [v.name, g.const(np.array(signed, np.int64))], v.dtype, shapes, keepdims=keep)  # type: ignore[arg-type]
+    g.add(
+        g.one(REDUCE_FLOAT if v.dtype.kind == "f" else REDUCE_INT),
+        [v.name, g.const(np.array(signed, np.int64))],
+        v.dtype,
+        shapes,
+        keepdims=keep,
+    )  # type: ignore[arg-type]
 
 
 def row_norm(g: G) -> None:
@@ -210,7 +223,9 @@ def squeeze(g: G) -> None:
     v = g.pick(lambda v: any(a == b == 1 for a, b in zip(*v.shapes)))
     if v:
         at = next(i for i, (a, b) in enumerate(zip(*v.shapes)) if a == b == 1)
-        g.add("Squeeze", [v.name, g.const(np.array([at - v.rank], np.int64))], v.dtype, tuple(s[:at] + s[at + 1 :] for s in v.shapes))  # type: ignore[arg-type]
+        g.add(
+            "Squeeze", [v.name, g.const(np.array([at - v.rank], np.int64))], v.dtype, tuple(s[:at] + s[at + 1 :] for s in v.shapes)
+        )  # type: ignore[arg-type]
 
 
 def flatten(g: G) -> None:
@@ -252,7 +267,15 @@ def concat(g: G) -> None:
     if a:
         axis = g.axis(a)
         at = axis % a.rank
-        fits = lambda v: v.dtype == a.dtype and all(x[:at] + x[at + 1 :] == y[:at] + y[at + 1 :] and len(x) == len(y) for x, y in zip(v.shapes, a.shapes))  # noqa: E731
+
+        def fits(v: Any, a: Any = a, at: int = at) -> bool:
+            same_rank = all(len(x) == len(y) for x, y in zip(v.shapes, a.shapes))
+            return (
+                v.dtype == a.dtype
+                and same_rank
+                and all(x[:at] + x[at + 1 :] == y[:at] + y[at + 1 :] for x, y in zip(v.shapes, a.shapes))
+            )
+
         b = g.pick(fits)
         shapes = tuple((*x[:at], x[at] + y[at], *x[at + 1 :]) for x, y in zip(a.shapes, b.shapes))  # type: ignore[union-attr]
         g.add("Concat", [a.name, b.name], a.dtype, shapes, axis=axis)  # type: ignore[union-attr, arg-type]
@@ -262,7 +285,9 @@ def slicing(g: G) -> None:
     v = g.pick(lambda v: v.rank > 0)
     if v:
         at = g.draw(st.integers(0, v.rank - 1))
-        start, stop, step = g.one([(0, 1, 1), (1, 1 << 60, 1), (-1, -(1 << 60), -1), (-2, 1 << 60, 1), (0, 1 << 60, 2), (2, 2, 1), (1 << 40, 0, -2)])
+        start, stop, step = g.one(
+            [(0, 1, 1), (1, 1 << 60, 1), (-1, -(1 << 60), -1), (-2, 1 << 60, 1), (0, 1 << 60, 2), (2, 2, 1), (1 << 40, 0, -2)]
+        )
         shapes = tuple((*s[:at], len(range(s[at])[slice(start, stop, step)]), *s[at + 1 :]) for s in v.shapes)
         consts = [g.const(np.array([n], np.int64)) for n in (start, stop, g.one([at, at - v.rank]), step)]
         g.add("Slice", [v.name, *consts], v.dtype, shapes)  # type: ignore[arg-type]
@@ -309,13 +334,24 @@ def window(n: int, k: int, stride: int, pads: int) -> int:
 
 
 def convolution(g: G) -> None:
-    v = g.pick(lambda v: v.dtype == np.float32 and v.rank == 4 and v.shapes[0][1] == v.shapes[1][1] > 0 and all(min(s[2:]) >= 3 for s in v.shapes))
+    v = g.pick(
+        lambda v: (
+            v.dtype == np.float32
+            and v.rank == 4
+            and v.shapes[0][1] == v.shapes[1][1] > 0
+            and all(min(s[2:]) >= 3 for s in v.shapes)
+        )
+    )
     if not v:
         return
     c, k, stride, pads = v.shapes[0][1], g.one([1, 3]), g.one([1, 2]), g.one([0, 1])
     kind = g.one(["conv", "depthwise", "max", "average"])
     spatial = [[window(n, k, stride, pads if kind in ("conv", "depthwise") or k > 1 else 0) for n in s[2:]] for s in v.shapes]
-    attrs: dict[str, Any] = {"kernel_shape": [k, k], "strides": [stride] * 2, "pads": [pads if kind in ("conv", "depthwise") or k > 1 else 0] * 4}
+    attrs: dict[str, Any] = {
+        "kernel_shape": [k, k],
+        "strides": [stride] * 2,
+        "pads": [pads if kind in ("conv", "depthwise") or k > 1 else 0] * 4,
+    }
     if kind in ("conv", "depthwise"):
         group, out = (c, c) if kind == "depthwise" else (1, g.one([1, 5, 16]))
         w = np.random.default_rng(c).standard_normal((out, c // group, k, k)).astype(np.float32) * 0.3
@@ -336,7 +372,9 @@ def branch(g: G) -> None:
     total = g.add("ReduceSum", [v.name], v.dtype, ((), ()), keepdims=0)
     cond = g.add("Greater", [total.name, g.const(np.float32(0))], np.bool_, ((), ()))
     g.values.pop()
-    bodies = [onnx.helper.make_graph([helper.make_node(op_type, [v.name], [g.fresh("b")])], "b", [], []) for op_type in ("Neg", "Exp")]
+    bodies = [
+        onnx.helper.make_graph([helper.make_node(op_type, [v.name], [g.fresh("b")])], "b", [], []) for op_type in ("Neg", "Exp")
+    ]
     for b in bodies:
         b.output.append(helper.make_tensor_value_info(b.node[0].output[0], 1, None))
     g.add("If", [cond.name], v.dtype, v.shapes, then_branch=bodies[0], else_branch=bodies[1])

@@ -12,7 +12,27 @@ from google.protobuf.message import Message
 
 INTEGERS = (0, 1, -1, 2, 3, 7, 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 40, (1 << 63) - 1, -(1 << 63))
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e30, -1e30, float("inf"), float("nan"), 1e-40)
-WORDS = ("", "x", "y", "\x1b[31m", "a\nb", "'", '"', "}", "N", "../x", "Relu", "Conv", "Loop", "If", "MatMul", "Reshape", "Gather", "Cast", "Concat")
+WORDS = (
+    "",
+    "x",
+    "y",
+    "\x1b[31m",
+    "a\nb",
+    "'",
+    '"',
+    "}",
+    "N",
+    "../x",
+    "Relu",
+    "Conv",
+    "Loop",
+    "If",
+    "MatMul",
+    "Reshape",
+    "Gather",
+    "Cast",
+    "Concat",
+)
 
 
 def flip(data: bytes, r: random.Random) -> bytes:

@@ -61,7 +61,9 @@ GATES = {
     ),
     "tanh of (x x) x": lambda e, x: e("tanh", e("mul", e("add", x, e("mul", e("mul", e("mul", x, x), x), 0.044715)), 0.7978846)),
     "tanh of c x x x": lambda e, x: e("tanh", e("mul", e("add", x, e("mul", e("mul", e("mul", 0.044715, x), x), x)), 0.7978846)),
-    "tanh of x (1 + c x x)": lambda e, x: e("tanh", e("mul", e("mul", x, e("add", 1, e("mul", e("mul", x, x), 0.044715))), 0.79788)),
+    "tanh of x (1 + c x x)": lambda e, x: e(
+        "tanh", e("mul", e("mul", x, e("add", 1, e("mul", e("mul", x, x), 0.044715))), 0.79788)
+    ),
 }
 PRODUCTS = {
     "(x (1 + g)) 0.5": lambda e, x, g: e("mul", 0.5, e("mul", e("add", g, 1), x)),
