@@ -1,8 +1,10 @@
 """Fusion: which nodes become one kernel.
 
-Two kinds of group are made, in this order. *Anchor and epilogue*: a convolution or matrix product and the elementwise nodes that
-read it, as far as the target's kernel takes them. *Loops*: elementwise trees of one result. A group's inner values are read by
-nobody outside; hence no path leaves a group and comes back, and putting the fused node where the last member stood is safe.
+Three kinds of group are made, in this order. *Anchor and epilogue*: a convolution or matrix product and the elementwise nodes that
+read it, as far as the target's kernel takes them. *Rows and reductions*: a softmax, normalization or reduction with the elementwise
+nodes before and behind it. *Loops*: elementwise trees of one result. A group's inner values are read by nobody outside; hence no
+path leaves a group and comes back, and putting the fused node where the last member stood is safe. The one exception is the sum
+that a normalization reads: where it is read later as well (a residual), it is a second result.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from ..types import TensorType
 from .manager import Context, register
 
 ANCHORS = ("conv", "conv_transpose", "matmul", "gemm")
+ROWS = ("softmax", "log_softmax", "layer_norm", "rms_norm")
+MOST_NODES = 5000  # of a graph in which second results are looked for: that takes the order of all nodes
 
 
 @register
 @dataclass(frozen=True)
 class Fuse:
-    """Groups nodes into `fused` regions. `epilogues` and `loops` turn the two kinds off."""
+    """Groups nodes into `fused` regions. `epilogues`, `rows` and `loops` turn the three kinds off."""
 
     name: ClassVar[str] = "fuse"
     epilogues: bool = True
+    rows: bool = True
     loops: bool = True
 
     def run(self, module: Module, ctx: Context) -> None:
@@ -37,6 +42,10 @@ class Fuse:
                 for node in graph.nodes:
                     if node.graph is graph and node.op.name in ANCHORS and ctx.target.refuses(node) is None:
                         _fuse_epilogue(node, ctx.target, ctx.log)
+            if self.rows:
+                for node in graph.nodes:
+                    if node.graph is graph and (node.op.name in ROWS or node.op.reduction is not None):
+                        _fuse_rows(node, "rows" if node.op.name in ROWS else "reduce", ctx.target, ctx.log)
             if self.loops:
                 _fuse_loops(graph, ctx.target, ctx.log)
 
@@ -111,6 +120,74 @@ def _open_values(group: Iterable[Node]) -> list[Value]:
     return [r for n in group for r in n.results if r.is_output or any(u not in inside for u, _ in r.uses)]
 
 
+# ---- rows and reductions ----------------------------------------------------------------------------------------
+
+
+def _fuse_rows(anchor: Node, kernel: str, target: Target, log: DecisionLog) -> None:
+    """Tries the anchor with the elementwise nodes before and behind it, then with either alone."""
+    if len(anchor.results) != 1 or target.refuses(anchor) is not None:
+        return
+    before, second = _before(anchor, kernel, target, log)
+    behind = _behind(anchor)
+    reason = None
+    for first, last, extra in ((before, behind, second), (before, [], second), ([], behind, [])):
+        members = [*first, anchor, *last]
+        if len(members) > 1:
+            reason = _fuse(members, kernel, target, [*extra, members[-1].result])
+            if reason is None:
+                log.record(f"fuse {' + '.join(n.op.name for n in members)}", anchor, "applied", involved=members)
+                return
+    if reason is not None:
+        log.record(f"fuse around {anchor.op.name}", anchor, "refused", reason, [*before, *behind])
+
+
+def _before(anchor: Node, kernel: str, target: Target, log: DecisionLog) -> tuple[list[Node], list[Value]]:
+    """The elementwise tree that the anchor reads, in order, and its value where that is read later as well."""
+    x = anchor.operands[0]
+    root = x.node if x is not None else None
+    graph = anchor.graph
+    if root is None or root.graph is not graph or graph is None or not _can_loop(root, target):
+        return [], []
+    second: list[Value] = []
+    if x.is_output or any(user is not anchor for user, _ in x.uses):  # type: ignore[union-attr]
+        order = graph.positions() if len(graph) <= MOST_NODES and kernel == "rows" else {}
+        if x.is_output or any(order.get(user, -1) < order.get(anchor, 0) for user, _ in x.uses):  # type: ignore[union-attr]
+            return [], []
+        second = [x]  # type: ignore[list-item]
+    group = _grow(root, target, log, set())
+    return _in_order(group, root), second
+
+
+def _in_order(group: Collection[Node], root: Node) -> list[Node]:
+    """The members, each behind those whose values it reads."""
+    out: dict[Node, None] = {}
+
+    def visit(n: Node) -> None:
+        for v in n.operands:
+            if v is not None and v.node in group and v.node not in out:
+                visit(v.node)
+        out[n] = None
+
+    visit(root)
+    return list(out)
+
+
+def _behind(anchor: Node, most: int = 16) -> list[Node]:
+    """The chain of elementwise nodes of the result's shape that alone read the anchor."""
+    out: list[Node] = []
+    while len(out) < most:
+        end = ([anchor, *out])[-1].result
+        users = end.users
+        if end.is_output or len(users) != 1 or not users[0].op.is_elementwise or users[0].graph is not anchor.graph:
+            break
+        user = users[0]
+        same = isinstance(user.result.type, TensorType) and user.result.tensor.shape == anchor.result.tensor.shape
+        if not same or _crosses([anchor, *out], user) is not None:
+            break
+        out.append(user)
+    return out
+
+
 # ---- loops ------------------------------------------------------------------------------------------------------
 
 
@@ -175,9 +252,9 @@ def _refuse_producer(p: Node, root: Node, group: Collection[Node]) -> str | None
 # ---- the fused node ---------------------------------------------------------------------------------------------
 
 
-def _fuse(members: list[Node], kernel: str, target: Target) -> str | None:
+def _fuse(members: list[Node], kernel: str, target: Target, outputs: list[Value] | None = None) -> str | None:
     """Makes the group one node, and takes it apart again where the target has no kernel for it: the reason why."""
-    fused = make_fused(members, kernel)
+    fused = make_fused(members, kernel, outputs or [members[-1].result])
     reason = target.refuses(fused)
     if reason is not None:
         dissolve(fused)
@@ -199,19 +276,25 @@ def dissolve(fused: Node) -> None:
     graph.replace(fused, outputs)
 
 
-def make_fused(members: list[Node], kernel: str) -> Node:
-    """Puts one `fused` node in the place of `members` (in an order in which they can run; the last one's results stay)."""
+def make_fused(members: list[Node], kernel: str, outputs: list[Value]) -> Node:
+    """Puts one `fused` node in the place of `members` (in an order in which they can run), where the last of them stood. Its
+    results stand for `outputs`."""
     last = members[-1]
     graph, module = last.graph, last.graph.module  # type: ignore[union-attr]
     assert graph is not None
     inner = {r for n in members for r in n.results}
     operands = list(dict.fromkeys(v for n in members for v in n.operands if v is not None and v not in inner))
     region = Graph("body", module)
-    fused = graph.add(OPS["fused"], operands, {"kernel": kernel}, names=[last.result.name], types=[last.result.type],
+    fused = graph.add(OPS["fused"], operands, {"kernel": kernel}, names=[v.name for v in outputs], types=[v.type for v in outputs],
                       regions=[region], locs=[loc for n in members for loc in n.locs], before=last)  # fmt: skip
-    graph.replace_uses(last.result, fused.result)
-    # The fused value keeps the model's name; the one inside gets the suffix.
-    fused.result.name, last.result.name = last.result.name, fused.result.name
+    inside = set(members)
+    for old, new in zip(outputs, fused.results):
+        for user, i in list(old.uses):
+            if user not in inside:
+                user.set_operand(i, new)
+        for g, _ in list(old.output_of):
+            g.set_outputs(new if o is old else o for o in g.outputs)
+        new.name, old.name = old.name, new.name  # the fused value keeps the model's name; the one inside gets the suffix
     for v in operands:
         stand_in = region.add_input(v.name, v.type)
         for node in members:
@@ -220,5 +303,5 @@ def make_fused(members: list[Node], kernel: str) -> Node:
                     node.set_operand(i, stand_in)
     for node in members:
         region.move(node, None)
-    region.set_outputs([last.result])
+    region.set_outputs(outputs)
     return fused

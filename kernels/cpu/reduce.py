@@ -67,6 +67,9 @@ def constant_axes(node: Node) -> tuple[int, ...] | Refusal:
     everything = () if node.attr("noop_with_empty_axes") else tuple(range(rank))
     if v is None or v.tensor.shape == (0,):
         return everything
+    if v.node is None and v.graph is not None and v.graph.parent is not None:  # an input of a fused region stands for an operand
+        v = v.graph.parent.operands[v.index]
+        assert v is not None
     if not v.is_const:
         return Refusal("the axes are not constant", {"axes": f"%{v.name}"})
     return tuple(int(a) % rank for a in v.array.ravel()) or everything  # type: ignore[union-attr]
