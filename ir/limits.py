@@ -79,7 +79,7 @@ class Budget:
         """Counts trips of a loop. Raises LimitError for more of them in this run than are allowed."""
         self.iterations += count
         most = self.limits.loop_iterations
-        if most is not None and self.iterations > (most := most + self.given):
+        if most is not None and self.iterations > most:
             raise LimitError(f"{what}: more than {most} iterations in one run; raise Limits.loop_iterations to allow them")
 
 

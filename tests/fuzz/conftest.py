@@ -30,7 +30,7 @@ def kernels_of_the_session(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def worker():
-    from harness import Worker
+    from hostile_harness import Worker
 
     w = Worker()
     yield w

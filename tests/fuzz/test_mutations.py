@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from harness import ANY, MEGABYTES
+from hostile_harness import ANY, MEGABYTES
 from mutate import mutate
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import onnx
-from harness import Case, graph, model, node
+from hostile_harness import Case, graph, model, node
 from onnx import helper
 
 X = np.arange(4, dtype=np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from harness import Case, model, node
+from hostile_harness import Case, model, node
 from onnx import TensorProto
 
 DATA = np.arange(1024, dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from harness import Case, model, node
+from hostile_harness import Case, model, node
 
 I = lambda *v: np.array(v, np.int64)  # noqa: E731
 F = lambda *v: np.array(v, np.float32)  # noqa: E731

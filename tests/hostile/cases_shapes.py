@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from harness import Case, model, node
+from hostile_harness import Case, model, node
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 I = lambda *v: np.array(v, np.int64)  # noqa: E731

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def worker():
-    from harness import Worker
+    from hostile_harness import Worker
 
     w = Worker()
     yield w

@@ -7,7 +7,7 @@ from cases_control import CASES as CONTROL
 from cases_files import CASES as FILES
 from cases_numbers import CASES as NUMBERS
 from cases_shapes import CASES as SHAPES
-from harness import Case, try_case
+from hostile_harness import Case, try_case
 
 # What is known to fail yet, by the beginning of its name, and why.
 OPEN = {

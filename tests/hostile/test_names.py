@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from harness import model, node
+from hostile_harness import model, node
 from onnx import helper
 
 WORDS = {

@@ -1,4 +1,4 @@
-"""Lets the test modules of this folder import `harness` (importlib mode adds nothing to sys.path)."""
+"""Lets the test modules of this folder import `op_harness` (importlib mode adds nothing to sys.path)."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,7 @@ import numpy as np
 from graphmill.ir.op import OPS, InferContext
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import DTYPES, TensorType, Type, type_of
-from harness import load_all
+from op_harness import load_all
 
 load_all()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphmill.ir.op import OPS, Example
-from harness import check_infer, compare, export_call, onnx_form, run_ort, run_reference
+from op_harness import check_infer, compare, export_call, onnx_form, run_ort, run_reference
 
 
 def agrees(name: str, e: Example) -> bool:

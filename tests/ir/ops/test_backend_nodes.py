@@ -13,9 +13,9 @@ from graphmill.frontends.onnx.reader import read
 from graphmill.ir.interp import run
 from graphmill.ir.op import OPS
 from graphmill.ir.types import dtype_of
-from harness import load_all
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
+from op_harness import load_all
 
 FAMILIES = {"math", "activation", "compare", "cast", "reduce", "linalg", "quant"}
 

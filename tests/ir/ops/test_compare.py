@@ -7,7 +7,7 @@ import pytest
 from graphmill.ir.errors import GraphmillError, InferenceError
 from graphmill.ir.op import OPS
 from graphmill.ir.types import DTYPES, F32, I32, I64, STR, TensorType
-from harness import infer_types, load_all, run_node
+from op_harness import infer_types, load_all, run_node
 
 load_all()
 A = np.arange(6, dtype=np.int32).reshape(2, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from graphmill.ir.op import OPS, OpDef, ex
 from graphmill.ir.types import BOOL, DTYPES, DType
-from harness import export_call, load_all, onnx_form, run_onnx_reference, run_ort, run_reference
+from op_harness import export_call, load_all, onnx_form, run_onnx_reference, run_ort, run_reference
 
 load_all()
 TOLERANCE = {"f64": (1e-9, 1e-300), "f32": (1e-4, 1e-37), "f16": (1e-2, 1e-6), "bf16": (5e-2, 1e-37)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import check_example, example_params, load_all
+from op_harness import check_example, example_params, load_all
 
 load_all()
 

@@ -9,7 +9,7 @@ from graphmill.ir.op import OPS
 from graphmill.ir.ops.linalg import parse_equation
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import F32, I32, TensorType
-from harness import infer_types, load_all, run_node
+from op_harness import infer_types, load_all, run_node
 
 load_all()
 N, M = symbol("n", 1), symbol("m", 1)

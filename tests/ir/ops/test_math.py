@@ -10,7 +10,7 @@ from graphmill.ir.errors import GraphmillError, InferenceError
 from graphmill.ir.op import OPS
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import BF16, F32, TensorType
-from harness import infer_types, load_all, run_node
+from op_harness import infer_types, load_all, run_node
 
 load_all()
 A = np.arange(24, dtype=np.float32).reshape(2, 3, 4)

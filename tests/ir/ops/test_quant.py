@@ -8,7 +8,7 @@ from graphmill.ir.errors import GraphmillError, InferenceError
 from graphmill.ir.op import OPS
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import DTYPES, F16, F32, I8, U8, TensorType
-from harness import infer_types, load_all, run_node
+from op_harness import infer_types, load_all, run_node
 
 load_all()
 N = symbol("n", 1)

@@ -11,7 +11,7 @@ from graphmill.ir.op import OPS, InferContext
 from graphmill.ir.reduction import Reduction, reduce_array
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import BF16, BOOL, F16, F32, I8, I64, U8, TensorType
-from harness import infer_types, load_all, run_node
+from op_harness import infer_types, load_all, run_node
 
 load_all()
 X = np.float32(np.arange(1, 25)).reshape(2, 3, 4)

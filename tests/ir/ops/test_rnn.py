@@ -9,7 +9,7 @@ from graphmill.ir.errors import InferenceError
 from graphmill.ir.op import OPS, Example, InferContext
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import F32, TensorType
-from harness import check_infer, run_reference
+from op_harness import check_infer, run_reference
 from ort_peer import agrees
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}

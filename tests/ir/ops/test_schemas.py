@@ -7,8 +7,8 @@ import onnx
 import pytest
 from graphmill.ir.op import OPS, REQUIRED, Onnx, OpDef
 from graphmill.ir.types import DTYPES, DType
-from harness import NEWEST, load_all
 from onnx import helper
+from op_harness import NEWEST, load_all
 
 load_all()
 FAMILIES = {"math", "activation", "compare", "cast", "reduce", "linalg", "quant"}

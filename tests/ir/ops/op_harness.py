@@ -1,6 +1,6 @@
 """Checks an operator's `examples`: its inference and its numpy reference, against onnx.reference and ONNX Runtime.
 
-    from harness import check_example, example_params
+    from op_harness import check_example, example_params
 
 `check_example(name, index)` runs one example:
 - `infer` on concrete types, on symbolic dims and on unknown ranks, each with and without known contents, must agree with the
