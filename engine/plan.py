@@ -284,7 +284,7 @@ def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
     arrays = {v: x for v, x in zip(region.inputs, operands) if isinstance(x, np.ndarray) and x.size <= MAX_CONTENTS}
     for inner in region:
         c = InferContext(inner.op, [None if v is None else types[v] for v in inner.operands], inner.all_attrs(), len(inner.results),
-                         [arrays.get(v) for v in inner.operands])  # fmt: skip
+                         [None if v is None else arrays.get(v) for v in inner.operands])  # fmt: skip
         try:
             out = inner.op.infer(c)
         except GraphmillError as e:

@@ -163,9 +163,9 @@ def _in_order(group: Collection[Node], root: Node) -> list[Node]:
     out: dict[Node, None] = {}
 
     def visit(n: Node) -> None:
-        for v in n.operands:
-            if v is not None and v.node in group and v.node not in out:
-                visit(v.node)
+        for p in (v.node for v in n.operands if v is not None):
+            if p is not None and p in group and p not in out:
+                visit(p)
         out[n] = None
 
     visit(root)
