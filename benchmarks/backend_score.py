@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from machine import made_by
+
 KINDS = {"OnnxBackendNodeModelTest": "node", "OnnxBackendRealModelTest": "light", "OnnxBackendSimpleModelTest": "simple",
          "OnnxBackendPyTorchConvertedModelTest": "pytorch-converted",
          "OnnxBackendPyTorchOperatorModelTest": "pytorch-operator"}  # fmt: skip
@@ -243,7 +245,8 @@ def main() -> None:
     if a.json:
         Path(a.json).write_text(json.dumps([asdict(c) for c in cases], indent=0))
     if a.markdown:
-        Path(a.markdown).write_text(f"{table(cases)}\n\nCases that do not pass:\n\n{details(cases)}\n")
+        head = f"# ONNX's backend suite\n\n{made_by('python benchmarks/backend_score.py --markdown docs/backend.md')}"
+        Path(a.markdown).write_text(f"{head}\n{table(cases)}\n\nCases that do not pass:\n\n{details(cases)}\n")
     crashed = [c.name for c in cases if c.message.startswith(("CRASH", "TIMEOUT"))]
     if crashed:
         print("crashed or timed out:", *crashed)

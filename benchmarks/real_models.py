@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import realset
+from machine import made_by
 
 
 @dataclass
@@ -155,7 +156,8 @@ def markdown(results: list[Result]) -> str:
         rows.append(f"| {r.model} | {r.mb} | {answers} | {r.worst:.2g} | {', '.join(r.variants)} | {r.native} | "
                     f"{r.reference}{': ' + ', '.join(r.by_reference) if r.by_reference else ''} |")  # fmt: skip
     good = sum(r.ok for r in results)
-    return f"{good} of {len(results)} models give ONNX Runtime's answers.\n\n" + "\n".join(rows) + "\n"
+    head = f"# Real models\n\n{made_by('python benchmarks/real_models.py --markdown docs/models.md')}\n"
+    return f"{head}{good} of {len(results)} models give ONNX Runtime's answers.\n\n" + "\n".join(rows) + "\n"
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def main() -> None:
               f"all {time.perf_counter() - started:.1f} s", flush=True)  # fmt: skip
         for p in r.problems:
             print("     ", p[:600], flush=True)
-    print(markdown(results).splitlines()[0])
+    print(f"{sum(r.ok for r in results)} of {len(results)} models give ONNX Runtime's answers.")
     if a.markdown:
         Path(a.markdown).write_text(markdown(results))
     if a.json:
