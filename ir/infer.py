@@ -9,10 +9,11 @@ import numpy as np
 from .core import Graph, Module, Node, Value
 from .errors import InferenceError
 from .op import InferContext
-from .symbols import Dim, as_symbol
+from .symbols import Dim, as_symbol, size_of
 from .types import BOOL, I64, OptionalType, SequenceType, TensorType, Type
 
 MAX_CONTENTS = 1024  # elements of an integer tensor whose contents are followed
+MAX_DIM = 100  # symbols and operations in one dim
 MAX_ROUNDS = 4  # of a loop body until its carried types are taken as unknown
 
 
@@ -41,7 +42,7 @@ def infer_node(node: Node) -> None:
     if len(types) < len(node.results):
         raise InferenceError(f"{where(node)}: {node.op.name} has {len(types)} results, the node asks for {len(node.results)}")
     for v, t in zip(node.results, types):
-        v.type = keep_layout(t, v.type)
+        v.type = keep_layout(_short(t, v), v.type)
     _set_contents(node, c)
 
 
@@ -51,6 +52,14 @@ def where(node: Node) -> str:
 
 def shown(c: InferContext) -> str:
     return ", ".join("none" if t is None else str(t) for t in c.types)
+
+
+def _short(t: Type | None, v: Value) -> Type | None:
+    """The type with dims that have grown too long to follow as symbols of their own, which a run binds like any unknown size.
+    (Each operation of a T5 decoder's masks puts the last dim into two places: texts would double with every node.)"""
+    if not isinstance(t, TensorType) or t.shape is None or v.graph is None or all(size_of(d) <= MAX_DIM for d in t.shape):
+        return t
+    return t.with_(shape=tuple(d if size_of(d) <= MAX_DIM else _named_dim(v, i) for i, d in enumerate(t.shape)))
 
 
 def keep_layout(new: Type | None, old: Type | None) -> Type | None:
@@ -100,6 +109,8 @@ def _set_contents(node: Node, c: InferContext) -> None:
         found = None  # the contents are not known; whether the node is right is `infer`'s word
     if found is not None:
         found = np.asarray(found, object)
+        if any(size_of(d) > MAX_DIM for d in found.ravel()):
+            found = np.asarray(np.frompyfunc(lambda d: d if size_of(d) <= MAX_DIM else None, 1, 1)(found), object)
         r.dims = found if found.size <= MAX_CONTENTS and r.type.shape == found.shape else None
 
 
@@ -162,7 +173,7 @@ def _infer_sequence_map(node: Node) -> None:
             inp.type = t
         elif isinstance(t.elem, TensorType) and t.elem.shape is not None:
             sizes = enumerate(t.elem.shape)
-            inp.type = t.elem.with_(shape=tuple(d if isinstance(d, int) else _carried_dim(inp, i) for i, d in sizes))
+            inp.type = t.elem.with_(shape=tuple(d if isinstance(d, int) else _named_dim(inp, i) for i, d in sizes))
         else:
             inp.type = t.elem
     infer_graph(body)
@@ -191,7 +202,7 @@ def join(a: Type | None, b: Type | None, carried: Value) -> Type | None:
         if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
             return TensorType(a.dtype, None)
         pairs = enumerate(zip(a.shape, b.shape))
-        return TensorType(a.dtype, tuple(x if x == y else _carried_dim(carried, i) for i, (x, y) in pairs))
+        return TensorType(a.dtype, tuple(x if x == y else _named_dim(carried, i) for i, (x, y) in pairs))
     if isinstance(a, SequenceType) and isinstance(b, SequenceType):
         elem = join(a.elem, b.elem, carried)
         return SequenceType(elem) if elem is not None else None
@@ -201,7 +212,7 @@ def join(a: Type | None, b: Type | None, carried: Value) -> Type | None:
     return None
 
 
-def _carried_dim(v: Value, axis: int) -> Dim:
+def _named_dim(v: Value, axis: int) -> Dim:
     assert v.graph is not None
     module, name = v.graph.module, f"{v.name}.{axis}"
     known = module.symbols.get(name)

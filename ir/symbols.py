@@ -58,12 +58,14 @@ def quote(text: str) -> str:
 class Dim:
     """A non-constant integer polynomial. Build one with `Dim.of(Symbol(...))` and arithmetic."""
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_hash", "size", "terms")
     terms: tuple[tuple[Monomial, int], ...]
+    size: int  # how many symbols and operations the text of the dim holds
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]):
         self.terms = terms
         self._hash = hash(terms)
+        self.size = sum(1 if isinstance(a, Symbol) else 1 + sum(size_of(x) for x in a.args) for mono, _ in terms for a in mono)
 
     @staticmethod
     def of(atom: Atom) -> Dim:
@@ -124,6 +126,11 @@ class Dim:
 
 
 DimLike = int | Dim
+
+
+def size_of(d: DimLike) -> int:
+    """How many symbols and operations the text of a dim holds; 0 for a number."""
+    return d.size if isinstance(d, Dim) else 0
 
 
 def symbol(name: str, lo: int = 0, hi: int = INF) -> Dim:

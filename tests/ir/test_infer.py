@@ -5,6 +5,7 @@ from __future__ import annotations
 import graphmill.ir.ops  # noqa: F401
 import numpy as np
 import pytest
+from graphmill.ir import interp
 from graphmill.ir.core import Module
 from graphmill.ir.errors import InferenceError
 from graphmill.ir.infer import contents, infer_module, input_symbols, join
@@ -128,3 +129,17 @@ def test_join() -> None:
     assert str(join(a, TensorType(F32, (2,)), v)) == "f32[*]" and join(a, TensorType(I64, (2, 3)), v) is None
     assert str(join(SequenceType(a), SequenceType(b), v)) == "seq<f32[2,$v.1]>"
     assert str(join(OptionalType(a), a, v)) == "opt<f32[2,3]>"
+
+
+def test_dims_that_grow_with_every_node_become_symbols() -> None:
+    from graphmill.ir.infer import MAX_DIM
+    from graphmill.ir.symbols import size_of
+
+    lines = ["    %v0 = max_pool(%x) {kernel_shape = [2]} : ?"]
+    lines += [f"    %v{i + 1} = max_pool(%v{i}) {{kernel_shape = [2]}} : ?" for i in range(200)]
+    text = "module @m {opset = 17} {\n  sym $N\n  graph @main(%x: f32[1,1,$N]) -> %v200 {\n" + "\n".join(lines) + "\n  }\n}\n"
+    module = parse_module(text)
+    infer_module(module)
+    sizes = [size_of(d) for n in module.main for d in n.result.tensor.shape or ()]
+    assert max(sizes) <= MAX_DIM
+    assert interp.run(module, {"x": np.arange(300, dtype=np.float32).reshape(1, 1, 300)})["v200"].shape == (1, 1, 99)
