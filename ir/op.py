@@ -24,7 +24,7 @@ import numpy as np
 
 from .errors import InferenceError, IRError
 from .symbols import Dim, DimLike, symbol
-from .types import ANY, ONNX_DTYPES, DType, TensorType, Type, dtype_of
+from .types import ANY, ONNX_DTYPES, DType, TensorType, Type
 
 
 class _Required:
@@ -360,11 +360,6 @@ def op(name: str, *, infer: Infer, onnx: str | Onnx | Sequence[str | Onnx] | Non
     return make
 
 
-def same_as_first(c: InferContext) -> Type:
-    """infer: the type of operand 0."""
-    return c.t(0)
-
-
 def elementwise(name: str, *, onnx: str | Onnx | Sequence[str | Onnx] | None = None, dtypes: Any = ANY, result: Any = None,
                 reference: Callable[..., Any] | None = None, examples: Callable[[], Sequence[Example]] | None = None,
                 tolerance: tuple[float, float] | None = None, traits: Sequence[str] = (),
@@ -387,8 +382,3 @@ def elementwise(name: str, *, onnx: str | Onnx | Sequence[str | Onnx] | None = N
         return (OPS if registry is None else registry).register(d)
 
     return make
-
-
-def opdtype(x: Any) -> DType:
-    """The DType of an array: short for reference functions."""
-    return dtype_of(x)
