@@ -37,6 +37,8 @@ class Result:
     reference: int = 0
     by_reference: list[str] = field(default_factory=list)
     compile_s: float = 0.0
+    kernels: int = 0
+    compiled: int = 0
 
 
 def session(path: Path | bytes, optimised: bool = False) -> Any:
@@ -111,6 +113,7 @@ def check(entry: dict, folder: Path, target: str) -> Result:
     started = time.perf_counter()
     exe = gm.compile(path, target)
     r.compile_s = time.perf_counter() - started
+    r.kernels, r.compiled = exe.report.kernels, exe.report.compiled
     counts = exe.report.counts()
     r.native, r.reference = counts.get("native", 0) + counts.get("host", 0), counts.get("reference", 0)
     r.by_reference = sorted({s.op for s in exe.report.not_native()})

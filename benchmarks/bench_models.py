@@ -1,0 +1,172 @@
+"""Checks and times the exports of `export.py`.
+
+usage: python benchmarks/bench_models.py check [--cold] [--markdown docs/benchmark_models.md] [--json OUT] [NAME ...]
+       python benchmarks/bench_models.py speed [--threads 1,2] [--engines graphmill,onnxruntime,openvino] [--seconds 4] [--quick]
+                                               [--markdown OUT.md] [--json OUT] [NAME ...]
+
+`check` holds graphmill's outputs against ONNX Runtime's, unoptimised, with each symbolic dim at two sizes, as `real_models.py`
+does. `speed` times engines against each other, as `speed.py` tells; a peer that is not installed is left out, and named. Each
+model has a process of its own. `--folder` says where the exports lie.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import export
+import machine
+import real_models
+import speed
+
+
+def selected(folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """The exports with these names (all, if none is given). Raises SystemExit where one is not there."""
+    entries = {e["name"]: e for e in export.manifest(folder)}
+    absent = [n for n in names or entries or export.DEFAULT if n not in entries]
+    if absent:
+        raise SystemExit(f"{folder} has no {', '.join(absent)}: make them with python benchmarks/export.py")
+    return [e for n, e in entries.items() if not names or n in names]
+
+
+def apart(f: Callable[..., Any], *args: Any) -> Any:
+    """f(*args) in a fresh process. Raises what it raises, BrokenProcessPool where the process died."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(f, *args).result()
+
+
+# ---- check ------------------------------------------------------------------------------------------------------
+
+
+def check_one(entry: dict[str, Any], folder: Path, cold: bool) -> real_models.Result:
+    with tempfile.TemporaryDirectory() as empty:
+        if cold:
+            os.environ["GRAPHMILL_CACHE"] = empty
+        return real_models.check(entry, folder, "cpu")
+
+
+def check(a: argparse.Namespace) -> int:
+    results = []
+    for entry in selected(a.folder, a.names):
+        try:
+            r = apart(check_one, entry, a.folder, a.cold)
+        except Exception as e:
+            r = real_models.Result(entry["name"], entry["mb"], False, float("inf"), problems=[f"{type(e).__name__}: {e}"])
+        results.append(r)
+        print(f"{'ok   ' if r.ok else 'WRONG'} {r.model:24} worst {r.worst:.2g}  native {share(r)} {r.by_reference or ''}  "
+              f"compile {r.compile_s:.1f} s, {r.compiled} of {r.kernels} kernels compiled", flush=True)  # fmt: skip
+        for p in r.problems:
+            print("     ", p[:600], flush=True)
+    good = sum(r.ok for r in results)
+    print(f"{good} of {len(results)} exports give ONNX Runtime's answers.")
+    if a.markdown:
+        Path(a.markdown).write_text(check_page(results, f"check{' --cold' * a.cold} --markdown {a.markdown}"))
+    if a.json:
+        Path(a.json).write_text(json.dumps([asdict(r) for r in results], indent=1))
+    return len(results) - good
+
+
+def share(r: real_models.Result) -> str:
+    """How much of the nodes of the compiled model run natively."""
+    return f"{r.native / max(1, r.native + r.reference):.0%} of {r.native + r.reference}"
+
+
+def check_page(results: list[real_models.Result], command: str) -> str:
+    columns = ("model", "MB", "answers", "worst share of the tolerance", "variants", "native nodes", "by reference", "kernels")
+    rows = [(r.model, r.mb, "right" if r.ok else "WRONG", f"{r.worst:.2g}", ", ".join(r.variants), share(r),
+             ", ".join(r.by_reference), r.kernels, r.compiled, f"{r.compile_s:.1f}") for r in results]  # fmt: skip
+    made = machine.made_by(f"python benchmarks/bench_models.py {command}")
+    good = sum(r.ok for r in results)
+    return (f"# Benchmark models\n\n{made}\nExports of `python benchmarks/export.py`: seeded random weights.\n\n"
+            f"{good} of {len(results)} exports give ONNX Runtime's answers.\n\n"
+            + speed.markdown_table((*columns, "compiled now", "compile, s"), rows))  # fmt: skip
+
+
+# ---- speed ------------------------------------------------------------------------------------------------------
+
+
+def time_all(a: argparse.Namespace) -> int:
+    absent = speed.missing(a.engines)
+    if absent:
+        print(f"left out, because not installed: {', '.join(absent)}", flush=True)
+    engines = [e for e in a.engines if e not in absent]
+    seconds, rounds = (0.3, 3) if a.quick else (a.seconds, 7)
+    results, failed = [], 0
+    for entry in selected(a.folder, a.names):
+        for threads in a.threads:
+            try:
+                r = apart(speed.measure, entry, a.folder, engines, threads, seconds, rounds)
+            except Exception as e:
+                print(f"{entry['name']:24} {speed.plural(threads)}: {type(e).__name__}: {e}", flush=True)
+                failed += 1
+                continue
+            results.append(r)
+            failed += any("error" in x for x in r["engines"].values())
+            print(line(r), flush=True)
+            if a.json:
+                write_json(Path(a.json), results, engines, seconds)
+    text = speed.table(results, engines)
+    print("\n" + text)
+    if a.markdown:
+        made = machine.made_by(f"python benchmarks/bench_models.py speed --markdown {a.markdown}", *engines)
+        Path(a.markdown).write_text(f"# Speed\n\n{made}\n{' '.join((speed.__doc__ or '').split())}\n\n{text}")
+    return failed
+
+
+def line(r: dict[str, Any]) -> str:
+    times = "  ".join(f"{e} {x['wall_ms'][1]:.4g} ms" if "wall_ms" in x else f"{e} {x['error']}" for e, x in r["engines"].items())
+    against = "  ".join(f"{p} / graphmill {x['wall'][1]:.2f}, CPU {x['cpu'][1]:.2f}" for p, x in r["ratios"].items())
+    return f"{r['model']:24} {speed.plural(r['threads'])}  {times}  {against}  load {max(r['load']):.1f}"
+
+
+def write_json(path: Path, results: list[dict[str, Any]], engines: list[str], seconds: float) -> None:
+    peers = [e for e in engines if e != "graphmill"]
+    mean = {str(t): {p: {c: speed.means([r for r in results if r["threads"] == t], p, c) for c in ("wall", "cpu")} for p in peers}
+            for t in sorted({r["threads"] for r in results})}  # fmt: skip
+    made = {"machine": machine.machine(*engines), "engines": engines, "seconds": seconds}
+    path.write_text(json.dumps({**made, "geometric_mean": mean, "results": results}, indent=1))
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+
+def engine_names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - speed.ENGINES.keys():
+        raise argparse.ArgumentTypeError(f"no engine {', '.join(sorted(unknown))}; expected some of {', '.join(speed.ENGINES)}")
+    return names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The number of exports that are wrong or cannot be timed."""
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = ap.add_subparsers(required=True)
+    for verb, f in (("check", check), ("speed", time_all)):
+        p = verbs.add_parser(verb)
+        p.set_defaults(verb=f)
+        p.add_argument("names", nargs="*")
+        p.add_argument("--folder", type=Path, default=export.folder())
+        p.add_argument("--markdown")
+        p.add_argument("--json")
+        if f is check:
+            p.add_argument("--cold", action="store_true", help="compile every kernel anew, with an empty cache")
+            continue
+        p.add_argument("--threads", type=lambda s: [int(t) for t in s.split(",")], default=[1, 2])
+        p.add_argument("--engines", type=engine_names, default=list(speed.ENGINES))
+        p.add_argument("--seconds", type=float, default=4, help="for each engine and model (default 4)")
+        p.add_argument("--quick", action="store_true", help="0.3 s and 3 rounds: enough to see that it works")
+    a = ap.parse_args(arguments)
+    return a.verb(a)
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))
