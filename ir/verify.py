@@ -37,7 +37,8 @@ class _Verifier:
         self.reads: Counter[Value] = Counter()
         self.returns: Counter[Value] = Counter()
         self.all_values: list[Value] = []
-        self.types: set[int] = set()  # ids of checked types (not equality: 2 == 2.0 == True)
+        self.types: set[int] = set()  # ids of checked types (not equality: 2 == 2.0 == True), and of the dims in them
+        self.dims: set[int] = set()
 
     def run(self) -> None:
         m = self.module
@@ -85,7 +86,9 @@ class _Verifier:
                 if t.layout is not None and (t.shape is None or len(t.layout.perm) != len(t.shape)):
                     self.fail(f"%{v.name} has type {v.type}, expected a layout of as many axes as the shape has", node)
                 for d in t.shape or ():
-                    self.dim(d, f"the type {v.type} of %{v.name}", node)
+                    if type(d) is not int and id(d) not in self.dims:
+                        self.dim(d, f"the type {v.type} of %{v.name}", node)
+                        self.dims.add(id(d))
         self.types.add(id(v.type))
 
     def dim(self, d: Any, what: str, node: Node | None) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Call:
 
 @dataclass(frozen=True)
 class KernelSource:
-    """A kernel that can serve a node: its text, how to bind it to sizes, and what it wants done to constant operands.
+    """A kernel that can serve a node: its text or what writes it, how to bind it to sizes, what it wants done to constants.
 
     `pack` maps operand indices to functions that re-lay a constant operand once, when the model is loaded (the result is a
     contiguous array of any shape). `in_place` names operand indices whose memory the first result may take over.
@@ -56,7 +57,7 @@ class KernelSource:
     as an i64, and the runner cuts each result to it along the axis that `trim` names for it (None: not at all).
     """
 
-    text: str
+    source: str | Callable[[], str]
     bind: Callable[[Call], Launch]
     variant: str = ""
     pack: Mapping[int, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
@@ -66,6 +67,11 @@ class KernelSource:
     checked: str = ""
     bound: Callable[[Call], Sequence[Dims]] | None = None
     trim: tuple[int | None, ...] = ()
+
+    @cached_property
+    def text(self) -> str:
+        """The Python of the kernel. A `source` that is a function writes it now: passes ask only whether there is a kernel."""
+        return self.source if isinstance(self.source, str) else self.source()
 
     @property
     def key(self) -> str:

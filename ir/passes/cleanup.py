@@ -10,8 +10,8 @@ import numpy as np
 from ..core import Constant, Graph, Module, Node, Value
 from ..errors import GraphmillError
 from ..infer import infer_module, input_symbols
-from ..interp import run_node
-from ..limits import Budget, Limits
+from ..interp import run_node, where
+from ..limits import Budget, nbytes_of
 from ..op import OPS
 from ..rewrite import DecisionLog
 from ..symbols import Dim, symbols_of
@@ -44,7 +44,7 @@ class Fold:
         known, changed = input_symbols(module), False
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             for node in graph:
-                changed |= _fold_contents(graph, node, known, ctx.log) or _fold_constant(graph, node, ctx.limits, ctx.log)
+                changed |= _fold_contents(graph, node, known, ctx.log) or _fold_constant(graph, node, ctx.budget, ctx.log)
         if changed:
             infer_module(module)
         return changed
@@ -75,22 +75,24 @@ def _fold_contents(graph: Graph, node: Node, known: set[str], log: DecisionLog) 
     return True
 
 
-def _fold_constant(graph: Graph, node: Node, limits: Limits, log: DecisionLog) -> bool:
-    """Computes a node of constants by its reference; whether it did."""
+def _fold_constant(graph: Graph, node: Node, budget: Budget, log: DecisionLog) -> bool:
+    """Computes a node of constants by its reference; whether it did. Raises LimitError when the time of compiling is over."""
     if not foldable(node):
         return False
-    reason = _too_big(node, limits)
+    budget.check_time(where(node))
+    reason = _too_big(node, budget)
     if reason:
         log.record("fold", node, "refused", reason)
         return False
     try:
-        results = run_node(node, [None if v is None else v.array for v in node.operands], None, Budget(limits))
+        results = run_node(node, [None if v is None else v.array for v in node.operands], None, budget)
     except GraphmillError as e:
         log.record("fold", node, "refused", f"the reference failed: {e}")
         return False
     if not all(isinstance(x, np.ndarray) for x in results):
         return False
     log.record("fold", node, "applied")
+    budget.held += sum(map(nbytes_of, results))
     _become_constants(graph, node, results)
     return True
 
@@ -104,15 +106,20 @@ def foldable(node: Node) -> bool:
     return all(v is None or v.is_const for v in node.operands)
 
 
-def _too_big(node: Node, limits: Limits) -> str:
+def _too_big(node: Node, budget: Budget) -> str:
     """Why the results should not be stored: beyond a limit, or far larger than what they are made of."""
     made_of = sum(_nbytes(v) or 0 for v in node.operands if v is not None)
+    most = budget.limits.fold_bytes
+    left = most + 4 * budget.given - budget.held  # of what all passes together may store
     for r in node.results:
         n = _nbytes(r)
         if n is None:
             return f"the size of %{r.name} is not known"
-        if n > limits.fold_bytes or (n > 1 << 20 and n > 4 * made_of):
+        if n > most or (n > 1 << 20 and n > 4 * made_of):
             return f"result too large: %{r.name} has {n} bytes, its operands {made_of}"
+        left -= n
+        if left < 0:
+            return f"result too large: %{r.name} has {n} bytes, of what folding may store {max(left + n, 0)} are left"
     return ""
 
 
@@ -147,8 +154,8 @@ class Cse:
     name: ClassVar[str] = "cse"
     MAX_CONST: ClassVar[int] = 4096
 
-    def run(self, module: Module, ctx: Context) -> None:
-        _unite_constants(module, self.MAX_CONST)
+    def run(self, module: Module, ctx: Context) -> bool:
+        changed = _unite_constants(module, self.MAX_CONST)
         for graph in list(module.main.graphs()):
             seen: dict[Any, Node] = {}
             for node in graph:
@@ -159,16 +166,21 @@ class Cse:
                 if first is not node:
                     ctx.log.record("cse", node, "applied", f"equal to %{first.name}")
                     graph.replace(node, first.results)
+                    changed = True
+        return changed
 
 
-def _unite_constants(module: Module, most: int) -> None:
+def _unite_constants(module: Module, most: int) -> bool:
     seen: dict[Any, Value] = {}
+    changed = False
     for v in list(module.consts.values()):
         n = _nbytes(v)
         if n is not None and n <= most:
             first = seen.setdefault((v.type, v.const.sha256), v)  # type: ignore[union-attr]
             if first is not v and not v.output_of:
+                changed |= bool(v.uses)
                 module.main.replace_uses(v, first)
+    return changed
 
 
 def freeze(x: Any) -> Any:
@@ -189,14 +201,19 @@ class Dce:
 
     name: ClassVar[str] = "dce"
 
-    def run(self, module: Module, ctx: Context) -> None:
+    def run(self, module: Module, ctx: Context) -> bool:
+        changed = False
         for graph in reversed(list(module.main.graphs())):  # regions before what they captured
-            _sweep_graph(graph)
+            changed |= _sweep_graph(graph)
         for v in [c for c in module.consts.values() if c.is_dead]:
             module.remove_const(v)
+            changed = True
+        return changed
 
 
-def _sweep_graph(graph: Graph) -> None:
+def _sweep_graph(graph: Graph) -> bool:
+    before = len(graph)
     for node in reversed(graph):
         if all(r.is_dead for r in node.results) and not node.op.has("effect"):
             graph.remove(node)
+    return len(graph) < before

@@ -218,15 +218,16 @@ def _can_loop(node: Node, target: Target) -> bool:
 def _grow(root: Node, target: Target, log: DecisionLog, taken: set[Node], most: int = 64) -> set[Node]:
     """The elementwise producers of `root` of its shape whose values only the group reads, found to a fixed point."""
     group, refused = {root: None}, dict[Node, str]()
-    changed = True
-    while changed and len(group) < most:
-        changed = False
-        for p in dict.fromkeys(v.node for n in group for v in n.operands if v is not None):
-            if p is None or p in group or p in taken or p.graph is not root.graph or not p.op.is_elementwise:
+    work = [root]
+    while work:
+        # A producer that is refused since another node reads it is met again when that node joins.
+        for p in dict.fromkeys(v.node for v in work.pop().operands if v is not None):
+            if p is None or p in group or p in taken or p.graph is not root.graph or not p.op.is_elementwise or len(group) >= most:
                 continue
             reason = _refuse_producer(p, root, group) or target.refuses(p)
             if reason is None:
-                group[p], changed = None, True
+                group[p] = None
+                work.append(p)
                 refused.pop(p, None)
             else:
                 refused[p] = reason

@@ -25,10 +25,12 @@ class LayoutPass:
 
     name: ClassVar[str] = "layout"
 
-    def run(self, module: Module, ctx: Context) -> None:
+    def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass layout needs a target"
+        changed = False
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
-            _Assigner(graph, ctx.target, ctx.log).run()
+            changed |= _Assigner(graph, ctx.target, ctx.log).run()
+        return changed
 
 
 class _Assigner:
@@ -36,14 +38,18 @@ class _Assigner:
         self.graph, self.target, self.log = graph, target, log
         self.converted: dict[tuple[Value, Layout | None], Value] = {}
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Whether any node was given a layout."""
+        changed = False
         for node in self.graph.nodes:
             wanted = self.target.layout_of(node)
             if wanted is None and node.op.is_elementwise:
                 wanted = self._layout_of_operands(node)
+            changed |= wanted is not None
             if wanted is None or not self._run_in(node, wanted):
                 self._row_major(node)
         self.graph.set_outputs([self._as(v, None, None) for v in self.graph.outputs])
+        return changed
 
     def _run_in(self, node: Node, layout: Layout) -> bool:
         """Gives the node's data operands and results the layout; takes it back where the target has no kernel for that."""

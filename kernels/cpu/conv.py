@@ -183,7 +183,7 @@ def _rows(site: Site, epilogue: Builder) -> KernelSource:
     columns = (w.array.shape[1] if transposed else w.array.shape[0] // group) if w.is_const else None
     nest = _nest(site, epilogue, columns, "col")
     fragments = rows_fragments(transposed, buffered, y_last, w.is_const)
-    text = nest_text(nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, *_STRIDES], first_int(node), **fragments)
+    text = partial(nest_text, nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, *_STRIDES], first_int(node), **fragments)
 
     def bind(call: Call) -> Launch:
         g = _geometry(site, call)
@@ -230,7 +230,7 @@ def _planes(site: Site, epilogue: Builder) -> KernelSource:
     nest = _nest(site, epilogue, None, "row")
     halves = site.result.dtype.itemsize == 2
     copied = halves and not w.is_const
-    text = nest_text(nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, "group"], first_int(node),
+    text = partial(nest_text, nest, {"x": site.slot(0), "w": site.slot(1)}, [*GEOMETRY, "group"], first_int(node),
                      setup="st_i64(table_b, 0, 0)",
                      base="scratch + at_panel + (column - first_column) * total * CI", batch=PLANES_BATCH, pack_panel=PLANES_PACK,
                      fill=PLANES_FILL[copied])  # fmt: skip

@@ -209,9 +209,9 @@ def _packed(site: Site, epilogue: Builder) -> KernelSource | Refusal:
         shape = Shape(rows, s.columns, s.depth, buffer_row=s.depth if copied else 0)
         return launch(nest, shape, [s.a_row * nest.dtype.itemsize, s.a_col * nest.dtype.itemsize])
 
-    text = nest_text(
-        nest, {"a": site.slot(0), "b": site.slot(1)}, ["a_row", "a_col"], first_int(node), base="b + column * total * CI",
-        setup="st_i64(table_b, 0, 0)", batch="c = result", fill=_fill(copied),
+    text = partial(
+        nest_text, nest, {"a": site.slot(0), "b": site.slot(1)}, ["a_row", "a_col"], first_int(node),
+        base="b + column * total * CI", setup="st_i64(table_b, 0, 0)", batch="c = result", fill=_fill(copied),
     )  # fmt: skip
     return KernelSource(text, bind, "gemm", {site.index[1]: pack})
 
@@ -267,8 +267,8 @@ def _unpacked(site: Site, epilogue: Builder) -> KernelSource | Refusal:
     from .blocks import NAMES
 
     loops_at = first_int(node) + len(NAMES) + len(names)
-    text = nest_text(
-        nest, {"a_all": site.slot(0), "b_all": site.slot(1)}, names, first_int(node),
+    text = partial(
+        nest_text, nest, {"a_all": site.slot(0), "b_all": site.slot(1)}, names, first_int(node),
         base="scratch + at_panel + (column - first_column) * total * CI", setup="st_i64(table_b, 0, 0)",
         batch=_BATCH.replace("LOOPS", str(loops_at)), pack_panel=_PACK_B, fill=_fill(copied),
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ...ir.core import Graph, Node, Value
 from ...ir.scalar import Expr, const, trace
@@ -99,7 +100,8 @@ def build(node: Node) -> KernelSource | Refusal:
         print_nodes(body, region.nodes, env)
         return [named(env[v]) for v in region.outputs]
 
-    text = loop_text(space, loaded, [v.tensor.dtype for v in region.outputs], compute)
+    dtypes = [v.tensor.dtype for v in region.outputs]
+    text = partial(loop_text, space, loaded, dtypes, compute)
     return KernelSource(text, lambda call: bind(space, call), "loops", in_place=_in_place(node, space))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...ir.core import Node, Value
 from ...ir.reduction import Reduction
@@ -164,7 +165,7 @@ def along_axis(node: Node) -> KernelSource | Refusal:
     lines = {"softmax": softmax_lines, "log_softmax": log_softmax_lines}.get(name) or _lp_norm(node.attr("p"))
     rows = flat or all(d == 1 for d in shape[axis + 1 :])
     wide = t.dtype.bits < 32 and name == "softmax"  # the exponentials are kept in f32 between the passes
-    text = _line_text(lines, t.dtype, rows, wide, first_result(node), first_int(node))
+    text = partial(_line_text, lines, t.dtype, rows, wide, first_result(node), first_int(node))
     return KernelSource(
         text, lambda call: _bind_lines(call, axis, flat, rows, wide), "rows" if rows else "columns", in_place=overwritable(node)
     )

@@ -108,7 +108,11 @@ def compress(node: Node) -> KernelSource | Refusal:
 
 
 # Boxes become corners in scratch memory, candidates are kept in a heap by score (of equal ones the first), and each one that comes
-# is compared with those kept.
+# is compared with those kept. Once FEW of a class are kept, what each one strikes out is a row of bits that is made once for all
+# classes of an image: n^2 comparisons at most for each image, and n / 64 words for each box kept.
+FEW = 256  # boxes kept of a class before rows are made
+MOST_ROWS = 64 << 20  # bytes of all rows: without them each candidate is compared with all kept, as ONNX Runtime does
+
 _NMS = """
 @function
 def before(scores, a, b):
@@ -152,17 +156,37 @@ def overlaps(corners, n, a, b, limit):
     return first > 0 and second > 0 and union > 0 and div(common, union) > limit
 
 
+@function
+def strike(corners, n, box, limit, rows, words, made, dead):
+    row = rows + box * words * 8
+    if ld_i64(made, box) == 0:
+        st_i64(made, box, 1)
+        for w in range(words):
+            bits = 0
+            for i in range(64 * w, minimum(64 * w + 64, n)):
+                bits |= (1 if overlaps(corners, n, box, i, limit) else 0) << (i - 64 * w)
+            st_i64(row, w, bits)
+    for w in range(words):
+        st_i64(dead, w, ld_i64(dead, w) | ld_i64(row, w))
+
+
 def kernel(p, tile, ntiles):
     batch = param(p, FIRST)
     classes = param(p, FIRST + 1)
     n = param(p, FIRST + 2)
+    words = param(p, FIRST + 3)
     y = param(p, RESULT)
     most = MOST
     limit = LIMIT
     heap = param(p, RESULT + 1) + 64
     corners = heap + n * 8
+    made = corners + n * 16
+    dead = made + n * 8
+    rows = dead + words * 8
     count = 0
     for b in range(batch):
+        if words > 0:
+            memset(made, 0, n * 8)
         boxes = param(p, 0) + b * n * 16
         for i in range(n):
             b0 = ld_f32(boxes, 4 * i)
@@ -186,10 +210,19 @@ def kernel(p, tile, ntiles):
                 st_i64(heap, 0, ld_i64(heap, left))
                 sink(heap, scores, 0, left)
                 good = True
-                for kept in range(first, count):
-                    if overlaps(corners, n, ld_i64(y, 3 * kept + 2) + 0, box, limit):
-                        good = False
-                        break
+                if words > 0 and count - first >= FEW:
+                    if count - first == FEW:
+                        memset(dead, 0, words * 8)
+                        for kept in range(first, count):
+                            strike(corners, n, ld_i64(y, 3 * kept + 2) + 0, limit, rows, words, made, dead)
+                    good = (ld_i64(dead, box // 64) >> (box % 64)) & 1 == 0
+                    if good and count - first > FEW:
+                        strike(corners, n, box, limit, rows, words, made, dead)
+                else:
+                    for kept in range(first, count):
+                        if overlaps(corners, n, ld_i64(y, 3 * kept + 2) + 0, box, limit):
+                            good = False
+                            break
                 if good:
                     st_i64(y, 3 * count, b)
                     st_i64(y, 3 * count + 1, c)
@@ -216,12 +249,14 @@ def non_max_suppression(node: Node) -> KernelSource | Refusal:
         "MOST": f"ld_i64({optional[2]}, 0) + 0" if 2 in optional else "0",
         "LIMIT": f"ld_f32({optional[3]}, 0)" if 3 in optional else "f32(0)",
         "LEAST": f"ld_f32(scores, i) > ld_f32({optional[4]}, 0)" if 4 in optional else "True",
-        "CORNERS": "\n            ".join(stores),
+        "CORNERS": "\n            ".join(stores), "FEW": FEW,
     }  # fmt: skip
 
     def bind(call: Call) -> Launch:
         batch, classes, n = call.operands[1]  # type: ignore[misc]
-        return Launch((batch, classes, n), 1, 64 + n * 24)
+        words = -(-n // 64)
+        words = words if n > FEW and n * words * 8 <= MOST_ROWS else 0
+        return Launch((batch, classes, n, words), 1, 64 + n * 32 + words * 8 + n * words * 8)
 
     def bound(call: Call) -> list[Dims]:
         most = call.contents.get(2)
