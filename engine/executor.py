@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 
 from ..ir.core import Module
 from ..ir.errors import InputError
-from ..ir.interp import output_names
+from ..ir.interp import constant_bytes, output_names
 from ..ir.limits import Budget, nbytes_of
-from ..ir.types import TensorType
 from .binding import bind_inputs
 from .options import Options
 from .plan import Frame, Plan
@@ -25,9 +23,7 @@ class Executable:
     def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport):
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        tensors = [v.type for v in module.consts.values() if isinstance(v.type, TensorType) and v.type.is_static]
-        # The bytes of all constants, by their types: no weight is read for it.
-        self._constants: int = sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # type: ignore[assignment, misc]
+        self._constants = constant_bytes(module)
         self._output_names = output_names(module)
 
     @property

@@ -84,6 +84,7 @@ class Step:
 
     def __init__(self, node: Node):
         self.node = node
+        self.name = where(node)
         self.frees: list[Value] = []
 
     def run(self, frame: Frame) -> None:
@@ -138,19 +139,26 @@ class HostStep(Step):
         node = self.node
         operands = [frame.logical(v) for v in node.operands]
         if not self.plans:
-            check_size(node, operands, frame)
-            results = run_node(node, operands, None, frame.budget)
+            results = self._reference(operands, frame)
         else:
             results = self._control(operands, frame)
         for v, x in zip(node.results, results):
             frame.put(v, x)
             bind_symbols(v.type, x, frame.symbols)
 
+    def _reference(self, operands: list[Any], frame: Frame) -> list[Any]:
+        """The results by the reference; while it computes, their bytes count as held."""
+        nbytes = check_size(self.node, operands, frame)
+        frame.budget.held += nbytes
+        try:
+            return run_node(self.node, operands, None, frame.budget)
+        finally:
+            frame.budget.held -= nbytes
+
     def _control(self, operands: list[Any], frame: Frame) -> list[Any]:
         node, attrs = self.node, self.node.all_attrs()
         for name, plan in zip(node.op.regions, self.plans):
             attrs[name] = plan.callable(frame)
-        frame.budget.check_time(where(node))
         try:
             out = node.op.reference(*operands, budget=frame.budget, **attrs)  # type: ignore[misc]
         except GraphmillError:
@@ -299,14 +307,14 @@ def _nbytes(shape: tuple[int, ...], dtype: DType) -> int:
     return (n or (1 << 63 if math.prod(d or 1 for d in shape) >= 1 << 56 else 0)) * dtype.itemsize
 
 
-def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> None:
-    """Before a reference allocates: its results must fit into the limits, as far as their sizes can be known."""
+def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> int:
+    """Before a reference allocates: its results must fit into the limits, as far as their sizes can be known; those bytes."""
     try:
         types = [TensorType(r.tensor.dtype, tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ())) for r in node.results
                  if isinstance(r.type, TensorType) and _ranked(r)]  # fmt: skip
     except (Unbound, _UnknownRank, ValueError):
         if node.op.has("opaque"):
-            return
+            return 0
         types = concrete_types(node, operands)
     strings = sum(nbytes_of(x) // x.size for x in operands if isinstance(x, np.ndarray) and x.dtype == object and x.size)
     total = 0
@@ -315,6 +323,7 @@ def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> None:
             n = _nbytes(t.shape, t.dtype)  # type: ignore[arg-type]
             total += n if t.dtype is not STR else n // t.dtype.itemsize * strings
     frame.budget.check_bytes(where(node), total)
+    return total
 
 
 # ---- plans ------------------------------------------------------------------------------------------------------
@@ -330,6 +339,7 @@ class Plan:
     def run(self, frame: Frame) -> list[Any]:
         """Runs the steps in `frame`; the graph's outputs in logical order."""
         for step in self.steps:
+            frame.budget.check_time(step.name)
             step.run(frame)
             for v in step.node.results:
                 frame.hold(v)

@@ -5,6 +5,7 @@ A value at run time is an ndarray (tensor, in its logical axis order), a list (s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from .core import Graph, Module, Node, Value
 from .errors import GraphmillError, RunError, UnsupportedError
-from .limits import DEFAULT_LIMITS, Budget, Limits
+from .limits import DEFAULT_LIMITS, Budget, Limits, nbytes_of
 from .symbols import as_symbol, evaluate, symbols_of
 from .types import TensorType, Type, type_of
 
@@ -50,7 +51,15 @@ def run(module: Module, inputs: Mapping[str, Any], limits: Limits = DEFAULT_LIMI
     env = Env()
     for v in graph.inputs:
         env.put(v, inputs[v.name])
-    return dict(zip(output_names(module), run_graph(graph, env, Budget(limits), hook), strict=True))
+    fed = sum(map(nbytes_of, env.values.values()))
+    budget = Budget(limits, constant_bytes(module) + fed, fed)
+    return dict(zip(output_names(module), run_graph(graph, env, budget, hook), strict=True))
+
+
+def constant_bytes(module: Module) -> int:
+    """The bytes of all constants, by their types: no weight is read for it."""
+    tensors = [v.type for v in module.consts.values() if isinstance(v.type, TensorType) and v.type.is_static]
+    return sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # type: ignore[arg-type, misc]
 
 
 def output_names(module: Module) -> list[str]:
@@ -105,7 +114,7 @@ def run_node(node: Node, operands: Sequence[Any], env: Env | None, budget: Budge
         budget.check_time(where(node))
         if node.op.has("control"):
             attrs["budget"] = budget
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), budget.watching(where(node)):
             out = node.op.reference(*operands, **attrs)
     except GraphmillError:
         raise

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +21,18 @@ class Limits:
     tensor_bytes: the largest single tensor. total_bytes and growth: what the values of one run may hold together, which is
     total_bytes + growth * (bytes of the inputs and of the model's constants): a small file with small inputs gets little, an honest
     model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together, but for Scans of
-    no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds: time of
-    one run or compile. fold_bytes: the largest result that constant folding stores. nodes: nodes after functions were inlined.
-    depth: nesting of regions and functions.
+    no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds and seconds_per_mb: time of one
+    compile or run, so many seconds and as many more for each MB (2^20 bytes) of constants and inputs. fold_bytes: the
+    largest result that constant folding stores; all together may hold so much and 4 times the model's constants. nodes: nodes after functions were inlined. depth: nesting of regions
+    and functions.
     """
 
     tensor_bytes: int | None = 4 << 30
     total_bytes: int | None = 256 << 20
     growth: int = 64
     loop_iterations: int | None = 1 << 15
-    seconds: float | None = None
+    seconds: float | None = 30.0
+    seconds_per_mb: float = 10.0
     fold_bytes: int = 64 << 20
     nodes: int = 1 << 16
     depth: int = 64
@@ -46,14 +51,15 @@ class Budget:
     iterations: int = 0
 
     def __post_init__(self) -> None:
-        most = self.limits.total_bytes
+        most, seconds = self.limits.total_bytes, self.limits.seconds
         self.total = None if most is None else most + self.limits.growth * self.given
+        self.seconds = None if seconds is None else seconds + self.limits.seconds_per_mb * self.given / (1 << 20)
+        self.ends = None if self.seconds is None else self.started + self.seconds
 
     def check_time(self, what: str) -> None:
         """Raises LimitError when the time of this run is over."""
-        s = self.limits.seconds
-        if s is not None and time.monotonic() - self.started > s:
-            raise LimitError(f"{what}: the run took more than {s} s; raise Limits.seconds to allow it")
+        if self.ends is not None and time.monotonic() > self.ends:
+            raise LimitError(f"{what}: more than {self.seconds:.3g} s have passed; raise Limits.seconds to allow it")
 
     def fits(self, nbytes: int) -> bool:
         """Whether so many bytes more may be held."""
@@ -81,6 +87,33 @@ class Budget:
         most = self.limits.loop_iterations
         if most is not None and self.iterations > most:
             raise LimitError(f"{what}: more than {most} iterations in one run; raise Limits.loop_iterations to allow them")
+
+    @contextmanager
+    def watching(self, what: str) -> Iterator[None]:
+        """While it is open, `claim` and `tick` ask this budget in the name of `what`."""
+        token = _watched.set((self, what))
+        try:
+            yield
+        finally:
+            _watched.reset(token)
+
+
+_watched: ContextVar[tuple[Budget, str] | None] = ContextVar("watched", default=None)
+
+
+def claim(nbytes: int) -> None:
+    """What a reference calls before it allocates intermediates that may be much larger than its operands and results together.
+    Raises LimitError where the run that it is part of must not hold so much; outside of a run nothing is checked."""
+    watched = _watched.get()
+    if watched is not None:
+        watched[0].check_bytes(watched[1], int(nbytes))
+
+
+def tick() -> None:
+    """What a reference with a long loop calls in each trip. Raises LimitError when the time of its run is over."""
+    watched = _watched.get()
+    if watched is not None:
+        watched[0].check_time(watched[1])
 
 
 SAMPLE = 256  # elements of a long list, or of an array of strings, that are looked at

@@ -242,6 +242,22 @@ def call(fn: str, x: Expr) -> Expr:
     return test(fn, x) if fn in TEST else unary(fn, x)
 
 
+def postorder(e: Expr) -> list[Expr]:
+    """The parts of an expression, each once and behind those that it is made of. Without recursion: a sum of thousands is deep."""
+    out: dict[int, Expr] = {}
+    stack = [(e, False)]
+    while stack:
+        x, ready = stack.pop()
+        if id(x) in out:
+            continue
+        if ready:
+            out[id(x)] = x
+        else:
+            stack.append((x, True))
+            stack += [(a, False) for a in reversed(x.args)]
+    return list(out.values())
+
+
 # ---- tracing ----------------------------------------------------------------------------------------------------
 
 

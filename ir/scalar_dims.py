@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import symbols
-from .scalar import COMPARE, Expr, trace
+from .scalar import COMPARE, Expr, postorder, trace
 from .types import BOOL, TensorType
 
 
@@ -56,13 +56,20 @@ def _entries(t: TensorType, contents: np.ndarray | None) -> np.ndarray | None:
 
 def _known(e: Expr, args: Sequence[Any]) -> Any:
     """The value of an expression over int | bool | Dim | None, None where it is not known."""
+    values: dict[int, Any] = {}
+    for part in postorder(e):
+        values[id(part)] = _known_part(part, [values[id(x)] for x in part.args], args)
+    return values[id(e)]
+
+
+def _known_part(e: Expr, xs: Sequence[Any], args: Sequence[Any]) -> Any:
+    """The value of one operation on known values."""
     if not (e.dtype.is_integer or e.dtype is BOOL):
         return None
     if e.fn == "arg":
         return args[e.value]
     if e.fn == "const":
         return e.value.item()
-    xs = [_known(x, args) for x in e.args]
     if e.fn == "where":
         return None if xs[0] is None else xs[1] if xs[0] else xs[2]
     if any(x is None for x in xs) or e.fn not in _KNOWN:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .scalar import Expr, trace
+from .scalar import Expr, postorder, trace
 from .types import BOOL, DType, dtype_of
 
 
@@ -27,16 +28,19 @@ def numpy_reference(fn: Callable) -> Callable:
 
 
 def evaluate(e: Expr, args: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The value of an expression over numpy operands. Equal subtrees are computed once."""
-    memo: dict[int, np.ndarray] = {}
-
-    def go(x: Expr) -> np.ndarray:
-        if id(x) not in memo:
-            memo[id(x)] = _NUMPY_SPECIAL[x.fn](x, go, args) if x.fn in _NUMPY_SPECIAL else _apply(x, [go(a) for a in x.args])
-        return memo[id(x)]
-
+    """The value of an expression over numpy operands. Equal subtrees are computed once, and dropped when nobody needs them more."""
+    parts = postorder(e)
+    readers = Counter(id(a) for x in parts for a in x.args)
+    values: dict[int, np.ndarray] = {}
     with np.errstate(all="ignore"):
-        return go(e)
+        for x in parts:
+            xs = [values[id(a)] for a in x.args]
+            values[id(x)] = _NUMPY_SPECIAL[x.fn](x, xs, args) if x.fn in _NUMPY_SPECIAL else _apply(x, xs)
+            for a in x.args:
+                readers[id(a)] -= 1
+                if not readers[id(a)]:
+                    values.pop(id(a), None)
+    return values[id(e)]
 
 
 def _apply(e: Expr, xs: list[np.ndarray]) -> np.ndarray:
@@ -166,11 +170,11 @@ def _erf(x: np.ndarray) -> np.ndarray:
 
 
 _NUMPY_SPECIAL: dict[str, Callable] = {
-    "arg": lambda e, go, args: args[e.value],
-    "const": lambda e, go, args: np.asarray(e.value, e.dtype.np),
-    "cast": lambda e, go, args: convert(go(e.args[0]), e.dtype),
-    "bitcast": lambda e, go, args: reinterpret(go(e.args[0]), e.dtype),
-    "where": lambda e, go, args: np.where(go(e.args[0]), go(e.args[1]), go(e.args[2])),
+    "arg": lambda e, xs, args: args[e.value],
+    "const": lambda e, xs, args: np.asarray(e.value, e.dtype.np),
+    "cast": lambda e, xs, args: convert(xs[0], e.dtype),
+    "bitcast": lambda e, xs, args: reinterpret(xs[0], e.dtype),
+    "where": lambda e, xs, args: np.where(*xs),
 }
 _NUMPY: dict[str, Callable] = {
     "neg": np.negative, "abs": np.abs, "sign": np.sign, "exp": np.exp, "log": np.log, "log1p": np.log1p, "expm1": np.expm1,

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..limits import claim
 from ..op import InferContext, Onnx, dtype_attrs, ex, op
 from ..symbols import DimLike, exact_quotient, floordiv
 from ..types import BF16, BOOL, F16, F32, F64, FLOATS, I64, NUMERIC, TensorType
@@ -122,6 +123,7 @@ def attention(q, k, v, attn_mask=None, past_key=None, past_value=None, nonpad_kv
     present = k, v
     groups = q.shape[1] // k.shape[1]
     q, k, v = wide(q), np.repeat(wide(k), groups, axis=1), np.repeat(wide(v), groups, axis=1)
+    claim(5 * math.prod(q.shape[:3]) * k.shape[2] * 8)  # the stages, and what adds the mask
     root = q.dtype.type(math.sqrt(1 / math.sqrt(q.shape[3]) if scale is None else scale))
     stages = [np.matmul(q * root, (k * root).swapaxes(2, 3))]
     stages.append(np.tanh(stages[0] / softcap) * softcap if softcap else stages[0])

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from ..limits import claim, tick
 from ..op import InferContext, Onnx, OnnxCall, ex, op
 from ..symbols import DimLike
 from ..types import FLOATS, I64, TensorType
@@ -59,6 +60,7 @@ def max_roi_pool(x, rois, *, pooled_shape, spatial_scale=1.0):
     out = np.zeros((len(rois), x.shape[1], *pooled_shape), x.dtype)
     _check_images(rois[:, 0], len(x))
     for r, (image, *corners) in enumerate(wide(rois)):
+        tick()
         x1, y1, x2, y2 = (math.floor(v * spatial_scale + 0.5) for v in corners)
         rows = _cells(y1, y2, pooled_shape[0], x.shape[2])
         cols = _cells(x1, x2, pooled_shape[1], x.shape[3])
@@ -74,6 +76,9 @@ def _cells(lo: int, hi: int, count: int, size: int) -> list[slice]:
     step = max(hi - lo + 1, 1) / count
     edges = ((math.floor(i * step) + lo, math.ceil((i + 1) * step) + lo) for i in range(count))
     return [slice(min(max(a, 0), size), min(max(b, 0), size)) for a, b in edges]
+
+
+BLOCK_BYTES = 32 << 20  # what the samples of one block of channels may take
 
 
 # ---- roi_align --------------------------------------------------------------------------------------------------
@@ -118,13 +123,18 @@ def roi_align(x, rois, batch_indices, *, coordinate_transformation_mode="half_pi
     out = np.zeros((len(rois), x.shape[1], output_height, output_width), x.dtype)
     xw, regions = wide(x), wide(rois) * wide(rois).dtype.type(spatial_scale) - (0.5 if half_pixel else 0)
     for r, (x1, y1, x2, y2) in enumerate(regions):
+        tick()
         ys = _samples(y1, y2, output_height, sampling_ratio, half_pixel)
         xs = _samples(x1, x2, output_width, sampling_ratio, half_pixel)
-        parts = _weighted_neighbours(xw[int(batch_indices[r])], ys.ravel(), xs.ravel())
-        parts = parts.reshape(4, x.shape[1], *ys.shape, *xs.shape)
-        if not parts.size:
+        if not ys.size or not xs.size:
             continue  # a region turned inside out has no samples
-        out[r] = parts.max(axis=(0, 3, 5)) if mode == "max" else parts.sum(axis=0).mean(axis=(2, 4))
+        image, each = xw[int(batch_indices[r])], 8 * xw.itemsize * ys.size * xs.size
+        claim(each)
+        step = max(1, BLOCK_BYTES // each)  # channels at a time
+        for c in range(0, len(image), step):
+            parts = _weighted_neighbours(image[c : c + step], ys.ravel(), xs.ravel())
+            parts = parts.reshape(4, -1, *ys.shape, *xs.shape)
+            out[r, c : c + step] = parts.max(axis=(0, 3, 5)) if mode == "max" else parts.sum(axis=0).mean(axis=(2, 4))
     return out
 
 
@@ -132,6 +142,7 @@ def _samples(lo: float, hi: float, cells: int, ratio: int, half_pixel: bool) -> 
     """The sample positions along one axis of a region: [cells, samples a cell]."""
     length = hi - lo if half_pixel else max(hi - lo, 1)
     n = ratio if ratio > 0 else max(math.ceil(length / cells), 0)
+    claim(8 * n * cells)
     return lo + (np.arange(cells)[:, None] + (np.arange(n) + 0.5) / max(n, 1)) * (length / cells)
 
 

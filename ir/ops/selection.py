@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..limits import tick
 from ..op import InferContext, Onnx, OnnxCall, attr_to_input, ex, op
 from ..symbols import INF, DimLike, dim_max, dim_min, prove_ne
 from ..types import BOOL, F32, I64, NUMERIC, TensorType
@@ -231,6 +232,7 @@ def _kept(corners: np.ndarray, scores: np.ndarray, most: int, iou: float, least:
     left = order if least is None else order[scores[order] > np.float32(least)]
     kept: list[int] = []
     while len(left) and len(kept) < most:
+        tick()
         best, left = left[0], left[1:]
         kept.append(int(best))
         left = left[~(_overlap(corners[:, best], corners[:, left]) > np.float32(iou))]
@@ -271,9 +273,10 @@ def non_max_suppression(
     most = 0 if max_output_boxes_per_class is None else int(max_output_boxes_per_class.item())
     iou = 0.0 if iou_threshold is None else float(iou_threshold.item())
     least = None if score_threshold is None else float(score_threshold.item())
-    found: list[tuple[int, int, int]] = []
+    found = [np.zeros((0, 3), np.int64)]
     for b in range(len(scores)):
         corners = _corners(boxes[b], center_point_box)
         for cls in range(scores.shape[1]):
-            found += [(b, cls, i) for i in _kept(corners, scores[b, cls], most, iou, least)]
-    return np.array(found, np.int64).reshape(-1, 3)
+            kept = _kept(corners, scores[b, cls], most, iou, least)
+            found.append(np.stack([np.full(len(kept), b), np.full(len(kept), cls), np.array(kept, np.int64)], axis=1))
+    return np.concatenate(found)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..limits import claim
 from ..op import Example, InferContext, Onnx, OnnxCall, dtype_attrs, ex, op
 from ..shapes import window_out
 from ..symbols import DimLike, dim_max, floordiv
@@ -105,10 +106,14 @@ def dft(x, dft_length=None, axis=None, *, inverse=0, onesided=0):
     at = _number(axis) % x.ndim if axis is not None else x.ndim - 2
     z = _complex(x)
     n = _number(dft_length) if dft_length is not None else 2 * (z.shape[at] - 1) if inverse and onesided else z.shape[at]
+    claim(2 * z.itemsize * (z.size // max(z.shape[at], 1)) * max(n, 0))
     if inverse and onesided:
         return np.fft.irfft(z, n, at)[..., None].astype(x.dtype)
     y = np.fft.ifft(z, n, at) if inverse else np.fft.fft(z, n, at)
     return _pairs(np.take(y, np.arange(n // 2 + 1), at) if onesided else y, x.dtype)
+
+
+BLOCK_BYTES = 32 << 20  # what one block of frames may take
 
 
 # ---- stft -------------------------------------------------------------------------------------------------------
@@ -152,10 +157,17 @@ def stft(x, frame_step, window=None, frame_length=None, *, onesided=1):
     length = _number(frame_length) if frame_length is not None else len(window) if window is not None else z.shape[1]
     if step < 1:
         raise ValueError(f"frame_step = {step}, expected at least 1")
-    frames = max((z.shape[1] - length) // step + 1, 0)
-    at = np.arange(frames)[:, None] * step + np.arange(length)
-    y = np.fft.fft(z[:, at] * (1 if window is None else wide(window)), axis=2)
-    return _pairs(y[:, :, : length // 2 + 1] if onesided else y, x.dtype)
+    if not 0 < length <= z.shape[1]:
+        raise ValueError(f"frames of {length} elements in a signal of {z.shape[1]}, expected 1 to so many")
+    frames, bins = (z.shape[1] - length) // step + 1, length // 2 + 1 if onesided else length
+    claim(16 * len(z) * length)
+    block = max(1, BLOCK_BYTES // (16 * max(len(z), 1) * length))  # frames at a time
+    out = np.empty((len(z), frames, bins, 2), x.dtype)
+    for f in range(0, frames, block):
+        at = np.arange(f, min(f + block, frames))[:, None] * step + np.arange(length)
+        y = np.fft.fft(z[:, at] * (1 if window is None else wide(window)), axis=2)
+        out[:, f : f + block] = _pairs(y[:, :, :bins], x.dtype)
+    return out
 
 
 # ---- windows ----------------------------------------------------------------------------------------------------
@@ -178,6 +190,7 @@ def _window_examples() -> list:
 def _window(size: np.ndarray, dtype: DType, periodic: int, fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """fn of the angles 0 .. 2 pi at `size` points; a window of one point lies at 0."""
     n = _number(size)
+    claim(5 * 8 * n)
     return fn(2 * np.pi * np.arange(n) / max(n if periodic else n - 1, 1)).astype(dtype.np)
 
 
@@ -228,6 +241,7 @@ def mel_weight_matrix(num_mel_bins, dft_length, sample_rate, lower_edge_hertz, u
     Their corners are cut down to whole bins, num_mel_bins + 2 steps apart, as in ONNX's test data.
     """
     count, length = _number(num_mel_bins), _number(dft_length)
+    claim(6 * 8 * (count + 2) * (length // 2 + 1))
     low, high = (2595 * math.log10(1 + float(wide(f).reshape(())) / 700) for f in (lower_edge_hertz, upper_edge_hertz))
     mels = low + np.arange(count + 2) * ((high - low) / (count + 2))
     corners = np.floor((length + 1) * 700 * (10 ** (mels / 2595) - 1) / _number(sample_rate)).astype(np.int64)

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Protocol
 
 from ..core import Module
 from ..errors import IRError
-from ..limits import DEFAULT_LIMITS, Limits
+from ..interp import constant_bytes
+from ..limits import DEFAULT_LIMITS, Budget, Limits
 from ..rewrite import DecisionLog
 from ..target import Target
 from ..verify import verify
@@ -23,11 +24,15 @@ from ..verify import verify
 
 @dataclass
 class Context:
-    """What passes share: the log of decisions, limits, the target."""
+    """What passes share: the log of decisions, limits and what is left of them (`budget`), the target."""
 
     log: DecisionLog = field(default_factory=DecisionLog)
     limits: Limits = DEFAULT_LIMITS
     target: Target | None = None
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.limits)
 
 
 class Pass(Protocol):
@@ -124,9 +129,12 @@ Observer = Callable[[Any, Module], None]
 
 
 def run_pipeline(module: Module, passes: Sequence[Any], ctx: Context, observe: Observer | None = None) -> list[PassRecord]:
-    """Runs the passes in order, verifying after each that changed anything; `observe(pass, module)` sees the module after each."""
+    """Runs the passes in order, verifying after each that changed anything; `observe(pass, module)` sees the module after each.
+    Raises LimitError where they take more than `Limits.seconds`, looked at before each pass and by folding before each node."""
     records = []
+    ctx.budget = Budget(ctx.limits, constant_bytes(module))
     for p in passes:
+        ctx.budget.check_time(f"the pass {p.name}")
         before, started = sum(1 for _ in module.walk()), time.perf_counter()
         changed = p.run(module, ctx)
         seconds = time.perf_counter() - started

@@ -19,6 +19,7 @@ from .space import FULL, ONE, Space, make_space
 from .target import serves
 
 TILE = 1 << 14  # elements of a tile
+MOST_OPERANDS = 256  # of one loop: the time of compiling grows faster than their number
 
 
 @dataclass
@@ -94,6 +95,8 @@ def build(node: Node) -> KernelSource | Refusal:
     inputs = [v for v in region.inputs if v is not None]
     used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
     loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
+    if len(loaded) > MOST_OPERANDS:
+        return Refusal("too many operands for one loop", {"operands": len(loaded), "most": MOST_OPERANDS})
 
     def compute(body: Printer, names: Mapping[int, str]) -> list[str]:
         env = dict(region.constants) | {inputs[k]: name for k, name in names.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...ir.scalar import COMPARE, Expr
+from ...ir.scalar import COMPARE, Expr, postorder
 from ...ir.types import BF16, BOOL, F16, F32, F64, DType
 
 # The prelude's name of a primitive, where it differs.
@@ -50,9 +50,15 @@ def register(dtype: DType) -> str:
 
 def _is_exact(e: Expr) -> bool:
     """Whether the value of an expression over f16 or bf16 is surely one of that type."""
-    if e.fn in ("arg", "const", "cast", "bitcast"):
-        return True
-    return e.fn in ("neg", "abs", "min", "max", "where") and all(_is_exact(x) for x in e.args[e.fn == "where" :])
+    todo = [e]
+    while todo:
+        x = todo.pop()
+        if x.fn in ("arg", "const", "cast", "bitcast"):
+            continue
+        if x.fn not in ("neg", "abs", "min", "max", "where"):
+            return False
+        todo += x.args[x.fn == "where" :]
+    return True
 
 
 def _constant(e: Expr, args: Sequence[str | Expr]) -> float | None:
@@ -80,7 +86,10 @@ class Printer:
 
     def value(self, e: Expr, args: Sequence[str | Expr]) -> str:
         """The result of an operator: its expression over operands (names, or constant expressions), rounded to its element type."""
-        out = self._print(e, args, {})
+        memo: dict[int, str] = {}
+        for part in postorder(e):
+            self._print(part, args, memo)
+        out = memo[id(e)]
         return self.let(f"to_{e.dtype}({out})") if e.dtype in _HALVES and not _is_exact(e) else out
 
     def _print(self, e: Expr, args: Sequence[str | Expr], memo: dict[int, str]) -> str:

@@ -160,14 +160,20 @@ def overlaps(corners, n, a, b, limit):
 def strike(corners, n, box, limit, rows, words, made, dead):
     row = rows + box * words * 8
     if ld_i64(made, box) == 0:
-        st_i64(made, box, 1)
+        some = 1
         for w in range(words):
             bits = 0
             for i in range(64 * w, minimum(64 * w + 64, n)):
                 bits |= (1 if overlaps(corners, n, box, i, limit) else 0) << (i - 64 * w)
+            if w == box // 64:
+                bits &= ~(1 << (box % 64))
+            if bits != 0:
+                some = 2
             st_i64(row, w, bits)
-    for w in range(words):
-        st_i64(dead, w, ld_i64(dead, w) | ld_i64(row, w))
+        st_i64(made, box, some)
+    if ld_i64(made, box) == 2:  # it strikes out others
+        for w in range(words):
+            put_i64(dead, w, get_i64(dead, w) | get_i64(row, w))
 
 
 def kernel(p, tile, ntiles):
@@ -204,6 +210,7 @@ def kernel(p, tile, ntiles):
             for i in range(left // 2 - 1, -1, -1):
                 sink(heap, scores, i, left)
             first = count
+            struck = 0
             while left > 0 and count - first < most:
                 box = ld_i64(heap, 0) + 0
                 left -= 1
@@ -211,13 +218,12 @@ def kernel(p, tile, ntiles):
                 sink(heap, scores, 0, left)
                 good = True
                 if words > 0 and count - first >= FEW:
-                    if count - first == FEW:
+                    if struck == 0:
                         memset(dead, 0, words * 8)
-                        for kept in range(first, count):
-                            strike(corners, n, ld_i64(y, 3 * kept + 2) + 0, limit, rows, words, made, dead)
+                    for kept in range(first + struck, count):
+                        strike(corners, n, ld_i64(y, 3 * kept + 2) + 0, limit, rows, words, made, dead)
+                    struck = count - first
                     good = (ld_i64(dead, box // 64) >> (box % 64)) & 1 == 0
-                    if good and count - first > FEW:
-                        strike(corners, n, box, limit, rows, words, made, dead)
                 else:
                     for kept in range(first, count):
                         if overlaps(corners, n, ld_i64(y, 3 * kept + 2) + 0, box, limit):

@@ -8,10 +8,11 @@ from typing import ClassVar
 import graphmill.ir.ops  # noqa: F401
 import pytest
 from graphmill.ir import passes as _  # noqa: F401  (registers the passes)
-from graphmill.ir.errors import IRError
-from graphmill.ir.limits import Limits
+from graphmill.ir.errors import IRError, LimitError
+from graphmill.ir.limits import Budget, Limits
 from graphmill.ir.parser import parse_module
 from graphmill.ir.passes import user
+from graphmill.ir.passes.cleanup import Fold
 from graphmill.ir.passes.manager import PASSES, Context, make_pass, parse_pipeline, print_pipeline, register, run_pipeline
 from graphmill.ir.rewrite import Pattern, Rule
 
@@ -99,11 +100,23 @@ def test_a_pass_that_breaks_the_module_is_named(options) -> None:
         run_pipeline(parse_module(TEXT), [Breaks(count=4)], Context())
 
 
-def test_folding_ends_with_the_time_of_the_run() -> None:
+def test_compiling_ends_with_its_time() -> None:
     m = parse_module("module @m {opset = 17} {\n const %a : f32[1] = [1.0]\n graph @main() -> %z {\n%z = exp(%a) : f32[1]\n }\n}")
-    ctx = Context(limits=Limits(seconds=0))
-    run_pipeline(m, parse_pipeline("infer,fold"), ctx)
-    assert len(m.main) == 1 and str(ctx.log.decisions[0]).startswith("fold @ %z: refused, the reference failed")
+    ctx = Context(limits=Limits(seconds=0, seconds_per_mb=0))
+    with pytest.raises(LimitError, match="the pass infer: more than 0 s"):
+        run_pipeline(m, parse_pipeline("infer,fold"), ctx)
+    ctx.budget = Budget(Limits(seconds=0))
+    with pytest.raises(LimitError, match=r"node %z \(exp\): more than 0 s"):
+        Fold().run(m, ctx)
+
+
+def test_folding_stores_a_bounded_number_of_bytes() -> None:
+    nodes = "\n".join(f"%v{i + 1} = concat(%v{i}, %v{i}) {{axis = 0}} : f32[{16 << i}]" for i in range(6))
+    text = "module @m {opset = 17} {\n const %v0 : f32[8] = [1, 2, 3, 4, 5, 6, 7, 8]\n graph @main() -> %v6 {\n" + nodes + "\n }\n}"
+    m = parse_module(text)
+    run_pipeline(m, parse_pipeline("infer,fold,dce"), Context(limits=Limits(fold_bytes=1000)))
+    # 64 + 128 + 256 + 512 bytes are below 1000 and four times the 32 of the constant; the next 1024 are not.
+    assert [n.name for n in m.main] == ["v5", "v6"] and [v.array.nbytes for v in m.consts.values()] == [512]
 
 
 def test_rules_of_the_users_run_in_their_pass() -> None:

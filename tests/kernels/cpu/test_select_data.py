@@ -47,7 +47,7 @@ def test_a_condition_that_is_too_long():
 
 
 @pytest.mark.parametrize("center", [0, 1])
-@pytest.mark.parametrize("n", [0, 1, 40, 300])
+@pytest.mark.parametrize("n", [0, 1, 40, 300, 900])  # the last one makes rows of bits
 def test_boxes(n, center):
     random = np.random.default_rng(n)
     boxes, scores = random.uniform(0, 4, (2, n, 4)).astype(np.float32), random.uniform(0, 1, (2, 3, n)).astype(np.float32)
@@ -55,6 +55,6 @@ def test_boxes(n, center):
     if n > 3:
         scores[0, 0, 2] = np.nan
         boxes[1, 3] = np.inf
-    for most, iou, least in ((5, 0.3, 0.4), (1000, 0.0, None), (0, 0.5, 0.1), (7, 0.9, None)):
+    for most, iou, least in ((5, 0.3, 0.4), (1000, 0.0, None), (0, 0.5, 0.1), (7, 0.9, None), (1000, 0.9, None), (1000, 0.5, 0.3)):
         operands = [boxes, scores, np.array([most]), np.float32(iou), None if least is None else np.float32(least)]
         check_case("non_max_suppression", operands, {"center_point_box": center})
