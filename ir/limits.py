@@ -22,9 +22,9 @@ class Limits:
     total_bytes + growth * (bytes of the inputs and of the model's constants): a small file with small inputs gets little, an honest
     model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together, but for Scans of
     no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds and seconds_per_mb: time of one
-    compile or run, so many seconds and as many more for each MB (2^20 bytes) of constants and inputs. fold_bytes: the
-    largest result that constant folding stores; all together may hold so much and 4 times the model's constants. nodes: nodes after functions were inlined. depth: nesting of regions
-    and functions.
+    compile or run, so many seconds and as many more for each MB (2^20 bytes) of constants and inputs. fold_bytes: the largest
+    result that constant folding stores; all together may hold so much and 4 times the model's constants. nodes: nodes after
+    functions were inlined. depth: nesting of regions and functions.
     """
 
     tensor_bytes: int | None = 4 << 30
