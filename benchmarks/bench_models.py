@@ -66,12 +66,12 @@ def check(a: argparse.Namespace) -> int:
               f"compile {r.compile_s:.1f} s, {r.compiled} of {r.kernels} kernels compiled", flush=True)  # fmt: skip
         for p in r.problems:
             print("     ", p[:600], flush=True)
+        if a.json:
+            Path(a.json).write_text(json.dumps([asdict(r) for r in results], indent=1))
     good = sum(r.ok for r in results)
     print(f"{good} of {len(results)} exports give ONNX Runtime's answers.")
     if a.markdown:
         Path(a.markdown).write_text(check_page(results, f"check{' --cold' * a.cold} --markdown {a.markdown}"))
-    if a.json:
-        Path(a.json).write_text(json.dumps([asdict(r) for r in results], indent=1))
     return len(results) - good
 
 
