@@ -66,7 +66,7 @@ def _outputs_say_training(call: OnnxCall) -> None:
 
 
 def _batch_norm_export(call: OnnxCall) -> None:
-    if not call.attrs.pop("spatial", 1):
+    if call.opset >= 9 and not call.attrs.pop("spatial", 1):
         raise ValueError("spatial = 0 has no form in opset 9 and above; export to opset 8 or below")
 
 
@@ -157,7 +157,7 @@ def _scale_by_group(call: OnnxCall) -> None:
 
 
 def _group_norm_export(call: OnnxCall) -> None:
-    if call.attrs.pop("per_group", 0):
+    if call.attrs.pop("per_group", 0) and call.opset >= 21:
         raise ValueError("scale and bias by group have no form in opset 21 and above; export to opset 18, 19 or 20")
 
 

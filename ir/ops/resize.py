@@ -186,9 +186,9 @@ def _upsample(call: OnnxCall) -> None:
 
 def _export(call: OnnxCall) -> None:
     drop_empty(call)
-    for name, old in (("nearest_mode", "floor_up_ceil_down"), ("coordinate_transformation_mode", "tf_half_pixel_for_nn")):
-        if call.attrs.get(name) == old:
-            raise ValueError(f"{name} = {old!r} has no form in opset 13 and above")
+    for name, old, last in (("nearest_mode", "floor_up_ceil_down", 10), ("coordinate_transformation_mode", "tf_half_pixel_for_nn", 12)):
+        if call.attrs.get(name) == old and call.opset > last:
+            raise ValueError(f"{name} = {old!r} has no form in opset {last + 1} and above")
 
 
 def _forms() -> tuple[Onnx, ...]:
