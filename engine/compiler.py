@@ -10,6 +10,7 @@ from typing import Any
 
 from ..ir.core import Module
 from ..ir.errors import InferenceError, InputError, IRError, LimitError, UnsupportedError
+from ..ir.interp import constant_bytes
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from .executor import Executable
@@ -96,7 +97,7 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
 def compile_module(module: Module, options: Options, observe: Observer | None = None) -> Executable:
     """Optimizes, plans and compiles a module."""
     started, report = time.perf_counter(), CompileReport()
-    threads = options.threads or granted_cpus()
+    threads, given = options.threads or granted_cpus(), constant_bytes(module)
     optimize(module, options, report, observe)
     served: list[Served] = []
     if options.target == "cpu":
@@ -118,4 +119,4 @@ def compile_module(module: Module, options: Options, observe: Observer | None = 
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
         raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))
-    return Executable(module, plan, options, threads, report)
+    return Executable(module, plan, options, threads, report, given)

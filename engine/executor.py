@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir.core import Module
 from ..ir.errors import InputError
-from ..ir.interp import constant_bytes, output_names
+from ..ir.interp import output_names
 from ..ir.limits import Budget, nbytes_of
 from .binding import bind_inputs
 from .options import Options
@@ -20,10 +20,11 @@ from .report import CompileReport
 class Executable:
     """A compiled model. Immutable: every run has a frame of its own."""
 
-    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport):
+    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport, given: int):
+        """`given` are the bytes of the model's own constants, which say how much a run may hold (see `Limits`)."""
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        self._constants = constant_bytes(module)
+        self._constants = given
         self._output_names = output_names(module)
 
     @property
