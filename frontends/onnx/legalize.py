@@ -100,9 +100,10 @@ class Legalizer:
         for v in graph.inputs:
             place.bind(v)
         for node in graph:
-            self._node(node, place, 0)
+            self._node(node, place, node, 0)
 
-    def _node(self, node: Node, place: Place, depth: int) -> None:
+    def _node(self, node: Node, place: Place, origin: Node, depth: int) -> None:
+        """Settles a node that was in the program (`origin`), or one of those that it was opened into."""
         for region in node.regions:
             self._graph(region, place.inside(region))
         try:
@@ -111,22 +112,24 @@ class Legalizer:
         except NoSpelling as e:
             made, why = self._open(node, place) if depth < _DEEPEST else (None, "")
             if made is None:
-                self._problem(node, str(e), why)
+                self._problem(node, origin, str(e), why)
             for n in made or ():
-                self._node(n, place, depth + 1)
+                self._node(n, place, origin, depth + 1)
         for v in node.results:
             if v.graph is not None and node.graph is not None:
                 place.bind(v)
 
-    def _problem(self, node: Node, reason: str, why: str) -> None:
-        """One entry of the report; it is looked up where the node could be said."""
+    def _problem(self, node: Node, origin: Node, reason: str, why: str) -> None:
+        """One entry of the report; it is looked up which opset could say the node."""
         form = node.op.onnx[0] if node.op.onnx else None
         domain = form.domain if form is not None else ""
-        newer = (v for v in range(self.opsets[""] + 1, newest_opsets()[""] + 1) if _has_spelling(node, {**self.opsets, "": v}))
+        newer = (v for v in range(self.opsets[""] + 1, newest_opsets()[""] + 1) if _has_spelling(origin, {**self.opsets, "": v}))
         first = next(newer, None)
         hint = f"export to opset {first} or above" if first is not None else "keep the program as text with write_text, or export "\
             "the model before the pass that made this node"  # fmt: skip
         message = f"{reason}; it cannot be opened: {why}" if why else reason
+        if node is not origin:
+            message = f"{message} ({origin.op.name} was opened into it)"
         self.problems.add(Problem(message, hint, "+".join(node.locs) or f"%{node.name}", form.op_type if form else node.op.name,
                                   domain, self.opsets.get(domain, 1)))  # fmt: skip
 

@@ -186,7 +186,8 @@ def _upsample(call: OnnxCall) -> None:
 
 def _export(call: OnnxCall) -> None:
     drop_empty(call)
-    for name, old, last in (("nearest_mode", "floor_up_ceil_down", 10), ("coordinate_transformation_mode", "tf_half_pixel_for_nn", 12)):
+    gone = ("nearest_mode", "floor_up_ceil_down", 10), ("coordinate_transformation_mode", "tf_half_pixel_for_nn", 12)
+    for name, old, last in gone:
         if call.attrs.get(name) == old and call.opset > last:
             raise ValueError(f"{name} = {old!r} has no form in opset {last + 1} and above")
 
