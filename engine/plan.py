@@ -7,11 +7,13 @@ when a step first meets a signature (shapes of its operands); the answer is kept
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -168,11 +170,15 @@ class HostStep(Step):
         return list(out) if isinstance(out, tuple) else [out]
 
 
-class KernelStep(Step):
-    """A compiled kernel."""
+_packed_once: WeakValueDictionary[tuple, np.ndarray] = WeakValueDictionary()  # by contents: what several nodes pack alike
 
-    def __init__(self, node: Node, source: KernelSource, address: int):
+
+class KernelStep(Step):
+    """A compiled kernel. `copies` are the aligned copies of constants, which the steps of a plan share."""
+
+    def __init__(self, node: Node, source: KernelSource, address: int, copies: dict[Any, np.ndarray] | None = None):
         super().__init__(node)
+        self._copies = {} if copies is None else copies
         self.source, self.address = source, address
         self._packed = {i: self._pack(i, pack) for i, pack in source.pack.items() if node.operands[i].is_const}  # type: ignore[union-attr]
         self._bound: OrderedDict[Any, Launch] = OrderedDict()
@@ -180,7 +186,12 @@ class KernelStep(Step):
         self.tables = [aligned_copy(t) for t in source.tables]
 
     def _pack(self, i: int, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return aligned_copy(pack(self.node.operands[i].const.array))  # type: ignore[union-attr]
+        v = self.node.operands[i]
+        packed = aligned_copy(pack(v.const.array))  # type: ignore[union-attr]
+        if len(v.uses) < 2:  # type: ignore[union-attr]
+            return packed
+        key = packed.dtype.str, packed.shape, hashlib.sha256(packed).digest()
+        return _packed_once.setdefault(key, packed)
 
     def _operand(self, i: int, v: Value, frame: Frame) -> np.ndarray:
         """Operand i as the kernel reads it; constants are packed or laid out once."""
@@ -189,10 +200,10 @@ class KernelStep(Step):
         if i in self._packed:
             return self._packed[i]
         if i not in self._constants:
-            a = v.const.array
-            if v.tensor.layout is not None:
-                a = a.transpose(v.tensor.layout.perm)
-            self._constants[i] = aligned_copy(a)
+            layout = v.tensor.layout
+            if (v, layout) not in self._copies:
+                self._copies[v, layout] = aligned_copy(v.const.array if layout is None else v.const.array.transpose(layout.perm))
+            self._constants[i] = self._copies[v, layout]
         return self._constants[i]
 
     def run(self, frame: Frame) -> None:
@@ -372,8 +383,9 @@ def make_plan(graph: Graph, select: Selector | None, served: list[Served], compi
     todo: list[tuple[Plan, int, Node, KernelSource]] = []
     plan = _collect(graph, select, served, todo)
     addresses = compile_all([source.text for _, _, _, source in todo])
+    copies: dict[Any, np.ndarray] = {}
     for (p, i, node, source), address in zip(todo, addresses):
-        step = KernelStep(node, source, address)
+        step = KernelStep(node, source, address, copies)
         step.frees = p.steps[i].frees
         p.steps[i] = step
     return plan

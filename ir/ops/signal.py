@@ -194,6 +194,8 @@ def _window_examples() -> list:
 def _window(size: np.ndarray, dtype: DType, periodic: int, fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """fn of the angles 0 .. 2 pi at `size` points; a window of one point lies at 0."""
     n = _number(size)
+    if n < 0:
+        raise ValueError(f"size = {n}, expected at least 0")
     claim(5 * 8 * n)
     return fn(2 * np.pi * np.arange(n) / max(n if periodic else n - 1, 1)).astype(dtype.np)
 
