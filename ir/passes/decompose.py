@@ -18,7 +18,7 @@ from ..ops.linalg import parse_equation
 from ..rewrite import Builder, Refusal, refuse
 from ..symbols import DimLike, product, symbols_of
 from ..target import Target
-from ..types import BF16, F16, F32, F64, I32, I64
+from ..types import BF16, F16, F32, I32, I64, STR, TensorType
 from .manager import Context, register
 from .movement import VIEWS
 
@@ -78,7 +78,8 @@ class Decompose:
 
 def _unserved(b: Builder, target: Target) -> Refusal | None:
     for n in b.added:
-        reason = None if n.op.name in FREE else target.refuses(n)
+        strings = any(isinstance(r.type, TensorType) and r.tensor.dtype is STR for r in n.results)  # no target moves those
+        reason = None if n.op.name in FREE or strings else target.refuses(n)
         if reason is not None:
             return refuse(f"the target has no kernel for the piece {n.op.name}", why=reason)
     return None
@@ -250,7 +251,7 @@ def _product(b: Builder, first: Labelled, second: Labelled, out: Sequence[str], 
     return _arranged(b, z, order, out)
 
 
-# ---- losses, quantization, machine learning ---------------------------------------------------------------------
+# ---- losses, quantization ---------------------------------------------------------------------------------------
 
 
 @opens("nll_loss", "softmax_cross_entropy_loss")
@@ -305,14 +306,3 @@ def _dequantize_linear(node: Node, b: Builder) -> Any:
         y = b.op("sub", y, b.op("cast", _per_axis(b, zero, rank, axis), to=middle))
     y = b.op("mul", b.op("cast", y, to=F32), b.op("cast", _per_axis(b, scale, rank, axis), to=F32))  # type: ignore[arg-type]
     return _narrow(b, y, node.result)
-
-
-@opens("scaler")
-def _scaler(node: Node, b: Builder) -> Any:
-    x, offset, scale = node.operands[0], node.attr("offset"), node.attr("scale")
-    assert x is not None
-    y = x if x.tensor.dtype in (F32, F64) else b.op("cast", x, to=F32)
-    for name, numbers in (("sub", offset), ("mul", scale)):
-        if numbers:
-            y = b.op(name, y, b.const(np.array(numbers, np.float32).astype(y.tensor.dtype.np)))
-    return _narrow(b, y, node.result) if y is not x else refuse("nothing to do")
