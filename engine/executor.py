@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.core import Module
-from ..ir.errors import InputError
+from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, nbytes_of
 from .binding import bind_inputs
@@ -48,7 +48,10 @@ class Executable:
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
         frame = Frame(env, symbols, budget, self.threads)
-        results = self._plan.run(frame)
+        try:
+            results = self._plan.run(frame)
+        except MemoryError as e:
+            raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         return dict(zip(self._output_names, _owned(results, given, self._plan)))
 
     def __call__(self, *args: Any) -> Any:

@@ -232,7 +232,11 @@ class KernelStep(Step):
         )
         launch = self._bound.get(key)
         if launch is None:
-            launch = self._bound[key] = self.source.bind(Call(logical, shapes, host))
+            try:
+                launch = self.source.bind(Call(logical, shapes, host))
+            except ValueError as e:
+                raise RunError(f"{self.name}: {e}") from e
+            self._bound[key] = launch
             if len(self._bound) > 64:
                 self._bound.popitem(last=False)
         if not frame.budget.fits(nbytes + launch.scratch):

@@ -331,7 +331,7 @@ def _lrn_examples() -> list:
 def lrn(x, *, alpha=1e-4, beta=0.75, bias=1.0, size):
     """x[N,C,...] / (bias + alpha / size * the sum of squares of the `size` channels around each) ** beta."""
     xw = wide(x)
-    before, after = (size - 1) // 2, size // 2
+    before, after = min((size - 1) // 2, x.shape[1]), min(size // 2, x.shape[1])  # behind the channels there are zeros only
     pads = [(before, after) if i == 1 else (0, 0) for i in range(x.ndim)]
-    squares = np.lib.stride_tricks.sliding_window_view(np.pad(xw * xw, pads), size, axis=1).sum(axis=-1)
+    squares = np.lib.stride_tricks.sliding_window_view(np.pad(xw * xw, pads), before + after + 1, axis=1).sum(axis=-1)
     return (xw / (bias + alpha / size * squares) ** beta).astype(x.dtype)

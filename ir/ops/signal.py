@@ -106,7 +106,8 @@ def dft(x, dft_length=None, axis=None, *, inverse=0, onesided=0):
     at = _number(axis) % x.ndim if axis is not None else x.ndim - 2
     z = _complex(x)
     n = _number(dft_length) if dft_length is not None else 2 * (z.shape[at] - 1) if inverse and onesided else z.shape[at]
-    claim(2 * z.itemsize * (z.size // max(z.shape[at], 1)) * max(n, 0))
+    # The result, as pairs too, and what Bluestein's algorithm needs for one line of a prime length.
+    claim(3 * z.itemsize * (z.size // max(z.shape[at], 1)) * max(n, 0) + 128 * max(n, 0))
     if inverse and onesided:
         return np.fft.irfft(z, n, at)[..., None].astype(x.dtype)
     y = np.fft.ifft(z, n, at) if inverse else np.fft.fft(z, n, at)
