@@ -57,7 +57,9 @@ class Budget:
     def __post_init__(self) -> None:
         most, seconds = self.limits.total_bytes, self.limits.seconds
         self.total = None if most is None else most + self.limits.growth * self.given
-        self.seconds = None if seconds is None else seconds + self.limits.seconds_per_mb * self.given / (1 << 20) + self.nodes / 1000
+        self.seconds = (
+            None if seconds is None else seconds + self.limits.seconds_per_mb * self.given / (1 << 20) + self.nodes / 1000
+        )
         self.ends = None if self.seconds is None else self.started + self.seconds
 
     def check_time(self, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cases_control import CASES as CONTROL
 from cases_files import CASES as FILES
+from cases_more import CASES as MORE
 from cases_numbers import CASES as NUMBERS
 from cases_shapes import CASES as SHAPES
 from hostile_harness import Case, try_case
@@ -18,7 +19,7 @@ def param(case: Case):
     return pytest.param(case, id=case.name, marks=[pytest.mark.xfail(reason=reason, strict=True)] if reason else [])
 
 
-@pytest.mark.parametrize("case", [param(c) for c in (*FILES, *SHAPES, *CONTROL, *NUMBERS)])
+@pytest.mark.parametrize("case", [param(c) for c in (*FILES, *SHAPES, *CONTROL, *NUMBERS, *MORE)])
 def test_hostile(worker, case: Case):
     wrong = try_case(worker, case)
     assert not wrong, wrong

@@ -39,7 +39,7 @@ def test_all_problems_come_at_once_and_name_node_operator_and_opset() -> None:
 
 
 def test_a_model_whose_types_fit_has_no_problems() -> None:
-    good = "<ir_version: 10, opset_import: [\"\" : 21]>\ng (float[N] x) => (float[N] y) { y = Relu(x) }"
+    good = '<ir_version: 10, opset_import: ["" : 21]>\ng (float[N] x) => (float[N] y) { y = Relu(x) }'
     assert not type_problems(read(model(good))) and report(model(good)) is None
 
 
