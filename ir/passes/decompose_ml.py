@@ -12,11 +12,13 @@ import numpy as np
 
 from ..core import Node, Value
 from ..ops.classic import labels_of
+from ..ops.ml import label_tables
 from ..rewrite import Builder, Refusal, refuse
 from ..types import F32, F64, I64
 from .decompose import opens
 
 Answer = Value | Refusal
+MOST_KEYS = 64  # of a label_encoder, whose elements are compared with every key
 
 
 def _as(b: Builder, x: Value, dtype: Any) -> Value:
@@ -89,6 +91,34 @@ def _one_hot_encoder(node: Node, b: Builder) -> Any:
         return refuse("the categories are strings or not distinct, or unknown ones are errors")
     number = b.op("unsqueeze", _as(b, x, I64), _axis(b, -1))  # type: ignore[arg-type]
     return b.op("cast", b.op("equal", number, b.const(np.array(cats, np.int64))), to=F32)
+
+
+@opens("label_encoder")
+def _label_encoder(node: Node, b: Builder) -> Any:
+    """The place of the element among the keys, counted from 1, picks from the values, which begin with the default."""
+    x, (keys, values, default) = node.operands[0], label_tables(node.all_attrs())
+    assert x is not None
+    if keys.dtype == object or len(keys) > MOST_KEYS:
+        return refuse(f"the keys are strings, or more than {MOST_KEYS}", keys=len(keys))
+    places = {None if k != k else k: i for i, k in enumerate(keys.tolist())}  # of equal keys the last counts, NaN equals NaN
+    kept = np.array(list(places.values()))
+    number = np.arange(1, len(kept) + 1)
+    same = b.op("equal", b.op("unsqueeze", x, _axis(b, -1)), b.const(keys[kept]))
+    at = b.op("reduce_max", b.op("where", same, b.const(number), b.const(np.array(0))), _axis(b, -1), keepdims=0)
+    if None in places:
+        at = b.op("where", b.op("isnan", x), b.const(number[list(places).index(None)].reshape(())), at)
+    return b.op("gather", b.const(np.concatenate([default[None], values[kept]])), at, axis=0)
+
+
+@opens("tree_ensemble_classifier")
+def _tree_ensemble_classifier(node: Node, b: Builder) -> Any:
+    """Labels that are strings: the places of the labels, which pick from them."""
+    labels = labels_of(node.attr("classlabels_strings"), None)
+    if labels.dtype != object:
+        return refuse("the labels are numbers already")
+    attrs = node.attrs | {"classlabels_strings": None, "classlabels_int64s": tuple(range(len(labels)))}
+    which, scores = b.op("tree_ensemble_classifier", node.operands[0], results=2, **attrs)
+    return b.op("gather", b.const(labels), which, axis=0), scores
 
 
 # ---- scores and labels ------------------------------------------------------------------------------------------

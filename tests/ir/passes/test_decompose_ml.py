@@ -14,8 +14,9 @@ from graphmill.ir.passes.decompose import OPENERS
 from graphmill.ir.passes.manager import Context, parse_pipeline, run_pipeline
 from graphmill.ir.types import TensorType, dtype_of
 
-ML = [n for n in OPENERS if OPS[n].family in ("classic", "ml")]
-STAYS = {"categories are strings", "no operator for the transform", "coupled by a loop", "fewer than two classes", "nothing to do"}
+ML = [n for n in OPENERS if OPS[n].family in ("classic", "ml", "forest")]
+STAYS = {"categories are strings", "no operator for the transform", "coupled by a loop", "fewer than two classes", "nothing to do",
+         "the keys are strings", "the labels are numbers"}  # fmt: skip
 
 
 def opened(op: str, e: Example) -> tuple[dict, dict, Context]:
