@@ -21,7 +21,7 @@ from ...ir.interp import region_symbols
 from ...ir.passes.decompose import OPENERS
 from ...ir.rewrite import Builder, Refusal, refuse
 from ...ir.symbols import Apply, Dim, DimLike, Symbol, as_symbol, bounds, exact_quotient, symbols_of
-from ...ir.types import BF16, F16, F32, F64, I64, TensorType
+from ...ir.types import BF16, F16, F32, F64, I32, I64, TensorType
 from .copying import copy_nodes
 from .declared import type_proto
 from .functions import newest_opsets, opsets_of, schema_function
@@ -154,6 +154,8 @@ class Legalizer:
                     old.name, new.name = new.name, old.name
             assert node.graph is not None
             node.graph.replace(node, values[: len(node.results)])
+            for old, new in zip(node.results, values):
+                new.dims = new.dims if old.dims is None else old.dims  # what a list of known sizes holds is known as well
             now = dict(zip(node.results, values))
             place.sizes.update({d: now[v] for d, v in place.sizes.items() if v in now})
             return b.added, ""
@@ -364,6 +366,8 @@ def _reshape(node: Node, b: Builder, place: Place) -> Any:
     if have is None or target is None or None in target.tolist():
         return refuse("the shape is not known, and a size of it may be zero")
     want: list[DimLike] = target.tolist()
+    if 0 in want and not (0 in have and have == tuple(want)) and x.tensor.dtype.kind != "string":  # what is empty has no contents
+        return b.op("constant_of_shape", given, value=np.zeros(1, x.tensor.dtype.np))
     if [d for d in have if d != 1] == [d for d in want if d != 1]:
         return _rearranged(b, x, have, want)
     changed = [i for i, d in enumerate(want) if not (i < len(have) and have[i] == d) and (isinstance(d, Dim) or d == 0)]
@@ -455,6 +459,33 @@ def _extreme(node: Node, b: Builder, place: Place) -> Any:
     for v in node.operands[1:]:
         out = b.op("where", b.op("greater" if node.op.name == "max" else "less", out, v), out, v)
     return out
+
+
+@opens("add", "sub", "mul")
+def _arithmetic(node: Node, b: Builder, place: Place) -> Any:
+    """Of 8 and 16 bits, which opset 14 brought: in 32, of which the lower ones are the same."""
+    dtype = node.result.tensor.dtype
+    if not dtype.is_integer or dtype.bits not in (8, 16):
+        return refuse("")
+    wide = [b.op("cast", v, to=I32) for v in node.operands]
+    return b.op("cast", b.op(node.op, *wide), to=dtype)
+
+
+@opens("gemm")
+def _gemm(node: Node, b: Builder, place: Place) -> Any:
+    """Before opset 11 something had to be added."""
+    if node.operand(2) is not None:
+        return refuse("")
+    return b.op("gemm", *node.operands[:2], b.const(np.zeros(1, node.result.tensor.dtype.np)), **node.attrs)
+
+
+@opens("slice")
+def _slice(node: Node, b: Builder, place: Place) -> Any:
+    """Before opset 10 every step was 1."""
+    steps = node.operand(4)
+    if steps is None or steps.array is None or (steps.array != 1).any():
+        return refuse("its steps are not known to be 1")
+    return b.op("slice", *node.operands[:4])
 
 
 @opens("cast_like")

@@ -174,7 +174,7 @@ def _candidates(node: Node, s: onnx.defs.OpSchema | None, inputs: list[Value | N
         elif attribute is not None:
             given[attribute] = _as_attribute(v, attribute, s)
         else:
-            return
+            raise NoSpelling(f"in this opset {s.name} has no operand {names[0]}")
     yield _stripped(moved), given
 
 

@@ -356,6 +356,18 @@ def test_narrow_floats_are_computed_in_f32_where_the_opset_has_no_such_operator(
     assert ops(export(m, 22)) == ["Cos"] and ops(export(m, 17)) == ["Cast", "Cos", "Cast"]
 
 
+def test_small_integers_products_without_a_sum_and_steps_of_one():
+    original = model("""<ir_version: 8, opset_import: ["" : 18]> g (uint8[3] x, float[2,3] a, float[3,2] b) => (uint8[3] y, float[2,2] z, float[1,2] w) {
+        y = Sub(x, x2) z = Gemm <alpha = 2.0> (a, b) f = Constant <value = int64[1] {1}> () e = Constant <value = int64[1] {2}> ()
+        w = Slice(z, f, e, k, f) k = Constant <value = int64[1] {0}> () x2 = Constant <value = uint8[3] {9, 1, 200}> () }""")
+    r = np.random.default_rng(0)
+    feeds = {"x": np.array([5, 250, 200], np.uint8), "a": r.random((2, 3), np.float32), "b": r.random((3, 2), np.float32)}
+    out = export(read(original), 9)
+    for got, want in zip(in_ort(out, feeds), run(read(original), feeds).values(), strict=True):
+        np.testing.assert_allclose(got, want, 1e-5)
+    assert {"Cast", "Gemm", "Slice"} <= set(ops(out))
+
+
 # ---- problems ---------------------------------------------------------------------------------------------------
 
 

@@ -27,8 +27,8 @@ load_all()
 NAMES = [n for n in OPS if OPS[n].examples and n != "to_layout"]
 OPSETS = (28, 17, 9)
 ORT_OPSET = 13  # other opsets were compared once; each costs as much again
-# Operators of com.microsoft whose kernels ONNX Runtime rounds otherwise; tests/frontends/onnx/test_contrib*.py compare them.
-ROUNDED = {"dynamic_quantize_lstm", "group_query_attention", "matmul_nbits"}
+# What ONNX Runtime makes of com.microsoft's operators, test_contrib*.py compares, with the care that their rounding needs.
+STANDARD = [n for n in NAMES if any(f.domain in ("", "ai.onnx.ml") for f in OPS[n].onnx)]
 CHECKER_IS_WRONG = {  # the example at the opset: why the checker refuses it
     ("topk", 9): "k = 0",
 }
@@ -77,7 +77,7 @@ def test_read_back(name: str):
             compare(list(run(read(proto), feeds).values()), want, d, f"example {i} at opset {opset}")
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ROUNDED])
+@pytest.mark.parametrize("name", STANDARD)
 def test_in_onnxruntime(name: str):
     d = OPS[name]
     options = ort.SessionOptions()
