@@ -93,8 +93,11 @@ def export(variant: Variant, at: Path) -> dict[str, Any]:
 
 
 def _write(variant: Variant, m: Any, axes: dict[str, dict[int, str]], path: Path) -> None:
+    import architectures
     import torch
 
+    if variant.dynamo and variant.dynamic and variant.batch == 1:
+        m = architectures.build(variant.name, 2)  # torch.export takes a size of 1 for a constant
     names, inputs = list(m.inputs), tuple(m.inputs.values())
     if not variant.dynamo:
         torch.onnx.export(m.module, inputs, str(path), input_names=names, dynamic_axes=axes, dynamo=False, opset_version=17)
