@@ -81,6 +81,8 @@ def refuse_region(node: Node, region: Region) -> Refusal | None:
 @serves("fused.loops")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of an elementwise node, or of a fused region of them whose results have one shape."""
+    if len(node.operands) > MOST_OPERANDS:
+        return Refusal("too many operands for one loop", {"operands": len(node.operands), "most": MOST_OPERANDS})
     region = region_of(node)
     refusal = refuse_region(node, region)
     if refusal is not None:
@@ -95,8 +97,6 @@ def build(node: Node) -> KernelSource | Refusal:
     inputs = [v for v in region.inputs if v is not None]
     used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
     loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
-    if len(loaded) > MOST_OPERANDS:
-        return Refusal("too many operands for one loop", {"operands": len(loaded), "most": MOST_OPERANDS})
 
     def compute(body: Printer, names: Mapping[int, str]) -> list[str]:
         env = dict(region.constants) | {inputs[k]: name for k, name in names.items()}

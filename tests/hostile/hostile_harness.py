@@ -167,7 +167,8 @@ def try_case(worker: Worker, case: Case, folder: Path | None = None) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as d:
         path = case.path(Path(d))
         wrong = complaint(case, worker.ask(verb="run", path=path, inputs=dict(case.inputs), limits=dict(case.limits)))
-        answer = worker.ask(verb="check", path=path)
+        answer = worker.ask(verb="check", path=path, cpu=2 * (SECONDS + ALLOWANCE))
+        answer["cpu"] /= 2  # it checks twice: as text, as JSON
         if answer["status"] != "ok":
             wrong += f"\ncheck: {answer['status']} {answer.get('type', '')} {answer['message']}"
         elif excess(answer):
