@@ -12,9 +12,11 @@ from ..ir.errors import InputError
 from ..ir.interp import constant_bytes, output_names
 from ..ir.limits import Budget, nbytes_of
 from .binding import bind_inputs
+from .memory import Workspace
 from .options import Options
-from .plan import Frame, Plan
+from .plan import Plan
 from .report import CompileReport
+from .steps import Frame
 
 
 class Executable:
@@ -25,6 +27,7 @@ class Executable:
         self._plan = plan
         self._constants = constant_bytes(module)
         self._output_names = output_names(module)
+        self._workspaces: list[Workspace] = []  # of runs that have ended
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -46,9 +49,16 @@ class Executable:
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
-        frame = Frame(env, symbols, budget, self.threads)
-        results = self._plan.run(frame)
+        workspace = self._borrow()
+        results = self._plan.run(Frame(env, symbols, budget, self.threads, workspace))
+        self._workspaces.append(workspace)  # not after an error, when a kernel may have been left half way
         return dict(zip(self._output_names, _owned(results, given, self._plan)))
+
+    def _borrow(self) -> Workspace:
+        try:
+            return self._workspaces.pop()
+        except IndexError:
+            return Workspace()
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""
