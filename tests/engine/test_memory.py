@@ -40,4 +40,4 @@ def test_a_buffer_within_another() -> None:
 def test_aligned() -> None:
     for shape in [(), (0,), (3, 5)]:
         a = aligned(shape, np.dtype(np.float64))
-        assert a.shape == shape and a.ctypes.data % ALIGN == 0 and a.flags.c_contiguous
+        assert a.shape == shape and a.flags.c_contiguous and (a.ctypes.data % ALIGN == 0 or not a.size)
