@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..kernels.cpu.launch import Schedule
+
 if TYPE_CHECKING:
     from .segment import Bound
 
@@ -93,26 +95,34 @@ def aligned_copy(a: np.ndarray) -> np.ndarray:
     return out
 
 
+class Resolved:
+    """A bound segment with the addresses of one arena in it."""
+
+    def __init__(self, bound: Bound, base: int):
+        p = bound.parameters
+        self.words, table = aligned_copy(p.words), p.table.copy()
+        self.words[p.relative] += base
+        table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
+        table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
+        self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
+        self.schedule = Schedule(table)
+
+
 class Workspace:
     """Memory of one run at a time: the arena, and bound segments resolved for its address."""
 
     def __init__(self) -> None:
         self.arena = np.empty(0, np.uint8)
-        self._resolved: OrderedDict[Bound, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._resolved: OrderedDict[Bound, Resolved] = OrderedDict()
 
-    def resolve(self, bound: Bound) -> tuple[np.ndarray, np.ndarray]:
+    def resolve(self, bound: Bound) -> Resolved:
         """The parameters and the table of a segment, with absolute addresses."""
-        if self.arena.nbytes < bound.arena:
-            self._resolved.clear()
-            self.arena = aligned((bound.arena,), np.dtype(np.uint8))
         found = self._resolved.get(bound)
         if found is None:
-            p, base = bound.parameters, self.arena.ctypes.data
-            words, table = aligned_copy(p.words), p.table.copy()
-            words[p.relative] += base
-            table[:, 1] = words.ctypes.data + 8 * table[:, 1]
-            table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
-            found = self._resolved[bound] = words, table
+            if self.arena.nbytes < bound.arena:
+                self._resolved.clear()
+                self.arena = aligned((bound.arena,), np.dtype(np.uint8))
+            found = self._resolved[bound] = Resolved(bound, self.arena.ctypes.data)
             if len(self._resolved) > MOST_BOUND:
                 self._resolved.popitem(last=False)
         return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ from ..ir.core import Value
 from ..ir.errors import GraphmillError, RunError
 from ..ir.interp import bind_symbols
 from ..ir.layout import physical
-from ..kernels.cpu.launch import ROW, run_table
+from ..kernels.cpu.launch import ROW, address_of
 from ..kernels.spec import Call
-from .memory import FOREVER, MOST_BOUND, Buffer, aligned, aligned_copy, assign
+from .memory import FOREVER, MOST_BOUND, Buffer, Workspace, aligned, aligned_copy, assign
 from .steps import Frame, KernelStep, Phantom, SizeStep, Step, ViewStep, nbytes_of_shape, phantom, result_shapes
 
 MOST_STEPS = 4096  # of one segment
@@ -62,8 +62,7 @@ class Parameters:
 
     words: np.ndarray  # parameters of all rows; addresses in the arena are relative to its start
     relative: np.ndarray  # which of the words are such addresses
-    patched: np.ndarray  # which of the words are addresses of inputs and outputs,
-    patches: np.ndarray  # and of which
+    patched: list[tuple[int, int]]  # which of the words are addresses of inputs and outputs, and of which
     table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
     keep: list[np.ndarray]  # what the other addresses point into
 
@@ -86,19 +85,25 @@ class Bound:
     def run(self, frame: Frame) -> None:
         """Runs the segment in a frame. Raises RunError where a kernel found its operands' contents wrong."""
         memory = [aligned((b.nbytes,), _BYTE) for b in self.outputs]
-        p = self.parameters
-        if len(p.table):
-            nbytes = self.arena + sum(b.nbytes for b in self.outputs)
-            if not frame.budget.fits(nbytes):
-                frame.budget.check_bytes(f"{self.name} and what follows", nbytes)
-            words, table = frame.workspace.resolve(self)
-            addresses = [frame.values[v].ctypes.data for v in self.inputs] + [m.ctypes.data for m in memory]
-            words[p.patched] = np.array(addresses, np.int64)[p.patches]
-            run_table(table, frame.threads, lambda: frame.budget.check_time(self.name))
-            for at, step in self.checked:
-                if frame.workspace.arena[at : at + 8].any():
-                    raise RunError(f"{step.name}: {step.source.checked}")
+        nbytes = self.arena + sum(b.nbytes for b in self.outputs)
+        if not frame.budget.fits(nbytes):
+            frame.budget.check_bytes(f"{self.name} and what follows", nbytes)
+        addresses = [address_of(frame.values[v]) for v in self.inputs] + [address_of(m) for m in memory]
+        self.launch(addresses, frame.workspace, frame.threads, lambda: frame.budget.check_time(self.name))
         self._hand_over(frame, memory)
+
+    def launch(self, addresses: Sequence[int], workspace: Workspace, threads: int, between: Callable[[], None]) -> None:
+        """Runs the kernels, given where the inputs and outputs lie."""
+        if not len(self.parameters.table):
+            return
+        resolved = workspace.resolve(self)
+        view = resolved.view
+        for word, i in self.parameters.patched:
+            view[word] = addresses[i]
+        resolved.schedule.run(threads, between)
+        for at, step in self.checked:
+            if workspace.arena[at : at + 8].any():
+                raise RunError(f"{step.name}: {step.source.checked}")
 
     def _hand_over(self, frame: Frame, memory: list[np.ndarray]) -> None:
         roots = dict(zip(self.outputs, memory))
@@ -144,6 +149,10 @@ class Segments:
             if len(known) > MOST_BOUND:
                 known.popitem(last=False)
             return bound
+
+    def reads_contents(self, start: int) -> bool:
+        """Whether the sizes in the segment that starts at a step hang on the contents of what it reads."""
+        return bool(self._reads(start)[2])
 
     def _reads(self, start: int) -> tuple[int, list[Value], list[Value]]:
         """How far a segment from here may reach, what it reads from before, and of which of that the contents."""
@@ -307,7 +316,7 @@ class _Binder:
     def _parameters(self, inputs: list[Value], outputs: list[Buffer]) -> Parameters:
         number: dict[Any, int] = {x: i for i, x in enumerate([*inputs, *outputs])}
         words: list[int] = []
-        relative, patched, patches, table = [], [], [], []
+        relative, patched, table = [], [], []
         for row in self.rows:
             words += [0] * (-len(words) % 8)
             flag = row.scratch.offset if row.step.source.checked else -1
@@ -317,8 +326,7 @@ class _Binder:
                 if p.array is not None:
                     words.append(p.array.ctypes.data)
                 elif key in number:
-                    patched.append(len(words))
-                    patches.append(number[key])
+                    patched.append((len(words), number[key]))
                     words.append(0)
                 else:
                     assert p.buffer is not None
@@ -326,7 +334,7 @@ class _Binder:
                     words.append(p.buffer.root().offset)
             words += row.ints
         keep = [p.array for row in self.rows for p in row.pointers if p.array is not None]
-        return Parameters(_ints(words), _ints(relative), _ints(patched), _ints(patches), _ints(table).reshape(-1, ROW), keep)
+        return Parameters(_ints(words), _ints(relative), patched, _ints(table).reshape(-1, ROW), keep)
 
 
 def _ints(x: Sequence[Any]) -> np.ndarray:

@@ -187,32 +187,51 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run_table(table: np.ndarray, threads: int, between: Callable[[], None] | None = None) -> None:
-    """Runs the rows of a table (int64 [rows, 4]) in order, on up to `threads` threads; `between` is called between slices of
-    time and may raise: the table is left where it is then, and no thread works on it any more."""
-    run = np.array([table.ctypes.data, len(table), 0, 0], np.int64)
-    native, pool, address = _native(_RUN), _pool, run.ctypes.data
-    if (
-        threads > 1
-        and sys.platform == "linux"
-        and platform.machine() in ("x86_64", "aarch64")
-        and pool.lock.acquire(blocking=False)
-    ):
-        release = pool.lock.release
-        helpers = pool.helpers(threads)
-    else:
-        release, helpers = None, 0
-    try:
-        native(address, pool.address, helpers)
-        while run[2] < len(table):
-            if between is not None:
-                between()
+class Schedule:
+    """A table of rows (int64 [rows, 4]) that can be run again and again, by one caller at a time."""
+
+    def __init__(self, table: np.ndarray):
+        self.table = table
+        self._words = np.array([table.ctypes.data, len(table), 0, 0], np.int64)
+        self._view = memoryview(self._words)  # much faster to read and write than the array
+        self._address = self._words.ctypes.data
+        self._native = _native(_RUN)
+
+    def run(self, threads: int, between: Callable[[], None] | None = None) -> None:
+        """Runs the rows in order, on up to `threads` threads. `between` is called between slices of time and may raise: no thread
+        works on the table any more then."""
+        view, native, address, pool = self._view, self._native, self._address, _pool
+        view[2] = view[3] = 0
+        taken = threads > 1 and _HAS_FUTEX and pool.lock.acquire(blocking=False)
+        try:
+            helpers = pool.helpers(threads) if taken else 0
             native(address, pool.address, helpers)
-    finally:
-        if release is not None:
-            release()
+            while view[2] < view[1]:
+                if between is not None:
+                    between()
+                native(address, pool.address, helpers)
+        finally:
+            if taken:
+                pool.lock.release()
 
 
 def call(address: int, params: np.ndarray, tiles: int, threads: int) -> None:
     """Runs all tiles of one kernel."""
-    run_table(np.array([[address, params.ctypes.data, tiles, 0]], np.int64), threads)
+    Schedule(np.array([[address, params.ctypes.data, tiles, 0]], np.int64)).run(threads)
+
+
+# numpy's C interface fixes that an array object starts with the object header and then the address of its data (PyArrayObject).
+_DATA = object.__basicsize__
+
+
+def _address_in_object(a: np.ndarray) -> int:
+    return ctypes.c_int64.from_address(id(a) + _DATA).value
+
+
+def _address_by_attribute(a: np.ndarray) -> int:
+    return a.ctypes.data
+
+
+_PROBE = np.arange(3)[1:]
+address_of = _address_in_object if _address_in_object(_PROBE) == _PROBE.ctypes.data else _address_by_attribute
+"""The address of an array's first element; several times faster than `a.ctypes.data` where numpy's objects lie as they should."""

@@ -38,19 +38,19 @@ def test_rows_run_in_order_and_every_tile_once(threads: int) -> None:
     table, lines, _params = make_table()
     for _ in range(20):
         lines[:] = 0
-        launch.run_table(table, threads)
+        launch.Schedule(table).run(threads)
         assert (lines == 2 * np.arange(ROWS + 1)[:, None]).all()
 
 
 def test_empty_table() -> None:
-    launch.run_table(np.zeros((0, launch.ROW), np.int64), 2)
+    launch.Schedule(np.zeros((0, launch.ROW), np.int64)).run(2)
 
 
 def test_a_word_is_cleared_before_its_row() -> None:
     table, _lines, _params = make_table()
     flag = np.full(1, 99, np.int64)
     table[3, 3] = flag.ctypes.data
-    launch.run_table(table, 2)
+    launch.Schedule(table).run(2)
     assert flag[0] == 0
 
 
@@ -71,11 +71,11 @@ def test_python_is_asked_between_slices(threads: int) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        launch.run_table(table, threads, between)
+        launch.Schedule(table).run(threads, between)
     done = np.count_nonzero(out)
     assert 0 < asked[0] < asked[1] == done < 64  # nobody works on it any more
     params[1] = 10
-    launch.run_table(table, threads, between)
+    launch.Schedule(table).run(threads, between)
     assert np.count_nonzero(out) == 64
 
 
@@ -86,7 +86,7 @@ def test_several_callers_at_once() -> None:
         table, lines, _params = make_table()
         for _ in range(20):
             lines[:] = 0
-            launch.run_table(table, 2)
+            launch.Schedule(table).run(2)
             if not (lines == 2 * np.arange(ROWS + 1)[:, None]).all():
                 wrong.append(lines.copy())
 
@@ -100,11 +100,11 @@ def test_several_callers_at_once() -> None:
 
 def test_a_child_process_has_its_own_workers() -> None:
     table, lines, _params = make_table()
-    launch.run_table(table, 2)
+    launch.Schedule(table).run(2)
     pid = os.fork()
     if pid == 0:
         lines[:] = 0
-        launch.run_table(table, 2)
+        launch.Schedule(table).run(2)
         os._exit(0 if (lines == 2 * np.arange(ROWS + 1)[:, None]).all() and launch._pool.workers == 1 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -113,3 +113,9 @@ def test_call() -> None:
     out = np.zeros(4, np.float32)
     launch.call(kernel_address(SLOW), np.array([out.ctypes.data, 0], np.int64), 4, 2)
     assert (out == 1).all()
+
+
+def test_address_of() -> None:
+    for a in (np.arange(5), np.arange(5)[2:], np.zeros((0, 3)), np.ones((4, 4), np.uint8).T[1:], np.array(3.0)):
+        assert launch.address_of(a) == a.ctypes.data
+    assert launch.address_of is launch._address_in_object
