@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from .engine.executor import Executable
     from .engine.extend import converter, op, register_pass, rewrite
     from .frontends.onnx.reader import read as read_onnx
+    from .frontends.onnx.writer import export as export_onnx
+    from .frontends.onnx.writer import write as write_onnx
     from .frontends.text import read_text, write_text
     from .ir import errors
     from .ir.limits import Limits
 
 __version__ = "0.1.0"
 __all__ = [
-    "Executable", "Limits", "__version__", "cli", "compile", "converter", "engine", "errors", "frontends", "ir", "kernels", "op",
-    "read_onnx", "read_text", "register_pass", "rewrite", "write_text",
+    "Executable", "Limits", "__version__", "cli", "compile", "converter", "engine", "errors", "export_onnx", "frontends", "ir",
+    "kernels", "op", "read_onnx", "read_text", "register_pass", "rewrite", "write_onnx", "write_text",
 ]  # fmt: skip
 
 # The public names: the module where each lives, and its name there (none: the module itself).
@@ -29,6 +31,8 @@ _FACE = {
     "Executable": "engine.executor:Executable",
     "Limits": "ir.limits:Limits",
     "read_onnx": "frontends.onnx.reader:read",
+    "export_onnx": "frontends.onnx.writer:export",
+    "write_onnx": "frontends.onnx.writer:write",
     "read_text": "frontends.text:read_text",
     "write_text": "frontends.text:write_text",
     "op": "engine.extend:op",

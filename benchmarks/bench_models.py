@@ -66,12 +66,12 @@ def check(a: argparse.Namespace) -> int:
               f"compile {r.compile_s:.1f} s, {r.compiled} of {r.kernels} kernels compiled", flush=True)  # fmt: skip
         for p in r.problems:
             print("     ", p[:600], flush=True)
+        if a.json:
+            Path(a.json).write_text(json.dumps([asdict(r) for r in results], indent=1))
     good = sum(r.ok for r in results)
     print(f"{good} of {len(results)} exports give ONNX Runtime's answers.")
     if a.markdown:
         Path(a.markdown).write_text(check_page(results, f"check{' --cold' * a.cold} --markdown {a.markdown}"))
-    if a.json:
-        Path(a.json).write_text(json.dumps([asdict(r) for r in results], indent=1))
     return len(results) - good
 
 
@@ -114,12 +114,17 @@ def time_all(a: argparse.Namespace) -> int:
             print(line(r), flush=True)
             if a.json:
                 write_json(Path(a.json), results, engines, seconds)
-    text = speed.table(results, engines)
-    print("\n" + text)
+    print("\n" + speed.table(results, engines))
     if a.markdown:
-        made = machine.made_by(f"python benchmarks/bench_models.py speed --markdown {a.markdown}", *engines)
-        Path(a.markdown).write_text(f"# Speed\n\n{made}\n{' '.join((speed.__doc__ or '').split())}\n\n{text}")
+        options = f"--threads {','.join(map(str, a.threads))} {'--quick' if a.quick else f'--seconds {a.seconds:g}'}"
+        Path(a.markdown).write_text(speed_page(results, engines, f"speed {options} --markdown {a.markdown}"))
     return failed
+
+
+def speed_page(results: list[dict[str, Any]], engines: list[str], command: str) -> str:
+    made = machine.made_by(f"python benchmarks/bench_models.py {command}", *engines)
+    paragraphs = [" ".join(p.split()) for p in (speed.__doc__ or "").split("\n\n")]
+    return "\n\n".join(["# Speed", made.strip(), *paragraphs, speed.table(results, engines)])
 
 
 def line(r: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 A turn is 50 ms of runs, or one run that is longer; rounds of turns go on until every engine had its seconds, so that a change of
 the machine's speed meets all alike. A ratio is the median, over the rounds, of peer's median time / graphmill's median time within
 the round: above 1 graphmill is faster. CPU time is that of the process: with one thread it is what a run would take on an idle
-core, even where other processes want the same core; with more it counts the threads that wait.
+core, even where other processes want the same core; with more it counts the threads that wait. The load is the average
+of the machine in a minute, before or after, whichever is larger.
 """
 
 from __future__ import annotations
@@ -165,13 +166,13 @@ def means(results: list[dict[str, Any]], peer: str, clock: str) -> float:
 
 
 def table(results: list[dict[str, Any]], engines: list[str]) -> str:
-    """A Markdown table for each number of threads: medians in ms, and ratios with their quartiles."""
+    """A Markdown table for each number of threads: medians, and ratios with their quartiles."""
     parts = []
     peers = [e for e in engines if e != "graphmill"]
     for threads in sorted({r["threads"] for r in results}):
         rows = [r for r in results if r["threads"] == threads]
         columns = [(p, clock) for p in peers for clock in ("wall", "cpu")]
-        heads = ["model", *(f"{e}, ms" for e in engines), *(f"{p} / graphmill, {clock}" for p, clock in columns), "load"]
+        heads = ["model", *(f"{e}, ms wall / CPU" for e in engines), *(f"{p} / graphmill, {clock}" for p, clock in columns), "load"]
         cells = [
             [r["model"]]
             + [_ms(r["engines"].get(e, {})) for e in engines]
@@ -185,7 +186,9 @@ def table(results: list[dict[str, Any]], engines: list[str]) -> str:
 
 
 def _ms(engine: dict[str, Any]) -> str:
-    return f"{engine['wall_ms'][1]:.4g}" if "wall_ms" in engine else "fails" if "error" in engine else ""
+    if "error" in engine:
+        return "fails"
+    return f"{engine['wall_ms'][1]:.3g} / {engine['cpu_ms'][1]:.3g}" if engine else ""
 
 
 def _ratio(r: dict[str, Any], clock: str) -> str:

@@ -36,7 +36,7 @@ def check(ctx: click.Context, model: str, target: str, sizes: tuple[str, ...], a
 def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
     """What `check --json` prints: `ok`, the error's type if not, problems, and rows of operators with their state, reason, count
     and first nodes. Nothing is compiled."""
-    from ..engine.compiler import load, optimize
+    from ..engine.compiler import import_report, load, optimize
     from ..engine.options import Options
     from ..engine.plan import how_served
     from ..engine.report import CompileReport
@@ -51,10 +51,12 @@ def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = 
                 return {"error": "ImportProblem", **report.as_dict(), "counts": {s: report.counts().get(s, 0) for s in ORDER}}  # type: ignore[call-overload]
         module = load(model, options)
         opsets = module.opsets
-        optimize(module, options, CompileReport())
+        with import_report(model, options):
+            optimize(module, options, CompileReport())
         return _answer(model, opsets, how_served(module.main, _select(target)))
     except GraphmillError as e:
-        return _answer(model, opsets, []) | {"ok": False, "error": type(e).__name__, "problems": [{"message": str(e)}]}
+        problems = [p.as_dict() for p in getattr(e, "problems", ())] or [{"message": str(e)}]
+        return _answer(model, opsets, []) | {"ok": False, "error": type(e).__name__, "problems": problems}
 
 
 def _select(target: str) -> Any:

@@ -1,4 +1,4 @@
-"""graphmill dump: the IR of a model as text, JSON or dot, after any pass."""
+"""graphmill dump: the IR of a model as text, JSON, dot or ONNX, after any pass."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 @click.option("--passes", metavar="TEXT", help="The pipeline, e.g. 'infer,fold,dce'.")
 @click.option("--print-ir-after-all", "every", is_flag=True, help="Print the IR after every pass.")
 @click.option("--print-ir-after-change", "changes", is_flag=True, help="Print the IR after every pass that changed it.")
-@click.option("--format", "form", type=click.Choice(["text", "json", "dot"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "json", "dot", "onnx"]), default="text", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write text there, large constants beside it.")
+@click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write text (large constants beside it) or ONNX there.")
+@click.option("--opset", type=int, help="The ONNX opset to write; the model's own if left out.")
 @target_option
 @set_option
 def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, as_json: bool,
-         output: str | None, target: str, sizes: tuple[str, ...]) -> None:  # fmt: skip
+         output: str | None, opset: int | None, target: str, sizes: tuple[str, ...]) -> None:  # fmt: skip
     """Print the IR of MODEL, optimized or after a pass. Large constants are shown by their hashes."""
     from ..engine.compiler import load, optimize
     from ..engine.options import Options
@@ -35,8 +36,12 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
     from ..ir.printer import print_module
 
     form = "json" if as_json else form
-    if output and (form != "text" or every or changes):
-        raise click.UsageError("--output writes one module as text; drop --format, --json and --print-ir-after-...")
+    if output and (form not in ("text", "onnx") or every or changes):
+        raise click.UsageError("--output writes one module as text or ONNX; drop --json, other formats and --print-ir-after-...")
+    if form == "onnx" and not output:
+        raise click.UsageError("--format onnx writes a file; name it with --output")
+    if opset is not None and form != "onnx":
+        raise click.UsageError("--opset is for --format onnx")
     options = Options(target, passes=passes, shapes=parse_sizes(sizes))
     module = load(model, options)
     chosen = _until(after, options)
@@ -58,13 +63,22 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
         if form == "json":
             print_json(steps)
     elif output:
-        from ..frontends.text import write_text
-
-        write_text(module, output)
+        _write(module, output, form, opset)
     elif form == "json":
         print_json(module_as_dict(module))
     else:
         click.echo(show(module, form), nl=False)
+
+
+def _write(module: Module, output: str, form: str, opset: int | None) -> None:
+    if form == "onnx":
+        from ..frontends.onnx.writer import write
+
+        write(module, output, opset)
+    else:
+        from ..frontends.text import write_text
+
+        write_text(module, output)
 
 
 def _until(after: str | None, options: Options) -> Sequence[Any]:

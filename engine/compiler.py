@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..ir.core import Module
-from ..ir.errors import InputError, LimitError, UnsupportedError
+from ..ir.errors import InferenceError, InputError, IRError, LimitError, UnsupportedError
+from ..ir.interp import constant_bytes
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from ..kernels.cpu.launch import granted_cpus
@@ -34,7 +36,8 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits)
     try:
-        return compile_module(load(model, options), options, observe)
+        with import_report(model, options):
+            return compile_module(load(model, options), options, observe)
     except RecursionError as e:
         raise LimitError(f"an expression of the model is nested too deeply to be compiled ({e})") from e
 
@@ -53,6 +56,22 @@ def load(model: Any, options: Options) -> Module:
     from ..frontends.onnx.reader import read
 
     return read(model, limits=options.limits, shapes=options.shapes)
+
+
+@contextmanager
+def import_report(model: Any, options: Options) -> Iterator[None]:
+    """Errors of types, met when passes run on an ONNX model, become the ImportProblem that lists all of them."""
+    try:
+        yield
+    except (InferenceError, IRError) as e:
+        if isinstance(model, Module) or (isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gir")):
+            raise
+        from ..frontends.onnx.typecheck import report
+
+        found = report(model, options.limits, options.shapes)
+        if found is None:
+            raise
+        raise found from e
 
 
 def pipeline_text(options: Options) -> str:
@@ -80,7 +99,7 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
 def compile_module(module: Module, options: Options, observe: Observer | None = None) -> Executable:
     """Optimizes, plans and compiles a module."""
     started, report = time.perf_counter(), CompileReport()
-    threads = options.threads or granted_cpus()
+    threads, given = options.threads or granted_cpus(), constant_bytes(module)
     optimize(module, options, report, observe)
     served: list[Served] = []
     if options.target == "cpu":
@@ -102,4 +121,4 @@ def compile_module(module: Module, options: Options, observe: Observer | None = 
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
         raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))
-    return Executable(module, plan, options, threads, report)
+    return Executable(module, plan, options, threads, report, given)

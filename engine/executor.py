@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..ir.core import Module
-from ..ir.errors import InputError
-from ..ir.interp import constant_bytes, output_names
+from ..ir.errors import InputError, RunError
+from ..ir.interp import output_names
 from ..ir.limits import Budget, nbytes_of
 from .binding import bind_inputs
 from .memory import Workspace
@@ -25,10 +25,11 @@ MOST_REPLAYS = 8
 class Executable:
     """A compiled model. Immutable: every run has a frame of its own."""
 
-    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport):
+    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport, given: int):
+        """`given` are the bytes of the model's own constants, which say how much a run may hold (see `Limits`)."""
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        self._constants = constant_bytes(module)
+        self._constants = given
         self._output_names = output_names(module)
         self._workspaces: list[Workspace] = []  # of runs that have ended
         self._replays: list[Replay] = []  # the latest first; never changed in place, since several threads may read it
@@ -50,14 +51,20 @@ class Executable:
         inputs that do not fit, RunError naming the node that failed, LimitError where a limit would be passed.
         """
         workspace = self._borrow()
+        try:
+            out = self._replay(inputs, workspace) or self._run_first(inputs, workspace)
+        except MemoryError as e:
+            raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
+        self._workspaces.append(workspace)  # not after an error, when a kernel may have been left half way
+        return out
+
+    def _replay(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any] | None:
+        """A run whose inputs look like those of an earlier one; None if none did."""
         for replay in self._replays:
             out = replay.run(inputs, workspace)
             if out is not None:
-                self._workspaces.append(workspace)
                 return out
-        out = self._run_first(inputs, workspace)
-        self._workspaces.append(workspace)  # not after an error, when a kernel may have been left half way
-        return out
+        return None
 
     def _run_first(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
         """A run that checks and binds everything."""

@@ -82,8 +82,9 @@ def make_plan(graph: Graph, select: Selector | None, served: list[Served], compi
     todo: list[tuple[Plan, int, Node, KernelSource]] = []
     plan = _collect(graph, select, served, todo)
     addresses = compile_all([source.text for _, _, _, source in todo])
+    copies: dict[Any, np.ndarray] = {}
     for (p, i, node, source), address in zip(todo, addresses):
-        step = KernelStep(node, source, address)
+        step = KernelStep(node, source, address, copies)
         step.frees = p.steps[i].frees
         p.steps[i] = step
     return plan

@@ -202,7 +202,7 @@ class _Binder:
             for step in self.steps:
                 self._step(step)
                 bound += 1
-        except (Cut, GraphmillError):  # run by itself, the step will say what is wrong
+        except (Cut, GraphmillError, ValueError):  # run by itself, the step will say what is wrong
             pass
         return self._finish(self.steps[:bound]) if bound else None
 

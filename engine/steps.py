@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -158,11 +160,15 @@ class HostStep(Step):
         return list(out) if isinstance(out, tuple) else [out]
 
 
-class KernelStep(Step):
-    """A compiled kernel."""
+_packed_once: WeakValueDictionary[tuple, np.ndarray] = WeakValueDictionary()  # by contents: what several nodes pack alike
 
-    def __init__(self, node: Node, source: KernelSource, address: int):
+
+class KernelStep(Step):
+    """A compiled kernel. `copies` are the aligned copies of constants, which the steps of a plan share."""
+
+    def __init__(self, node: Node, source: KernelSource, address: int, copies: dict[Any, np.ndarray] | None = None):
         super().__init__(node)
+        self._copies = {} if copies is None else copies
         self.source, self.address = source, address
         self._packed = {i: self._pack(i, pack) for i, pack in source.pack.items() if node.operands[i].is_const}  # type: ignore[union-attr]
         self._bound: OrderedDict[Any, Launch] = OrderedDict()
@@ -170,7 +176,12 @@ class KernelStep(Step):
         self.tables = [aligned_copy(t) for t in source.tables]
 
     def _pack(self, i: int, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        return aligned_copy(pack(self.node.operands[i].const.array))  # type: ignore[union-attr]
+        v = self.node.operands[i]
+        packed = aligned_copy(pack(v.const.array))  # type: ignore[union-attr]
+        if len(v.uses) < 2:  # type: ignore[union-attr]
+            return packed
+        key = packed.dtype.str, packed.shape, hashlib.sha256(packed.data).digest()
+        return _packed_once.setdefault(key, packed)
 
     def constant(self, i: int) -> np.ndarray:
         """The constant that is operand i, as the kernel reads it: packed or laid out once."""
@@ -179,10 +190,10 @@ class KernelStep(Step):
         if i in self._packed:
             return self._packed[i]
         if i not in self._constants:
-            a = v.const.array
-            if v.tensor.layout is not None:
-                a = a.transpose(v.tensor.layout.perm)
-            self._constants[i] = aligned_copy(a)
+            layout = v.tensor.layout
+            if (v, layout) not in self._copies:
+                self._copies[v, layout] = aligned_copy(v.const.array if layout is None else v.const.array.transpose(layout.perm))
+            self._constants[i] = self._copies[v, layout]
         return self._constants[i]
 
     def run(self, frame: Frame) -> None:
@@ -211,7 +222,11 @@ class KernelStep(Step):
         )
         launch = self._bound.get(key)
         if launch is None:
-            launch = self._bound[key] = self.source.bind(Call(logical, shapes, host))
+            try:
+                launch = self.source.bind(Call(logical, shapes, host))
+            except ValueError as e:
+                raise RunError(f"{self.name}: {e}") from e
+            self._bound[key] = launch
             if len(self._bound) > 64:
                 self._bound.popitem(last=False)
         if not frame.budget.fits(nbytes + launch.scratch):

@@ -355,6 +355,7 @@ class Module:
         self.output_names: list[str] = []  # what the model calls its outputs; several may name one value
         self.symbols: dict[str, Symbol] = {}
         self.consts: dict[str, Value] = {}
+        self.dense_bytes = 0  # of constants that the model's file holds as sparse tensors: a few numbers can stand for many bytes
         self._names: set[str] = set()
         self._counters: dict[str, int] = {}
         self.main = Graph("main", self)

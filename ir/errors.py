@@ -30,6 +30,14 @@ class UnsupportedError(GraphmillError):
     """The model is well formed but asks for something that graphmill does not offer."""
 
 
+class ExportProblem(GraphmillError):
+    """One or more nodes have no form in the format that a program is written to; `problems` lists them all."""
+
+    def __init__(self, message: str, problems: tuple = ()):
+        super().__init__(message)
+        self.problems = problems
+
+
 class HostileModelError(GraphmillError):
     """The file is broken or asks for something that no honest model asks for (path traversal, cycles, lying lengths)."""
 

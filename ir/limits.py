@@ -21,17 +21,19 @@ class Limits:
     tensor_bytes: the largest single tensor. total_bytes and growth: what the values of one run may hold together, which is
     total_bytes + growth * (bytes of the inputs and of the model's constants): a small file with small inputs gets little, an honest
     model as much as it has reason to ask for. loop_iterations: trips of all Loops and Scans of a run together, but for Scans of
-    no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds and seconds_per_mb: time of one
-    compile or run, so many seconds and as many more for each MB (2^20 bytes) of constants and inputs. fold_bytes: the
-    largest result that constant folding stores; all together may hold so much and 4 times the model's constants. nodes: nodes after functions were inlined. depth: nesting of regions
-    and functions.
+    no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds and seconds_per_mb: time of the
+    passes of one compile, and of one run: so many seconds and as many more for each MB (2^20 bytes) of constants and inputs, in
+    compiling one more for each 1000 nodes. They are over when as much CPU time of the process has passed as well, so that a busy
+    machine does not end an honest run. fold_bytes: the largest
+    result that constant folding stores; all together may hold so much and 4 times the model's constants. nodes: nodes after
+    functions were inlined. depth: nesting of regions and functions.
     """
 
     tensor_bytes: int | None = 4 << 30
     total_bytes: int | None = 256 << 20
     growth: int = 64
     loop_iterations: int | None = 1 << 15
-    seconds: float | None = 30.0
+    seconds: float | None = 4.0
     seconds_per_mb: float = 10.0
     fold_bytes: int = 64 << 20
     nodes: int = 1 << 16
@@ -40,25 +42,31 @@ class Limits:
 
 @dataclass
 class Budget:
-    """What is left of the limits during one run. `given` are the bytes of its inputs and constants, `fed` those of its inputs;
-    `held` those of the values that live, and `iterations` the trips of loops so far: whoever runs nodes keeps both up."""
+    """What is left of the limits during one run. `given` are the bytes of its inputs and constants, `fed` those of its inputs,
+    `nodes` how many there are to compile; `held` those of the values that live, and `iterations` the trips of loops so far: whoever runs nodes keeps both up."""
 
     limits: Limits
     given: int = 0
     fed: int = 0
+    nodes: int = 0
     started: float = field(default_factory=time.monotonic)
+    started_cpu: float = field(default_factory=time.process_time)
     held: int = 0
     iterations: int = 0
 
     def __post_init__(self) -> None:
         most, seconds = self.limits.total_bytes, self.limits.seconds
         self.total = None if most is None else most + self.limits.growth * self.given
-        self.seconds = None if seconds is None else seconds + self.limits.seconds_per_mb * self.given / (1 << 20)
+        self.seconds = (
+            None if seconds is None else seconds + self.limits.seconds_per_mb * self.given / (1 << 20) + self.nodes / 1000
+        )
         self.ends = None if self.seconds is None else self.started + self.seconds
 
     def check_time(self, what: str) -> None:
         """Raises LimitError when the time of this run is over."""
-        if self.ends is not None and time.monotonic() > self.ends:
+        if self.ends is None or time.monotonic() < self.ends:
+            return
+        if time.process_time() - self.started_cpu >= self.seconds:  # type: ignore[operator]
             raise LimitError(f"{what}: more than {self.seconds:.3g} s have passed; raise Limits.seconds to allow it")
 
     def fits(self, nbytes: int) -> bool:
@@ -116,7 +124,7 @@ def tick() -> None:
         watched[0].check_time(watched[1])
 
 
-SAMPLE = 256  # elements of a long list, or of an array of strings, that are looked at
+SAMPLE = 64  # elements of a long list, or of an array of strings, that are looked at
 
 
 def nbytes_of(x: Any) -> int:

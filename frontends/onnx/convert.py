@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...ir.core import Graph, Module, Value
+from ...ir.core import Constant, Graph, Module, Value
 from ...ir.errors import GraphmillError, LimitError
 from ...ir.limits import Limits
 from ...ir.op import REQUIRED, Onnx, OnnxCall, OpDef
+from ...ir.types import TensorType
 from .. import registry
 from . import opaque
 from .attributes import check_type, decode, schema_types
@@ -259,9 +260,18 @@ class NodeConverter:
         if name == "value":
             return self.module.add_const(out, *read_tensor(a.t, self.limits, self.source.folder))
         if name == "sparse_value":
-            return self.module.add_const(out, *read_sparse(a.sparse_tensor, self.limits, self.source.folder))
+            return self.module.add_const(out, *self.sparse(a.sparse_tensor))
         dtype = np.int64 if "int" in name else np.float32 if "float" in name else object
         return self.module.add_const(out, np.array(decode(a, self.limits, None), dtype))
+
+    def sparse(self, s: onnx.SparseTensorProto) -> tuple[Constant, TensorType]:
+        """A sparse constant made dense. Raises LimitError where all of the model hold more than `limits.fold_bytes`."""
+        constant, t = read_sparse(s, self.limits, self.source.folder)
+        self.module.dense_bytes += constant.array.nbytes
+        if self.module.dense_bytes > self.limits.fold_bytes:
+            most = self.limits.fold_bytes
+            raise LimitError(f"the sparse constants take more than {most} bytes; raise Limits.fold_bytes to allow it")
+        return constant, t
 
     def _from_schema(self, site: Site, opset: int, inputs: Results) -> onnx.FunctionProto | None:
         """The function by which ONNX defines the operator, built for this node's attributes and types."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...ir.errors import HostileModelError, ImportProblem
+from ...ir.errors import ExportProblem, HostileModelError, ImportProblem
+
+Report = ImportProblem | ExportProblem
 
 MOST_LINES = 50  # problems that the message spells out; `problems` has them all
 LONGEST_NAME = 120
@@ -45,13 +47,13 @@ class Problems(list[Problem]):
             self._seen.add(problem)
             self.append(problem)
 
-    def error(self, source: str) -> ImportProblem:
+    def error(self, source: str, kind: type[Report] = ImportProblem) -> Report:
         """The report over all problems."""
         lines = [f"{source}: {len(self)} problem{'s' if len(self) != 1 else ''}"]
         lines += [f"  {p}" for p in self[:MOST_LINES]]
         if len(self) > MOST_LINES:
             lines.append(f"  ... and {len(self) - MOST_LINES} more")
-        return ImportProblem("\n".join(lines), tuple(self))
+        return kind("\n".join(lines), tuple(self))
 
 
 def shown(name: str | bytes) -> str:

@@ -29,7 +29,7 @@ from .problems import Problem, Problems, shown, text
 from .protobuf import Source, load
 from .scope import Scope, ordered
 from .site import Frame, GraphAttr, Site
-from .tensors import read_sparse, read_tensor
+from .tensors import read_tensor
 
 ModelSource = str | os.PathLike | bytes | onnx.ModelProto
 
@@ -122,7 +122,7 @@ class Reader(NodeConverter):
         for i, t in enumerate(graph.initializer):
             self._constant_of(text(t.name), frame, lambda t=t, i=i: read_tensor(t, self.limits, self.source.folder, raw.get(i)))
         for s in graph.sparse_initializer:
-            self._constant_of(text(s.values.name), frame, lambda s=s: read_sparse(s, self.limits, self.source.folder))
+            self._constant_of(text(s.values.name), frame, lambda s=s: self.sparse(s))
 
     def _constant_of(self, name: str, frame: Frame, decode: Any) -> None:
         if not name or frame.scope.defined(name):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..limits import claim
 from ..op import InferContext, Onnx, ex, op
 from ..types import F32, F64, I32, I64, STR, TensorType
 from .contents import checked, choice, want_rank
@@ -180,10 +181,13 @@ def linear_regressor(X, *, coefficients=None, intercepts=None, targets=1, post_t
 
 # ---- support vector machines
 
+BLOCK_BYTES = 32 << 20  # what the products of one block of rows with all vectors may take
+
 
 def kernel(x: np.ndarray, vectors: np.ndarray, kind: str, params: Sequence[float] | None) -> np.ndarray:
     """K(x, v) of each row of x [n, f] with each vector [m, f], [n, m]; `params` are gamma, coef0 and degree."""
     gamma, coef0, degree = tuple(params) if params else (0.0, 0.0, 3.0)
+    claim(3 * 8 * len(x) * len(vectors))
     if kind == "RBF":
         # |x - v|^2 of single differences: the expanded square loses what the exponential needs
         out = np.zeros((len(x), len(vectors)), np.float64)
@@ -238,7 +242,9 @@ def svm_regressor(
     x, w = _matrix(X), np.array(coefficients or (), np.float64)
     if n_supports:
         vectors = np.array(support_vectors or (), np.float32).reshape(n_supports, x.shape[1])
-        score = kernel(x, vectors, kernel_type, kernel_params) @ w
+        step = max(1, BLOCK_BYTES // (24 * n_supports))
+        blocks = [kernel(x[i : i + step], vectors, kernel_type, kernel_params) @ w for i in range(0, len(x), step)]
+        score = np.concatenate(blocks or [np.zeros(0)])
     else:
         score = kernel(x, w.reshape(1, -1), kernel_type, kernel_params)[:, 0]
     score = (score + (rho[0] if rho else 0.0)).astype(np.float32)[:, None]

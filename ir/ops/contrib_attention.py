@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..limits import claim
 from ..op import InferContext, Onnx, ex, op
 from ..symbols import DimLike, dim_max, prove_ne
 from ..types import F16, F32, I32, I64, TensorType
@@ -111,6 +112,7 @@ def group_query_attention(query, key=None, value=None, past_key=None, past_value
         q, k = (rotary_embedding.reference(x, **turn) for x in (q, k))
     keys, values = (_appended(p, x, before, whole) for p, x in ((past_key, k), (past_value, v)))
     groups, length = num_heads // kv_num_heads, min(whole, keys.shape[2])
+    claim(5 * 4 * math.prod(q.shape[:3]) * length)
     scores = np.matmul(wide(q), np.repeat(wide(keys[:, :, :length]), groups, axis=1).swapaxes(2, 3))
     scores = scores * np.float32(scale or 1 / math.sqrt(q.shape[3]))
     if softcap:

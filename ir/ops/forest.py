@@ -133,6 +133,7 @@ def _tree_regressor_examples() -> list:
         ex(x.astype(np.float64), **a),
         ex(np.array([[0, 1], [1, -1]], np.int64), **a),
         ex(np.array([[np.nan, 0], [0, np.nan]], np.float32), nodes_missing_value_tracks_true=(0, 0, 0, 1, 0, 0), **a),
+        ex(x, name="a leaf votes twice for the only target", **a | {"n_targets": 1, "target_ids": (0,) * 5}),
     ]
 
 

@@ -31,11 +31,19 @@ def infer_grid_sample(c: InferContext) -> TensorType:
     return c.t(0).with_(shape=(*x[:2], *(grid[1:-1] if grid else (c.symbol() for _ in range(rank - 2)))))
 
 
+_OLD_MODES = {"bilinear": "linear", "bicubic": "cubic"}
+
+
 def _old_modes(call: OnnxCall) -> None:
     """Before opset 20 the modes were named for two axes."""
-    names = {"bilinear": "linear", "bicubic": "cubic"}
     mode = call.attrs.get("mode", "bilinear")
-    call.attrs["mode"] = names.get(mode, mode)
+    call.attrs["mode"] = _OLD_MODES.get(mode, mode)
+
+
+def _export_modes(call: OnnxCall) -> None:
+    if call.opset < 20:
+        old = {new: name for name, new in _OLD_MODES.items()}
+        call.attrs["mode"] = old.get(call.attrs["mode"], call.attrs["mode"])
 
 
 def _grid_sample_examples() -> list:
@@ -51,7 +59,7 @@ def _grid_sample_examples() -> list:
     ]
 
 
-@op("grid_sample", onnx=Onnx("GridSample", since=16, before={20: _old_modes}), infer=infer_grid_sample,
+@op("grid_sample", onnx=Onnx("GridSample", since=16, before={20: _old_modes}, export=_export_modes), infer=infer_grid_sample,
     examples=_grid_sample_examples, dtypes={"x": NUMERIC | COMPLEX | {BOOL, STR}, "grid": FLOATS},
     tolerance=(2e-5, 5e-6))  # fmt: skip
 def grid_sample(x, grid, *, align_corners=0, mode="linear", padding_mode="zeros"):

@@ -285,6 +285,18 @@ def _label_encoder_1(call: OnnxCall) -> None:
     call.attrs["values_int64s" if text else "values_strings"] = tuple(range(len(classes))) if text else classes
 
 
+def label_tables(a: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, Any]:
+    """The keys of a label_encoder, their values, and the value of all others, from its attributes."""
+    keys = next(_array(k, a[k]) for k in KEYS if a[k] is not None and len(a[k]))
+    name = next(v for v in VALUES if a[v] is not None and len(a[v]))
+    values = _array(name, a[name])
+    kind = name.rpartition("_")[2]
+    default = a["default_tensor"] if kind == "tensor" else a["default_" + kind.removesuffix("s")]
+    if default is None:
+        default = a[{"O": "default_string", "f": "default_float"}.get(values.dtype.kind, "default_int64")]
+    return keys, values, np.asarray(default, values.dtype).reshape(())
+
+
 LABELS = frozenset({STR, I64, F32, I32, I16, F64})
 
 
@@ -333,16 +345,7 @@ def label_encoder(
     values_tensor=None,
 ):
     """The value beside the key that equals the element, or the default. Of equal keys the last counts; NaN equals NaN."""
-    a = dict(locals())
-    keys = next(_array(k, a[k]) for k in KEYS if a[k] is not None and len(a[k]))
-    name = next(v for v in VALUES if a[v] is not None and len(a[v]))
-    values = _array(name, a[name])
-    default = {"floats": default_float, "int64s": default_int64, "strings": default_string}.get(
-        name.rpartition("_")[2], default_tensor
-    )
-    if default is None:
-        default = {"O": default_string, "f": default_float}.get(values.dtype.kind, default_int64)
-    return _mapped(X, keys, values, default)
+    return _mapped(X, *label_tables(dict(locals())))
 
 
 def _infer_one_hot_encoder(c: InferContext) -> TensorType:

@@ -66,7 +66,7 @@ def _outputs_say_training(call: OnnxCall) -> None:
 
 
 def _batch_norm_export(call: OnnxCall) -> None:
-    if not call.attrs.pop("spatial", 1):
+    if call.opset >= 9 and not call.attrs.pop("spatial", 1):
         raise ValueError("spatial = 0 has no form in opset 9 and above; export to opset 8 or below")
 
 
@@ -157,7 +157,7 @@ def _scale_by_group(call: OnnxCall) -> None:
 
 
 def _group_norm_export(call: OnnxCall) -> None:
-    if call.attrs.pop("per_group", 0):
+    if call.attrs.pop("per_group", 0) and call.opset >= 21:
         raise ValueError("scale and bias by group have no form in opset 21 and above; export to opset 18, 19 or 20")
 
 
@@ -331,7 +331,7 @@ def _lrn_examples() -> list:
 def lrn(x, *, alpha=1e-4, beta=0.75, bias=1.0, size):
     """x[N,C,...] / (bias + alpha / size * the sum of squares of the `size` channels around each) ** beta."""
     xw = wide(x)
-    before, after = (size - 1) // 2, size // 2
+    before, after = min((size - 1) // 2, x.shape[1]), min(size // 2, x.shape[1])  # behind the channels there are zeros only
     pads = [(before, after) if i == 1 else (0, 0) for i in range(x.ndim)]
-    squares = np.lib.stride_tricks.sliding_window_view(np.pad(xw * xw, pads), size, axis=1).sum(axis=-1)
+    squares = np.lib.stride_tricks.sliding_window_view(np.pad(xw * xw, pads), before + after + 1, axis=1).sum(axis=-1)
     return (xw / (bias + alpha / size * squares) ** beta).astype(x.dtype)

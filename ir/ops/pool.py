@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..limits import claim
 from ..op import InferContext, Onnx, OnnxCall, ex, op
 from ..symbols import dim_max
 from ..types import FLOATS, I8, I64, U8, TensorType, dtype_of
@@ -109,6 +110,7 @@ def average_pool(x, *, auto_pad="NOTSET", ceil_mode=0, count_include_pad=0, dila
                        ceil_mode=bool(ceil_mode))  # fmt: skip
     ones = np.ones(x.shape[2:])
     if count_include_pad:
+        claim(16 * math.prod(win.span))
         ones = np.pad(ones, list(zip(win.begin, win.end, strict=True)), constant_values=1)
         padded = np.pad(ones, [(0, max(0, n - have)) for n, have in zip(win.span, ones.shape, strict=True)])
     else:

@@ -7,7 +7,7 @@ algorithm", 1968), whose states are all advanced together, character by characte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from re import _constants as k  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -145,28 +145,53 @@ class Regex:
 
     def matches(self, text: str) -> bool:
         """Whether the pattern matches the whole text."""
-        states = self._closure([self.start], text, 0)
+        states = self._closure({self.start: 0}, text, 0)
         for i, ch in enumerate(text):
-            states = self._closure([self.next[s][0] for s in states if self._passes(s, ch)], text, i + 1)
+            states = self._closure({self.next[s][0]: 0 for s in states if self._passes(s, ch)}, text, i + 1)
             if not states:
                 return False
         return self.accept in states
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the pattern matches, from left to right without overlap: each time the leftmost, longest text that is not empty."""
+        found: list[tuple[int, int]] = []
+        while (span := self._search(text, found[-1][1] if found else 0)) is not None:
+            found.append(span)
+        return found
+
+    def _search(self, text: str, at: int) -> tuple[int, int] | None:
+        """The leftmost, longest match that is not empty, from `at` on; states know the earliest start that leads to them."""
+        states: dict[int, int] = {}
+        best: tuple[int, int] | None = None
+        for i in range(at, len(text)):
+            states = self._closure({**states, self.start: states.get(self.start, i)} if best is None else states, text, i)
+            read = {self.next[s][0]: first for s, first in reversed(states.items()) if self._passes(s, text[i])}
+            if best is not None:
+                read = {s: first for s, first in read.items() if first <= best[0]}
+                if not read:
+                    break
+            states = self._closure(read, text, i + 1)
+            if self.accept in states and (best is None or states[self.accept] <= best[0]):
+                best = states[self.accept], i + 1
+        return best
 
     def _passes(self, state: int, ch: str) -> bool:
         test = self.tests[state]
         return test is not None and test(ch)
 
-    def _closure(self, states: list[int], text: str, at: int) -> set[int]:
-        """The states reached without reading a character."""
-        seen: set[int] = set()
-        while states:
-            s = states.pop()
-            if s in seen:
-                continue
-            seen.add(s)
-            check = self.checks[s]
-            if self.tests[s] is None and (check is None or check(text, at)):
-                states.extend(self.next[s])
+    def _closure(self, states: Mapping[int, int], text: str, at: int) -> dict[int, int]:
+        """The states reached without reading a character, each with the smallest number that leads to it, in order of these."""
+        seen: dict[int, int] = {}
+        for first, state in sorted((first, state) for state, first in states.items()):
+            open_ = [state]
+            while open_:
+                s = open_.pop()
+                if s in seen:
+                    continue
+                seen[s] = first
+                check = self.checks[s]
+                if self.tests[s] is None and (check is None or check(text, at)):
+                    open_.extend(self.next[s])
         return seen
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from ..limits import claim
 from ..op import InferContext, Onnx, OnnxCall, attr_to_input, ex, op
 from ..shapes import normalize_axes
 from ..symbols import DimLike, floordiv
@@ -138,6 +139,7 @@ def _filter(at: np.ndarray, a: _Axis, cubic: bool, coeff: float, antialias: int,
     """
     shrink = min(float(a.scale), 1.0) if antialias else 1.0
     reach = int(np.ceil((2 if cubic else 1) / shrink))
+    claim(6 * 8 * 2 * reach * len(at))
     low = np.floor(at).astype(np.int64)
     index = low[:, None] + np.arange(1 - reach, reach + 1)
     distance = (index - at[:, None].astype(np.float64)) * shrink
@@ -186,9 +188,10 @@ def _upsample(call: OnnxCall) -> None:
 
 def _export(call: OnnxCall) -> None:
     drop_empty(call)
-    for name, old in (("nearest_mode", "floor_up_ceil_down"), ("coordinate_transformation_mode", "tf_half_pixel_for_nn")):
-        if call.attrs.get(name) == old:
-            raise ValueError(f"{name} = {old!r} has no form in opset 13 and above")
+    gone = ("nearest_mode", "floor_up_ceil_down", 10), ("coordinate_transformation_mode", "tf_half_pixel_for_nn", 12)
+    for name, old, last in gone:
+        if call.attrs.get(name) == old and call.opset > last:
+            raise ValueError(f"{name} = {old!r} has no form in opset {last + 1} and above")
 
 
 def _forms() -> tuple[Onnx, ...]:

@@ -135,5 +135,7 @@ def multinomial(input, *, sample_size=1, dtype=I32, seed=None):
     weights = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
     ends = np.cumsum(weights, 1)
     draws = _generator(seed).random((len(input), sample_size)) * ends[:, -1:]
-    below = (ends[:, None, :] <= draws[:, :, None]).sum(-1)
+    below = np.zeros(draws.shape, np.int64)
+    for row, (e, d) in enumerate(zip(ends, draws, strict=True)):
+        below[row] = np.searchsorted(e, d, "right")
     return np.minimum(below, input.shape[1] - 1).astype(dtype.np)

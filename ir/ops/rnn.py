@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..limits import tick
 from ..op import InferContext, Onnx, OnnxCall, drop_attrs, ex, op
 from ..symbols import DimLike
 from ..types import FLOATS, I32, TensorType
@@ -117,6 +118,7 @@ def _layer(cell: Callable[[int], Step], x: Array, w: Array, r: Array, b: Array |
             projected = projected + wide(b[d])[: w.shape[1]]
         states, step = [np.zeros((batch, hidden), x.dtype) if s is None else s[d] for s in initial], cell(d)
         for t in range(seq - 1, -1, -1) if back else range(seq):
+            tick()
             new = step(projected[t], *states)
             states = [np.where(live[t], n, s) for n, s in zip(new, states, strict=True)]
             y[t, d] = np.where(live[t], new[0], 0)

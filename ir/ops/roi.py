@@ -60,14 +60,15 @@ def max_roi_pool(x, rois, *, pooled_shape, spatial_scale=1.0):
     out = np.zeros((len(rois), x.shape[1], *pooled_shape), x.dtype)
     _check_images(rois[:, 0], len(x))
     for r, (image, *corners) in enumerate(wide(rois)):
-        tick()
         x1, y1, x2, y2 = (math.floor(v * spatial_scale + 0.5) for v in corners)
         rows = _cells(y1, y2, pooled_shape[0], x.shape[2])
         cols = _cells(x1, x2, pooled_shape[1], x.shape[3])
-        for (i, h), (j, w) in itertools.product(enumerate(rows), enumerate(cols)):
-            cell = x[int(image), :, h, w]
-            if cell.size:
-                out[r, :, i, j] = cell.max(axis=(1, 2))
+        for i, h in enumerate(rows):
+            tick()
+            for j, w in enumerate(cols):
+                cell = x[int(image), :, h, w]
+                if cell.size:
+                    out[r, :, i, j] = cell.max(axis=(1, 2))
     return out
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..limits import claim
 from ..types import dtype_of
 
 TAPS = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}
@@ -52,6 +53,7 @@ def sample(x: np.ndarray, at: np.ndarray, mode: str = "linear",
 
     `settle` brings integer positions back inside; what it leaves outside is zero.
     """
+    claim(8 * at.size * (3 + len(TAPS[mode])) + 3 * x.itemsize * x.shape[0] * (at.size // max(len(at), 1)))
     floor = np.rint(at) if mode == "nearest" else np.floor(at)
     low = np.clip(np.nan_to_num(floor), -(1 << 31), 1 << 31).astype(np.int64)
     settle = settle or (lambda index: index)

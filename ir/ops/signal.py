@@ -106,7 +106,8 @@ def dft(x, dft_length=None, axis=None, *, inverse=0, onesided=0):
     at = _number(axis) % x.ndim if axis is not None else x.ndim - 2
     z = _complex(x)
     n = _number(dft_length) if dft_length is not None else 2 * (z.shape[at] - 1) if inverse and onesided else z.shape[at]
-    claim(2 * z.itemsize * (z.size // max(z.shape[at], 1)) * max(n, 0))
+    # The result, as pairs too, and what Bluestein's algorithm needs for one line of a prime length.
+    claim(3 * z.itemsize * (z.size // max(z.shape[at], 1)) * max(n, 0) + 128 * max(n, 0))
     if inverse and onesided:
         return np.fft.irfft(z, n, at)[..., None].astype(x.dtype)
     y = np.fft.ifft(z, n, at) if inverse else np.fft.fft(z, n, at)
@@ -121,9 +122,10 @@ BLOCK_BYTES = 32 << 20  # what one block of frames may take
 
 def infer_stft(c: InferContext) -> TensorType:
     same_dtype(c, 0, 2)
-    expect_rank(c, 0, 3)
+    expect_rank(c, 0, 2, 3)
     expect_rank(c, 2, 1)
     x = c.shape(0) or tuple(c.symbol() for _ in range(3))
+    x = (*x, 1) if len(x) == 2 else x
     if c.attr("onesided") and x[2] == 2:
         raise c.error(f"onesided = 1 on {c.t(0)}, expected real input or onesided = 0")
     window = c.shape(2) if c.has(2) else None
@@ -152,8 +154,11 @@ def _stft_examples() -> list:
 @op("stft", onnx=Onnx("STFT", since=17), infer=infer_stft, examples=_stft_examples, tolerance=(2e-5, 5e-6),
     dtypes={"x": FLOATS, "frame_step": LENGTHS, "window": FLOATS, "frame_length": LENGTHS})  # fmt: skip
 def stft(x, frame_step, window=None, frame_length=None, *, onesided=1):
-    """The Fourier transforms of the frames of x[B, n, 1 | 2], each times the window -> [B, frames, bins, 2]."""
-    step, z = _number(frame_step), _complex(x)
+    """The Fourier transforms of the frames of x[B, n, 1 | 2], each times the window -> [B, frames, bins, 2].
+
+    A real signal may also be x[B, n]: torch's exporter writes so and ONNX Runtime reads it, the specification notwithstanding.
+    """
+    step, z = _number(frame_step), _complex(x[..., None] if x.ndim == 2 else x)
     length = _number(frame_length) if frame_length is not None else len(window) if window is not None else z.shape[1]
     if step < 1:
         raise ValueError(f"frame_step = {step}, expected at least 1")
@@ -190,6 +195,8 @@ def _window_examples() -> list:
 def _window(size: np.ndarray, dtype: DType, periodic: int, fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """fn of the angles 0 .. 2 pi at `size` points; a window of one point lies at 0."""
     n = _number(size)
+    if n < 0:
+        raise ValueError(f"size = {n}, expected at least 0")
     claim(5 * 8 * n)
     return fn(2 * np.pi * np.arange(n) / max(n if periodic else n - 1, 1)).astype(dtype.np)
 

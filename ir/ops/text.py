@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..limits import claim, tick
 from ..op import InferContext, Onnx, ex, op
 from ..symbols import broadcast
 from ..types import BOOL, F32, I32, I64, STR, TensorType
@@ -86,6 +87,7 @@ def string_split(X, *, delimiter=None, maxsplit=None):
     """
     parts = [_split(text, delimiter, maxsplit) for text in X.ravel()]
     counts = np.array([len(p) for p in parts], np.int64)
+    claim(8 * len(parts) * int(counts.max(initial=0)))
     out = np.full((len(parts), int(counts.max(initial=0))), "", object)
     for row, p in zip(out, parts):
         row[: len(p)] = p
@@ -308,6 +310,7 @@ def tfidf_vectorizer(
             break
         prefix = np.zeros(rows.shape, np.int64)
         for n in range(max_gram_length):
+            tick()
             windows = length - n * stride
             if windows <= 0:
                 break

@@ -206,6 +206,10 @@ def _votes(a: dict[str, Any], prefix: str, weights: Any, find, mode: np.ndarray,
     target, weight = _column(f"{prefix}_ids", a[f"{prefix}_ids"], m, np.int64), _column(f"{prefix}_weights", weights, m, wide)
     keep = mode[at] == LEAF
     at, target, weight = at[keep], target[keep], weight[keep]
+    if a.get("n_targets") == 1:
+        # Of several votes of a leaf for the only target ONNX Runtime counts the first; converters of decision paths rely on it.
+        at, first = np.unique(at, return_index=True)
+        target, weight = target[first], weight[first]
     order = np.argsort(at, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=len(mode)))])
     return starts, target[order], weight[order]

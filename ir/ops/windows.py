@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..limits import claim, tick
 from ..op import InferContext
 from ..shapes import window_out
 from ..symbols import DimLike, ceildiv, dim_max, dim_min, floordiv
@@ -36,7 +36,13 @@ class Windows:
 
     def taps(self) -> Iterator[tuple[int, ...]]:
         """The positions inside a window, row-major."""
-        return itertools.product(*(range(k) for k in self.kernel))
+        for i in range(math.prod(self.kernel)):
+            tick()
+            tap = []
+            for k in reversed(self.kernel):
+                i, at = divmod(i, k)
+                tap.append(at)
+            yield tuple(reversed(tap))
 
     def at(self, tap: Sequence[int]) -> tuple[slice, ...]:
         """Where the elements at position `tap` of all windows lie in the padded spatial axes."""
@@ -50,6 +56,7 @@ class Windows:
         lead = x.ndim - len(self.kernel)
         ends = (max(0, n - size - b) for n, size, b in zip(self.span, x.shape[lead:], self.begin, strict=True))
         pads = [(0, 0)] * lead + list(zip(self.begin, ends, strict=True))
+        claim(x.itemsize * math.prod(n + b + e for n, (b, e) in zip(x.shape, pads, strict=True)))
         return x if not any(map(any, pads)) else np.pad(x, pads, constant_values=fill)
 
     def view(self, padded: np.ndarray, tap: Sequence[int]) -> np.ndarray:
@@ -124,7 +131,9 @@ def infer_windows(c: InferContext, spatial: Sequence[DimLike], kernel: Sequence[
 
 def scatter_windows(cols: np.ndarray, w: Windows, size: Sequence[int]) -> np.ndarray:
     """The adjoint of `columns`: sums cols[A, taps, windows...] into [A, size...]; what falls outside of `size` is dropped."""
-    full = np.zeros((cols.shape[0], *(max(n, b + m) for n, b, m in zip(w.span, w.begin, size, strict=True))), cols.dtype)
+    shape = (cols.shape[0], *(max(n, b + m) for n, b, m in zip(w.span, w.begin, size, strict=True)))
+    claim(cols.itemsize * math.prod(shape))
+    full = np.zeros(shape, cols.dtype)
     for i, tap in enumerate(w.taps()):
         w.view(full, tap)[...] += cols[:, i]
     return full[(slice(None), *(slice(b, b + m) for b, m in zip(w.begin, size, strict=True)))]

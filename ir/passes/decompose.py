@@ -18,7 +18,7 @@ from ..ops.linalg import parse_equation
 from ..rewrite import Builder, Refusal, refuse
 from ..symbols import DimLike, product, symbols_of
 from ..target import Target
-from ..types import BF16, F16, F32, F64, I32, I64
+from ..types import BF16, F16, F32, I32, I64, STR, TensorType
 from .manager import Context, register
 from .movement import VIEWS
 
@@ -78,7 +78,8 @@ class Decompose:
 
 def _unserved(b: Builder, target: Target) -> Refusal | None:
     for n in b.added:
-        reason = None if n.op.name in FREE else target.refuses(n)
+        strings = any(isinstance(r.type, TensorType) and r.tensor.dtype is STR for r in n.results)  # no target moves those
+        reason = None if n.op.name in FREE or strings else target.refuses(n)
         if reason is not None:
             return refuse(f"the target has no kernel for the piece {n.op.name}", why=reason)
     return None
@@ -161,6 +162,8 @@ def _lrn(node: Node, b: Builder) -> Any:
 
 # ---- einsum -----------------------------------------------------------------------------------------------------
 
+Labelled = tuple[Value, list[str]]  # a value and the labels of its axes
+
 
 def _dims(b: Builder, dims: Sequence[DimLike]) -> Value | None:
     """A shape as an operand, None where a run cannot tell it from its inputs."""
@@ -177,7 +180,7 @@ def _arranged(b: Builder, v: Value, labels: Sequence[str], order: Sequence[str])
     return v if perm == tuple(range(len(perm))) else b.op("transpose", v, perm=perm)
 
 
-def _summed(b: Builder, v: Value, labels: list[str], keep: set[str]) -> tuple[Value, list[str]]:
+def _summed(b: Builder, v: Value, labels: list[str], keep: set[str]) -> Labelled:
     """`v` summed over the axes whose labels nobody keeps."""
     gone = [i for i, x in enumerate(labels) if x not in keep]
     if not gone:
@@ -185,27 +188,46 @@ def _summed(b: Builder, v: Value, labels: list[str], keep: set[str]) -> tuple[Va
     return b.op("reduce_sum", v, _ints(b, *gone), keepdims=0), [x for x in labels if x in keep]
 
 
+def _spelled(labels: Sequence[str], dots: int) -> list[str]:
+    """The labels with a label of its own for each axis that "..." stands for; axes that are broadcast together share one."""
+    return [y for x in labels for y in ([f".{i}" for i in range(dots, 0, -1)] if x == "..." else [x])]
+
+
 @opens("einsum")
 def _einsum(node: Node, b: Builder) -> Any:
-    """One operand: a sum and a transpose. Two: a batched product of matrices between reshapes."""
+    """One operand: a sum and a transpose. More: from left to right, batched products of matrices between reshapes."""
     terms, out = parse_equation(node.attr("equation"), len(node.operands))
-    if any("..." in t or len(set(t)) != len(t) for t in [*terms, out]) or len(terms) > 2:
-        return refuse("more than two operands, an ellipsis, or a label twice in one operand", equation=node.attr("equation"))
+    shapes = [v.tensor.shape for v in node.operands]  # type: ignore[union-attr]
+    if any(s is None for s in shapes) or any(len(set(t)) != len(t) for t in terms):
+        return refuse("an unknown rank, or a label twice in one operand", equation=node.attr("equation"))
+    dots = [len(s) - len(t) + 1 if "..." in t else 0 for s, t in zip(shapes, terms)]  # type: ignore[arg-type]
+    named, out = [_spelled(t, n) for t, n in zip(terms, dots)], _spelled(out, max(dots))
     sizes: dict[str, DimLike] = {}
-    for v, labels in zip(node.operands, terms):
-        for label, d in zip(labels, v.tensor.shape or ()):  # type: ignore[union-attr]
-            if sizes.setdefault(label, d) != d:
-                return refuse("an axis of size 1 is broadcast, or sizes are not known to agree", label=label)
-    everywhere = [set(out).union(*(t for j, t in enumerate(terms) if j != i)) for i in range(len(terms))]
-    summed = [_summed(b, v, list(t), keep) for v, t, keep in zip(node.operands, terms, everywhere)]  # type: ignore[arg-type]
-    if len(summed) == 1:
-        v, labels = summed[0]
-        return _arranged(b, v, labels, out)
-    return _product(b, summed[0], summed[1], out, sizes)
+    for labels, shape in zip(named, shapes):
+        for label, d in zip(labels, shape or ()):
+            if 1 not in (d, sizes.setdefault(label, d)) and sizes[label] != d:
+                return refuse("sizes are not known to agree", label=label)
+            sizes[label] = d if sizes[label] == 1 else sizes[label]
+    acc, *rest = [_squeezed(b, v, labels, sizes) for v, labels in zip(node.operands, named)]  # type: ignore[arg-type]
+    acc = _summed(b, *acc, {*out}.union(*(t for _, t in rest)))
+    for i, (v, labels) in enumerate(rest):
+        later = {*out}.union(*(t for _, t in rest[i + 1 :]))
+        right = _summed(b, v, labels, later.union(acc[1]))
+        order = out if i == len(rest) - 1 else [k for k in dict.fromkeys(acc[1] + right[1]) if k in later]
+        z = _product(b, acc, right, order, sizes)
+        if isinstance(z, Refusal):
+            return z
+        acc = (z, list(order))
+    return _arranged(b, *acc, out)
 
 
-def _product(b: Builder, first: tuple[Value, list[str]], second: tuple[Value, list[str]], out: Sequence[str],
-             sizes: dict[str, DimLike]) -> Any:  # fmt: skip
+def _squeezed(b: Builder, v: Value, labels: list[str], sizes: dict[str, DimLike]) -> Labelled:
+    """`v` without the axes of size 1 that another operand has longer."""
+    ones = [i for i, (x, d) in enumerate(zip(labels, v.tensor.shape or ())) if d == 1 != sizes[x]]
+    return (b.op("squeeze", v, _ints(b, *ones)), [x for i, x in enumerate(labels) if i not in ones]) if ones else (v, labels)
+
+
+def _product(b: Builder, first: Labelled, second: Labelled, out: Sequence[str], sizes: dict[str, DimLike]) -> Value | Refusal:
     (x, left), (y, right) = first, second
     batch = [k for k in left if k in right and k in out]
     inner = [k for k in left if k in right and k not in out]
@@ -229,7 +251,7 @@ def _product(b: Builder, first: tuple[Value, list[str]], second: tuple[Value, li
     return _arranged(b, z, order, out)
 
 
-# ---- losses, quantization, machine learning ---------------------------------------------------------------------
+# ---- losses, quantization ---------------------------------------------------------------------------------------
 
 
 @opens("nll_loss", "softmax_cross_entropy_loss")
@@ -284,14 +306,3 @@ def _dequantize_linear(node: Node, b: Builder) -> Any:
         y = b.op("sub", y, b.op("cast", _per_axis(b, zero, rank, axis), to=middle))
     y = b.op("mul", b.op("cast", y, to=F32), b.op("cast", _per_axis(b, scale, rank, axis), to=F32))  # type: ignore[arg-type]
     return _narrow(b, y, node.result)
-
-
-@opens("scaler")
-def _scaler(node: Node, b: Builder) -> Any:
-    x, offset, scale = node.operands[0], node.attr("offset"), node.attr("scale")
-    assert x is not None
-    y = x if x.tensor.dtype in (F32, F64) else b.op("cast", x, to=F32)
-    for name, numbers in (("sub", offset), ("mul", scale)):
-        if numbers:
-            y = b.op(name, y, b.const(np.array(numbers, np.float32).astype(y.tensor.dtype.np)))
-    return _narrow(b, y, node.result) if y is not x else refuse("nothing to do")

@@ -132,7 +132,7 @@ def run_pipeline(module: Module, passes: Sequence[Any], ctx: Context, observe: O
     """Runs the passes in order, verifying after each that changed anything; `observe(pass, module)` sees the module after each.
     Raises LimitError where they take more than `Limits.seconds`, looked at before each pass and by folding before each node."""
     records = []
-    ctx.budget = Budget(ctx.limits, constant_bytes(module))
+    ctx.budget = Budget(ctx.limits, constant_bytes(module), nodes=sum(1 for _ in module.walk()))
     for p in passes:
         ctx.budget.check_time(f"the pass {p.name}")
         before, started = sum(1 for _ in module.walk()), time.perf_counter()

@@ -101,6 +101,9 @@ def geometry(anchor: Node, x: Dims, w: Dims) -> Geometry:
     return Geometry(x[0], x[1], *(_three(v, fill) for v, fill in parts), group, channels)
 
 
+MOST_PHASES = 1 << 16  # of a transposed convolution: each is a product of its own, however few results it has
+
+
 @serves("conv", "conv_transpose")
 def build(node: Node) -> KernelSource | Refusal:
     """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major."""
@@ -131,6 +134,8 @@ def _refuse(site: Site) -> Refusal | None:
     x, w = site.operand(0).tensor, site.operand(1).tensor
     if x.dtype not in FLOATS:
         return Refusal(f"{site.anchor.op.name} of {x.dtype} has no kernel", {"expected": "f32, f64, f16, bf16"})
+    if site.anchor.op.name == "conv_transpose" and math.prod(site.anchor.attr("strides")) > MOST_PHASES:
+        return Refusal("strides too large to be cut into phases", {"strides": list(site.anchor.attr("strides"))})
     if x.rank not in (3, 4, 5):
         return Refusal("one to three spatial axes are served", {"rank": x.rank})
     allowed = (None, channels_last(x.rank))

@@ -98,7 +98,8 @@ def test_check_of_shapes_that_do_not_fit(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", """<ir_version: 8, opset_import: ["" : 18]>
         g (float[2] x, float[3] w) => (float[K] z) { z = Add(x, w) }""")  # fmt: skip
     answer = as_json("check", path, status=1)
-    assert answer["error"] == "InferenceError" and "add" in answer["problems"][0]["message"]
+    (problem,) = answer["problems"]
+    assert answer["error"] == "ImportProblem" and problem["op"] == "Add" and "do not broadcast" in problem["message"]
 
 
 def test_check_of_text(small: str, tmp_path: Path) -> None:
@@ -216,6 +217,20 @@ def test_dump_as_data_and_as_dot(small: str) -> None:
     assert module["graph"]["inputs"] == [{"name": "x", "type": "f32[$N,3]"}]
     dot = call("dump", small, "--format", "dot", "--after", "infer").stdout
     assert '"#y" -> "#z"' in dot and '"%x" -> "#y"' in dot and '"#z" -> "out0"' in dot
+
+
+def test_dump_writes_onnx(small: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    for after, nodes in (("import", ["Exp", "Relu"]), ("fuse", ["Exp", "Relu"])):
+        call("dump", small, "--after", after, "--format", "onnx", "-o", str(out), "--opset", "13")
+        written = onnx.load(out)
+        assert [n.op_type for n in written.graph.node] == nodes and written.opset_import[0].version == 13
+    call("dump", small, "--format", "onnx", "-o", str(out))
+    assert onnx.load(out).opset_import[0].version == 18
+    assert "name it with --output" in call("dump", small, "--format", "onnx", status=2).stderr
+    assert "--opset is for --format onnx" in call("dump", small, "--opset", "13", status=2).stderr
+    wrong = call("dump", small, "--format", "onnx", "-o", str(out), "--opset", "3", status=2)
+    assert "UnsupportedError: opset 3 of ai.onnx cannot be written" in wrong.stderr
 
 
 def test_dump_of_a_pass_that_is_not_there(small: str) -> None:

@@ -185,7 +185,7 @@ def table():
         "NonMaxSuppression",
         "NonMaxSuppression",
         [boxes, np.ones((1, 200, 20_000), np.float32), np.int64(HUGE), np.float32(1)],
-        may_fail=True,
+        want=[np.zeros((4_000_000, 3), np.int64)],  # too large to be sent: its shape is compared
     )
     out += both("TfIdf", "TfIdfVectorizer", [I(1, 2, 3)], max_gram_length=HUGE, min_gram_length=1, max_skip_count=1, mode="TF", ngram_counts=[0],
                 ngram_indexes=[HUGE], pool_int64s=[1])  # fmt: skip

@@ -1,9 +1,10 @@
 """A process that runs hostile models, each in a fork of its own: `python worker.py`, requests and answers pickled over pipes.
 
 A fork starts with everything imported (numba too), so that what it takes in time and memory is the model's doing. A request is a
-dict: verb (run, check, inspect), path, inputs, limits, seconds (when the fork is killed). The answer is a dict: status (ok,
-error, killed, died), type and message of an error, typed (whether it is one of graphmill's), outputs, seconds, megabytes (peak
-memory above the start of the fork).
+dict: verb (run, check, inspect), path, inputs, limits, cpu and seconds (of CPU and of wall time, after which the fork is
+killed). The answer is a dict: status (ok, error, killed, died), type and message of an error, typed (whether it is one of
+graphmill's), outputs, cpu (seconds of CPU time that the fork and its children took), megabytes (peak memory above the start of
+the fork).
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ def preload() -> None:
     objects.compile_kernel(next(s.text for s in sources if isinstance(s, KernelSource)))  # also where the cache is warm
 
 
+def cpu_time(who: int) -> float:
+    """Seconds of user and system time, of this process (with its children) or of the children that ended."""
+    used = [resource.getrusage(w) for w in {who, resource.RUSAGE_CHILDREN}]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def status(field: str) -> int:
     """A size in bytes from /proc/self/status."""
     with open("/proc/self/status", encoding="ascii") as f:
@@ -60,7 +67,7 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         return check(request["path"])
     if request["verb"] == "inspect":
         return inspect(request["path"])
-    exe = gm.compile(request["path"], limits=limits)
+    exe = gm.compile(request["path"], threads=1, limits=limits)
     outputs = exe.run(request["inputs"])
     total = sum(x.nbytes for x in outputs.values() if isinstance(x, np.ndarray))
     return {"outputs": outputs if total <= MOST_OUTPUT else {k: np.shape(v) for k, v in outputs.items()}}
@@ -104,7 +111,7 @@ def inspect(path: str) -> dict[str, Any]:
 def fork(request: dict[str, Any]) -> dict[str, Any]:
     """Runs a request in a fork and waits for its end, at most `seconds`."""
     read, write = os.pipe()
-    started = time.monotonic()
+    started, before = time.monotonic(), cpu_time(resource.RUSAGE_CHILDREN)
     child = os.fork()
     if child == 0:
         os.close(read)
@@ -112,6 +119,8 @@ def fork(request: dict[str, Any]) -> dict[str, Any]:
         used = status("VmRSS")
         size = status("VmSize") + ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        most = int(request["cpu"]) + 2
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
         try:
             answer = {"status": "ok", **serve(request)}
         except BaseException as e:
@@ -121,7 +130,7 @@ def fork(request: dict[str, Any]) -> dict[str, Any]:
                 "message": str(e)[:4000],
                 "typed": isinstance(e, gm.errors.GraphmillError),
             }
-        answer |= {"seconds": time.monotonic() - started, "megabytes": (status("VmHWM") - used) >> 20}
+        answer |= {"cpu": cpu_time(resource.RUSAGE_SELF), "megabytes": (status("VmHWM") - used) >> 20}
         with os.fdopen(write, "wb") as f:
             pickle.dump(answer, f)
         os._exit(0)
@@ -142,7 +151,8 @@ def fork(request: dict[str, Any]) -> dict[str, Any]:
         return pickle.loads(data)
     killed = os.WIFSIGNALED(code) and os.WTERMSIG(code) == signal.SIGKILL
     what = signal.Signals(os.WTERMSIG(code)).name if os.WIFSIGNALED(code) else f"exit status {code}"
-    return {"status": "killed" if killed else "died", "message": what, "seconds": time.monotonic() - started, "megabytes": 0}
+    cpu = cpu_time(resource.RUSAGE_CHILDREN) - before
+    return {"status": "killed" if killed else "died", "message": what, "cpu": cpu, "megabytes": 0}
 
 
 def main() -> None:

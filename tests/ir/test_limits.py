@@ -20,9 +20,11 @@ def test_bytes_grow_with_what_is_given() -> None:
 
 def test_time_grows_with_what_is_given() -> None:
     limits = Limits(seconds=1, seconds_per_mb=2)
-    Budget(limits, given=3 << 20, started=Budget(limits).started - 6).check_time("x")
+    Budget(limits, given=3 << 20, started=Budget(limits).started - 6, started_cpu=-1000).check_time("x")
     with pytest.raises(LimitError, match=r"x: more than 7 s have passed; raise Limits\.seconds"):
-        Budget(limits, given=3 << 20, started=Budget(limits).started - 8).check_time("x")
+        Budget(limits, given=3 << 20, started=Budget(limits).started - 8, started_cpu=-1000).check_time("x")
+    Budget(limits, given=3 << 20, nodes=2000, started=Budget(limits).started - 8, started_cpu=-1000).check_time("x")
+    Budget(limits, given=3 << 20, started=Budget(limits).started - 8).check_time("x")  # the process itself did not work so long
     Budget(Limits(seconds=None), started=0).check_time("x")
 
 
@@ -44,6 +46,6 @@ def test_references_ask_the_run_that_they_are_part_of() -> None:
 
 def test_bytes_of_lists_and_strings() -> None:
     assert nbytes_of(np.zeros(4, np.float32)) == 16
-    assert nbytes_of(["abcd"] * 1000) == 8 * 1000 + 60 * 1000
+    assert nbytes_of(["abcd"] * 1000) == 8000 + 60 * 16 * 63
     assert nbytes_of(np.array(["ab", "c"], object)) == 16 + 58 + 57
     assert nbytes_of(None) == 0

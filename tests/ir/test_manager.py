@@ -102,11 +102,11 @@ def test_a_pass_that_breaks_the_module_is_named(options) -> None:
 
 def test_compiling_ends_with_its_time() -> None:
     m = parse_module("module @m {opset = 17} {\n const %a : f32[1] = [1.0]\n graph @main() -> %z {\n%z = exp(%a) : f32[1]\n }\n}")
-    ctx = Context(limits=Limits(seconds=0, seconds_per_mb=0))
-    with pytest.raises(LimitError, match="the pass infer: more than 0 s"):
+    ctx = Context(limits=Limits(seconds=-1))
+    with pytest.raises(LimitError, match="the pass infer: more than"):
         run_pipeline(m, parse_pipeline("infer,fold"), ctx)
-    ctx.budget = Budget(Limits(seconds=0))
-    with pytest.raises(LimitError, match=r"node %z \(exp\): more than 0 s"):
+    ctx.budget = Budget(Limits(seconds=-1))
+    with pytest.raises(LimitError, match=r"node %z \(exp\): more than"):
         Fold().run(m, ctx)
 
 

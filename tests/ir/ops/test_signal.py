@@ -32,6 +32,13 @@ def test_stft_of_one_frame_is_dft() -> None:
     np.testing.assert_allclose(ref("stft", X, np.array(1))[:, 0], ref("dft", X, onesided=1), atol=1e-12)
 
 
+def test_stft_of_a_signal_without_its_last_dim() -> None:
+    step, length = np.array(3), np.array(6)
+    np.testing.assert_array_equal(ref("stft", X[..., 0], step, None, length), ref("stft", X, step, None, length))
+    scalar, known = TensorType(I64, ()), (None, step, None, length)
+    assert infer("stft", TensorType(F32, (2, 9)), scalar, None, scalar, contents=known) == (2, 2, 4, 2)
+
+
 @pytest.mark.parametrize("name", ["hann_window", "hamming_window", "blackman_window"])
 def test_a_periodic_window_is_a_longer_symmetric_one(name: str) -> None:
     np.testing.assert_array_equal(ref(name, np.array(8)), ref(name, np.array(9), periodic=0)[:8])

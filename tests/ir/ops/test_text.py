@@ -53,6 +53,22 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "pattern, text, words",
+    [
+        ("a|ab", "abab ba", ["ab", "ab", "a"]),
+        ("c*", "abccbac", ["cc", "c"]),
+        ("a*b|a", "aaabaa", ["aaab", "a", "a"]),
+        ("^a|b$", "aabb", ["a", "b"]),
+        (r"\b\w\w+\b", "I am, we are", ["am", "we", "are"]),
+        ("b", "", []),
+        ("(ab|abcd|bcdef)", "xabcdef", ["abcd"]),
+    ],
+)
+def test_regex_finds_the_leftmost_longest(pattern: str, text: str, words: list[str]) -> None:
+    assert [text[a:b] for a, b in Regex(pattern).spans(text)] == words
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_regex_agrees_with_python(pattern: str) -> None:
     regex, python = Regex(pattern), re.compile(pattern, re.ASCII)
