@@ -180,7 +180,7 @@ class KernelStep(Step):
         packed = aligned_copy(pack(v.const.array))  # type: ignore[union-attr]
         if len(v.uses) < 2:  # type: ignore[union-attr]
             return packed
-        key = packed.dtype.str, packed.shape, hashlib.sha256(packed.data).digest()
+        key = packed.dtype.str, packed.shape, hashlib.sha256(packed.reshape(-1).view(np.uint8).data).digest()
         return _packed_once.setdefault(key, packed)
 
     def constant(self, i: int) -> np.ndarray:

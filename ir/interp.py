@@ -59,7 +59,8 @@ def run(module: Module, inputs: Mapping[str, Any], limits: Limits = DEFAULT_LIMI
 def constant_bytes(module: Module) -> int:
     """The bytes of all constants, by their types: no weight is read for it. Constants that the file held as sparse do not count."""
     tensors = [v.type for v in module.consts.values() if isinstance(v.type, TensorType) and v.type.is_static]
-    return max(0, sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors) - module.dense_bytes)  # type: ignore[arg-type, misc]
+    total: int = sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # type: ignore[assignment, misc]
+    return max(0, total - module.dense_bytes)
 
 
 def output_names(module: Module) -> list[str]:

@@ -21,7 +21,7 @@ def report(source: ModelSource, limits: Limits = DEFAULT_LIMITS, shapes: Mapping
     """
     reader = Reader(load(source), limits, shapes)
     problems = reader.problems or type_problems(reader.module)
-    return problems.error(reader.source.name) if problems else None
+    return problems.error(reader.source.name, ImportProblem) if problems else None
 
 
 def type_problems(module: Module) -> Problems:

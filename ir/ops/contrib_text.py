@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _between(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
 
 def _tokenizer_examples() -> list:
     x = np.array(["abab b;a", "c", ""], object)
-    common = {"pad_value": "#", "mincharnum": 1}
+    common: dict[str, Any] = {"pad_value": "#", "mincharnum": 1}
     return [
         ex(x, tokenexp="a|ab", **common),
         ex(x, tokenexp="c*", mark=1, **common),
@@ -129,7 +130,7 @@ def _murmur_examples() -> list:
         ex(texts),
         ex(texts, positive=0, seed=7),
         ex(np.array([0, 1, -5], np.int64), positive=0),
-        ex(np.float32([1.5, -0.0]), seed=3),
+        ex(np.array([1.5, -0.0], np.float32), seed=3),
         ex(np.array([3.25]), positive=0),
         ex(np.zeros(0, np.int32)),
     ]

@@ -13,13 +13,14 @@ from graphmill.ir.op import OPS, Example
 from graphmill.ir.passes.decompose import OPENERS
 from graphmill.ir.passes.manager import Context, parse_pipeline, run_pipeline
 from graphmill.ir.types import TensorType, dtype_of
+from graphmill.kernels.cpu.target import CpuTarget
 
 ML = [n for n in OPENERS if OPS[n].family in ("classic", "ml", "forest")]
 STAYS = {"categories are strings", "no operator for the transform", "coupled by a loop", "fewer than two classes", "nothing to do",
          "the keys are strings", "the labels are numbers"}  # fmt: skip
 
 
-def opened(op: str, e: Example) -> tuple[dict, dict, Context]:
+def opened(op: str, e: Example, pipeline: str = "decompose{always=true}") -> tuple[dict, dict, Context]:
     """The results of an operator, of what it is opened into, and the decisions."""
     m = Module({"": 21, "ai.onnx.ml": 3})
     operands: list[Any] = [m.main.add_input(f"x{i}", TensorType(dtype_of(a), a.shape)) for i, a in enumerate(e.operands)]
@@ -27,8 +28,8 @@ def opened(op: str, e: Example) -> tuple[dict, dict, Context]:
     m.main.set_outputs(node.results)
     infer_module(m)
     feeds = {f"x{i}": a for i, a in enumerate(e.operands)}
-    before, ctx = interp.run(m, feeds), Context()
-    run_pipeline(m, parse_pipeline("decompose{always=true}"), ctx)
+    before, ctx = interp.run(m, feeds), Context(target=CpuTarget())
+    run_pipeline(m, parse_pipeline(pipeline), ctx)
     return before, interp.run(m, feeds), ctx
 
 
@@ -47,6 +48,13 @@ def test_opened_operators_compute_the_same(op: str) -> None:
             else:
                 np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
     assert applied
+
+
+@pytest.mark.parametrize("op", [n for n in ML if n != "tree_ensemble_classifier"])
+def test_the_cpu_has_kernels_for_all_pieces(op: str) -> None:
+    for e in OPS[op].examples():  # type: ignore[misc]
+        _, _, ctx = opened(op, e, "decompose")
+        assert all(d.outcome == "applied" or any(s in d.reason for s in STAYS) for d in ctx.log.decisions), ctx.log.decisions
 
 
 def test_rbf_kernel_of_infinite_features_is_zero() -> None:
