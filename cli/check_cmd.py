@@ -10,7 +10,7 @@ import click
 from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, set_option, target_option
 
 if TYPE_CHECKING:
-    from ..engine.plan import Served
+    from ..engine.steps import Served
 
 ORDER = ("unsupported", "reference", "host", "native")
 MOST_NODES = 5  # nodes that a row names

@@ -12,9 +12,14 @@ from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, nbytes_of
 from .binding import bind_inputs
+from .memory import Workspace
 from .options import Options
-from .plan import Frame, Plan
+from .plan import Plan
+from .replay import Replay, replay_of
 from .report import CompileReport
+from .steps import Frame
+
+MOST_REPLAYS = 8
 
 
 class Executable:
@@ -26,6 +31,8 @@ class Executable:
         self._plan = plan
         self._constants = given
         self._output_names = output_names(module)
+        self._workspaces: list[Workspace] = []  # of runs that have ended
+        self._replays: list[Replay] = []  # the latest first; never changed in place, since several threads may read it
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -43,16 +50,39 @@ class Executable:
         Tensors are numpy arrays of the declared element type; what is returned belongs to the caller. Raises InputError for
         inputs that do not fit, RunError naming the node that failed, LimitError where a limit would be passed.
         """
+        workspace = self._borrow()
+        try:
+            out = self._replay(inputs, workspace) or self._run_first(inputs, workspace)
+        except MemoryError as e:
+            raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
+        self._workspaces.append(workspace)  # not after an error, when a kernel may have been left half way
+        return out
+
+    def _replay(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any] | None:
+        """A run whose inputs look like those of an earlier one; None if none did."""
+        for replay in self._replays:
+            out = replay.run(inputs, workspace)
+            if out is not None:
+                return out
+        return None
+
+    def _run_first(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
+        """A run that checks and binds everything."""
         env, symbols = bind_inputs(self.module, inputs)
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
-        frame = Frame(env, symbols, budget, self.threads)
-        try:
-            results = self._plan.run(frame)
-        except MemoryError as e:
-            raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
+        results = self._plan.run(Frame(dict(env), dict(symbols), budget, self.threads, workspace))
+        replay = replay_of(self._plan, Frame(env, symbols, budget, self.threads), self._output_names)
+        if replay is not None:
+            self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
         return dict(zip(self._output_names, _owned(results, given, self._plan)))
+
+    def _borrow(self) -> Workspace:
+        try:
+            return self._workspaces.pop()
+        except IndexError:
+            return Workspace()
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,16 +26,3 @@ class Options:
     shapes: Mapping[str, int] = field(default_factory=dict)
     strict_native: bool = False
     limits: Limits = DEFAULT_LIMITS
-
-
-def granted_cpus() -> int:
-    """How many CPUs this process may use: affinity, cut down to the cgroup's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as f:
-            quota, period = f.read().split()
-        if quota != "max":
-            cpus = min(cpus, max(1, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 here: the affinity stands
-    return cpus

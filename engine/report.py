@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..ir.passes.manager import PassRecord
 from ..ir.rewrite import Decision
-from .plan import Served
+from .steps import Served
 
 
 @dataclass

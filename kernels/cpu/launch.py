@@ -1,68 +1,237 @@
-"""Running the tiles of a kernel, on one thread or several."""
+"""Running tables of kernels: one native call walks a table, worker threads help by claiming tiles.
+
+A *row* of a table is four 64-bit words: the address of a kernel, of its parameters, how many tiles it has, and the address of a
+word to clear before it starts (0: none). A thread that helps takes one tile at a time by a compare-and-swap of one word that
+holds the number of the row under way and how many of its tiles nobody has taken. A row is done when its *tiles* are done, so that
+a worker which the system has taken off a core never holds back the others; tiles are cut by shape alone, so that the bits do not
+depend on who ran them.
+
+The native call returns after a slice of time, so that Python sees signals and deadlines, and is called again to go on. Workers
+spin for a moment after a run and then sleep. The pool belongs to the process: who finds it taken runs all tiles itself.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
+import os
+import platform
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 
-# void launch(kernel, params, first, last, ntiles): runs the tiles [first, last). One call from Python for all of them.
-_LAUNCH = """
-define void @gm_launch(i64 %kernel, i64 %params, i64 %first, i64 %last, i64 %tiles) {
-entry:
-  %fn = inttoptr i64 %kernel to ptr
-  %any = icmp slt i64 %first, %last
-  br i1 %any, label %loop, label %done
-loop:
-  %tile = phi i64 [ %first, %entry ], [ %next, %loop ]
-  call void %fn(i64 %params, i64 %tile, i64 %tiles)
-  %next = add i64 %tile, 1
-  %more = icmp slt i64 %next, %last
-  br i1 %more, label %loop, label %done
-done:
-  ret void
-}
+from .operands import fill_in
+
+SLICE = 20_000_000  # nanoseconds of a native call, about: it ends with a tile
+SPIN = 100_000  # nanoseconds that an idle worker spins before it sleeps
+ROW = 4  # words of a row
+_HAS_FUTEX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+
+# Words of the pool's memory; those that threads share lie in cache lines of their own.
+_WORDS = {"CLAIM": 0, "DONE": 8, "CURRENT": 16, "HELPERS": 24, "WAKE": 32, "SLEEPING": 40, "STOP": 48}
+# Words of a run: what to do, and how far it has come.
+_RUN_WORDS = {"TABLE": 0, "ROWS": 1, "AT": 2, "LEFT": 3}
+_RUN = """
+def kernel(run, pool, helpers):
+    table = param(run, TABLE)
+    rows = param(run, ROWS)
+    at = param(run, AT)
+    left = param(run, LEFT)
+    until = nanoseconds() + SLICE
+    number = atomic_load(pool + 8 * CLAIM) >> 24
+    late = False
+    called = False
+    while at < rows and not late:
+        row = table + 32 * at
+        tiles = param(row, 2)
+        if left == 0:
+            left = tiles
+            if param(row, 3) != 0:
+                st_i64(param(row, 3), 0, 0)
+        if helpers == 0 or tiles == 1:
+            while left > 0 and not late:
+                call_kernel(param(row, 0), param(row, 1), tiles - left, tiles)
+                left -= 1
+                late = nanoseconds() > until
+        else:
+            if not called:
+                called = True
+                atomic_store(pool + 8 * HELPERS, helpers)
+                atomic_add(pool + 8 * WAKE, 1)
+                if atomic_load(pool + 8 * SLEEPING) > 0:
+                    wake_all(pool + 8 * WAKE)
+            number += 1
+            began = left
+            atomic_store(pool + 8 * CURRENT, row)
+            atomic_store(pool + 8 * DONE, 0)
+            atomic_store(pool + 8 * CLAIM, number << 24 | left)
+            while left > 0:
+                claim = atomic_load(pool + 8 * CLAIM)
+                left = claim & 0xffffff
+                if left > 0:
+                    if late:
+                        if atomic_swap_if(pool + 8 * CLAIM, claim, number << 24):
+                            break
+                    elif atomic_swap_if(pool + 8 * CLAIM, claim, claim - 1):
+                        call_kernel(param(row, 0), param(row, 1), tiles - left, tiles)
+                        atomic_add(pool + 8 * DONE, 1)
+                        late = nanoseconds() > until
+            spins = 0
+            while atomic_load(pool + 8 * DONE) < began - left:
+                spins += 1
+                if spins < 2000:
+                    pause()
+                else:
+                    give_way()
+        if left == 0:
+            at += 1
+    if called:
+        atomic_store(pool + 8 * HELPERS, 0)
+    st_i64(run, AT, at)
+    st_i64(run, LEFT, left)
+"""
+_WORK = """
+def kernel(pool, me, spin):
+    idle_since = nanoseconds()
+    while atomic_load(pool + 8 * STOP) == 0:
+        claim = atomic_load(pool + 8 * CLAIM)
+        left = claim & 0xffffff
+        if left > 0 and me < atomic_load(pool + 8 * HELPERS):
+            if atomic_swap_if(pool + 8 * CLAIM, claim, claim - 1):
+                row = atomic_load(pool + 8 * CURRENT)
+                tiles = param(row, 2)
+                call_kernel(param(row, 0), param(row, 1), tiles - left, tiles)
+                atomic_add(pool + 8 * DONE, 1)
+                idle_since = nanoseconds()
+        elif nanoseconds() - idle_since < spin:
+            pause()
+        elif me < atomic_load(pool + 8 * HELPERS):
+            give_way()
+        else:
+            turn = atomic_load(pool + 8 * WAKE)
+            atomic_add(pool + 8 * SLEEPING, 1)
+            if atomic_load(pool + 8 * HELPERS) <= me and atomic_load(pool + 8 * STOP) == 0:
+                sleep_while(pool + 8 * WAKE, turn)
+            atomic_add(pool + 8 * SLEEPING, -1)
+            idle_since = nanoseconds()
 """
 
 
 @functools.cache
-def _launcher() -> ctypes._CFuncPtr:
-    import llvmlite.binding as llvm
+def _native(text: str) -> Callable[[int, int, int], None]:
+    from .objects import kernel_address
 
-    from . import objects
-
-    with objects._lock:
-        engine = objects._engine()
-        engine.add_module(llvm.parse_assembly(_LAUNCH))
-        engine.finalize_object()
-        return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(engine.get_function_address("gm_launch"))
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernel_address(fill_in(text, SLICE=SLICE, **_WORDS, **_RUN_WORDS)))
 
 
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+class Pool:
+    """The worker threads of this process, started when a run first asks for them. Its memory is never freed, since a thread
+    may look at it at any time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        raw = np.zeros(64 + 8, np.int64)
+        self._words = raw[-(raw.ctypes.data // 8) % 8 :][:64]
+        self.address = self._words.ctypes.data
+        self.workers = 0
+
+    def helpers(self, threads: int) -> int:
+        """How many workers can help a run on so many threads; starts those that are missing."""
+        while self.workers < threads - 1:
+            args = (_native(_WORK), self.address, self.workers, SPIN if _may_spin() else 0)
+            try:
+                threading.Thread(target=_work, args=args, name=f"graphmill-{self.workers}", daemon=True).start()
+            except RuntimeError:  # the system gives no more, or the interpreter is ending
+                break
+            self.workers += 1
+        return min(threads - 1, self.workers)
 
 
-def _workers() -> ThreadPoolExecutor:
+def _work(native: Callable[[int, int, int], None], address: int, me: int, spin: int) -> None:
+    native(address, me, spin)
+
+
+@functools.cache
+def _may_spin() -> bool:
+    """Spinning eats the quota of a container that has less time than cores."""
+    return granted_cpus() >= (os.cpu_count() or 1)
+
+
+def granted_cpus() -> int:
+    """How many CPUs this process may use: affinity, cut down to the cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as f:
+            quota, period = f.read().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here: the affinity stands
+    return cpus
+
+
+_KEPT: list[Pool] = []
+_pool = Pool()
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's threads."""
     global _pool
-    with _pool_lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(thread_name_prefix="graphmill")
-        return _pool
+    _KEPT.append(_pool)
+    _pool = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Schedule:
+    """A table of rows (int64 [rows, 4]) that can be run again and again, by one caller at a time."""
+
+    def __init__(self, table: np.ndarray):
+        self.table = table
+        self._words = np.array([table.ctypes.data, len(table), 0, 0], np.int64)
+        self._view = memoryview(self._words)  # much faster to read and write than the array
+        self._address = self._words.ctypes.data
+        self._native = _native(_RUN)
+
+    def run(self, threads: int, between: Callable[[], None] | None = None) -> None:
+        """Runs the rows in order, on up to `threads` threads. `between` is called between slices of time and may raise: no thread
+        works on the table any more then."""
+        view, native, address, pool = self._view, self._native, self._address, _pool
+        view[2] = view[3] = 0
+        taken = threads > 1 and _HAS_FUTEX and pool.lock.acquire(blocking=False)
+        try:
+            helpers = pool.helpers(threads) if taken else 0
+            native(address, pool.address, helpers)
+            while view[2] < view[1]:
+                if between is not None:
+                    between()
+                native(address, pool.address, helpers)
+        finally:
+            if taken:
+                pool.lock.release()
 
 
 def call(address: int, params: np.ndarray, tiles: int, threads: int) -> None:
-    """Runs all tiles of the kernel at `address` on up to `threads` threads; the bits do not depend on how many."""
-    launch, p = _launcher(), params.ctypes.data
-    shares = min(threads, tiles)
-    if shares <= 1:
-        launch(address, p, 0, tiles, tiles)
-        return
-    cuts = [tiles * i // shares for i in range(shares + 1)]
-    others = [_workers().submit(launch, address, p, a, b, tiles) for a, b in itertools.pairwise(cuts[1:])]
-    launch(address, p, 0, cuts[1], tiles)
-    for f in others:
-        f.result()
+    """Runs all tiles of one kernel."""
+    Schedule(np.array([[address, params.ctypes.data, tiles, 0]], np.int64)).run(threads)
+
+
+# numpy's C interface fixes that an array object starts with the object header and then the address of its data (PyArrayObject).
+_DATA = object.__basicsize__
+
+
+def _address_in_object(a: np.ndarray) -> int:
+    return ctypes.c_int64.from_address(id(a) + _DATA).value
+
+
+def _address_by_attribute(a: np.ndarray) -> int:
+    return a.ctypes.data
+
+
+_PROBE = np.arange(3)[1:]
+address_of = _address_in_object if _address_in_object(_PROBE) == _PROBE.ctypes.data else _address_by_attribute
+"""The address of an array's first element; several times faster than `a.ctypes.data` where numpy's objects lie as they should."""

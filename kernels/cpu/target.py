@@ -15,7 +15,7 @@ from ..spec import KernelSource, Refusal
 Builder = Callable[[Node], KernelSource | Refusal]
 _BUILDERS: dict[str, Builder] = {}
 # What compiles kernels, and so needs numba or llvmlite; all other files of this folder are imported for the first node asked for.
-COMPILING = frozenset({"emit", "polynomials", "shuffle", "vector", "objects", "worker"})
+COMPILING = frozenset({"atomics", "emit", "polynomials", "shuffle", "vector", "objects", "worker"})
 _loaded = False
 
 

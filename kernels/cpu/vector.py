@@ -410,8 +410,12 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "atan2": lambda: make(2, same, lambda a, b: a.libm("atan2", b)),
 }
 # Names that other files of this folder provide.
-ELSEWHERE = {"gemm_panel": "microkernel", "depthwise_tile": "microkernel", "transpose_u8": "shuffle", "transpose_u16": "shuffle",
-             "transpose_u32": "shuffle", "transpose_u64": "shuffle"}  # fmt: skip
+ELSEWHERE = {
+    "microkernel": "gemm_panel depthwise_tile",
+    "shuffle": "transpose_u8 transpose_u16 transpose_u32 transpose_u64",
+    "atomics": "atomic_load atomic_store atomic_add atomic_swap_if call_kernel nanoseconds pause give_way sleep_while wake_all",
+}
+_FILES = {name: file for file, names in ELSEWHERE.items() for name in names.split()}
 _MADE: dict[str, Any] = {}
 _ONE = ("neg", "bitnot", "absolute", "sign", "floor", "ceil", "trunc", "rint", "isnan", "isinf", "square")
 _ARITY = {"where": 3, "fma": 3} | dict.fromkeys(_ONE, 1)
@@ -428,8 +432,8 @@ def lookup(name: str) -> Any:
 def _make(name: str) -> Any:
     if name in MAKERS:
         return MAKERS[name]()
-    if name in ELSEWHERE:
-        return getattr(importlib.import_module(f".{ELSEWHERE[name]}", __package__), name)
+    if name in _FILES:
+        return getattr(importlib.import_module(f".{_FILES[name]}", __package__), name)
     if name in REGISTERS:
         return REGISTERS[name]
     if name in emit.BASIC:

@@ -10,8 +10,8 @@ import graphmill as gm
 import numpy as np
 import onnx
 import pytest
-from graphmill.engine.options import granted_cpus
 from graphmill.kernels.cpu import objects
+from graphmill.kernels.cpu.launch import granted_cpus
 
 DIGITS = Path(gm.__file__).parent / "examples" / "digits" / "digits.onnx"
 

@@ -1,0 +1,128 @@
+"""Where the values of a segment lie in one block of memory."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..kernels.cpu.launch import Schedule
+
+if TYPE_CHECKING:
+    from .segment import Bound
+
+ALIGN = 64
+MOST_BOUND = 32  # signatures that are kept, for a place in a plan and for an arena
+
+
+FOREVER = 1 << 60
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Bytes that are written first by row `first` of a segment and read last by row `last` (FOREVER: they outlive it); `offset`
+    is where they lie. A buffer `within` another one of the same size took its memory over."""
+
+    nbytes: int
+    first: int
+    last: int
+    offset: int = -1
+    within: Buffer | None = None
+
+    def root(self) -> Buffer:
+        b = self
+        while b.within is not None:
+            b = b.within
+        return b
+
+
+def assign(buffers: Iterable[Buffer]) -> int:
+    """Gives each buffer an offset, a multiple of 64, so that no two overlap that live at the same time; the bytes of all.
+
+    Buffers are placed in the order in which they are written, each into the smallest hole that holds it (best fit).
+    """
+    order = sorted(buffers, key=lambda b: b.first)
+    ends = sorted(order, key=lambda b: b.last)
+    holes: dict[int, int] = {}  # bytes by offset; never two side by side
+    top = done = 0
+    for b in order:
+        while done < len(ends) and ends[done].last < b.first:
+            _free(holes, ends[done])
+            done += 1
+        size = _rounded(b.nbytes)
+        at = min((o for o in holes if holes[o] >= size), key=lambda o: (holes[o], o), default=None)
+        if at is None:  # grow, from a hole at the end if there is one
+            at = next((o for o in holes if o + holes[o] == top), top)
+            holes[at] = size
+            top = at + size
+        rest = holes.pop(at) - size
+        if rest:
+            holes[at + size] = rest
+        b.offset = at
+    return top
+
+
+def _rounded(nbytes: int) -> int:
+    return max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
+
+
+def _free(holes: dict[int, int], b: Buffer) -> None:
+    at, size = b.offset, _rounded(b.nbytes)
+    size += holes.pop(at + size, 0)
+    before = next((o for o in holes if o + holes[o] == at), None)
+    if before is not None:
+        size += holes.pop(before)
+        at = before
+    holes[at] = size
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised C-contiguous array at a 64-byte boundary."""
+    n = math.prod(shape) * dtype.itemsize
+    raw = np.empty(n + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + n].view(dtype).reshape(shape)
+
+
+def aligned_copy(a: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy at a 64-byte boundary."""
+    out = aligned(a.shape, a.dtype)
+    out[...] = a
+    return out
+
+
+class Resolved:
+    """A bound segment with the addresses of one arena in it."""
+
+    def __init__(self, bound: Bound, base: int):
+        p = bound.parameters
+        self.words, table = aligned_copy(p.words), p.table.copy()
+        self.words[p.relative] += base
+        table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
+        table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
+        self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
+        self.schedule = Schedule(table)
+
+
+class Workspace:
+    """Memory of one run at a time: the arena, and bound segments resolved for its address."""
+
+    def __init__(self) -> None:
+        self.arena = np.empty(0, np.uint8)
+        self._resolved: OrderedDict[Bound, Resolved] = OrderedDict()
+
+    def resolve(self, bound: Bound) -> Resolved:
+        """The parameters and the table of a segment, with absolute addresses."""
+        found = self._resolved.get(bound)
+        if found is None:
+            if self.arena.nbytes < bound.arena:
+                self._resolved.clear()
+                self.arena = aligned((bound.arena,), np.dtype(np.uint8))
+            found = self._resolved[bound] = Resolved(bound, self.arena.ctypes.data)
+            if len(self._resolved) > MOST_BOUND:
+                self._resolved.popitem(last=False)
+        return found

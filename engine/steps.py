@@ -1,0 +1,341 @@
+"""The steps of a plan: what runs one node, and how sizes are found while running."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from ..ir.core import Node, Value
+from ..ir.errors import GraphmillError, RunError
+from ..ir.infer import MAX_CONTENTS, where
+from ..ir.interp import bind_symbols, run_node, sizes
+from ..ir.layout import physical
+from ..ir.limits import Budget, nbytes_of
+from ..ir.op import InferContext
+from ..ir.symbols import Unbound, evaluate
+from ..ir.types import STR, DType, TensorType, type_of
+from ..kernels.spec import Call, KernelSource, Launch, trimmed
+from .binding import Symbols
+from .memory import ALIGN, Workspace, aligned, aligned_copy
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+@dataclass
+class Frame:
+    """One run of one graph: its values (in physical order), the symbols known so far, what the run may still use."""
+
+    values: dict[Value, Any]
+    symbols: Symbols
+    budget: Budget
+    threads: int = 1
+    workspace: Workspace = field(default_factory=Workspace)
+    held: int = 0  # bytes of the values that this frame's steps made and that live yet
+
+    def get(self, v: Value | None) -> Any:
+        return None if v is None else v.const.array if v.const is not None else self.values[v]  # constants: logical order
+
+    def logical(self, v: Value | None) -> Any:
+        """The value with its axes in logical order (a view where it lies otherwise)."""
+        x = self.get(v)
+        if v is not None and not v.is_const and isinstance(v.type, TensorType) and v.type.layout is not None:
+            return x.transpose(v.type.layout.inverse())
+        return x
+
+    def put(self, v: Value, x: Any) -> None:
+        """Stores a result given in logical order."""
+        if isinstance(x, np.ndarray) and isinstance(v.type, TensorType):
+            if v.type.layout is not None:
+                x = x.transpose(v.type.layout.perm)
+            x = np.require(x, requirements=["C", "A"])
+        self.values[v] = x
+
+    def hold(self, v: Value, sign: int = 1) -> None:
+        """Counts a value as held, or with `sign` -1 as held no longer. A view counts like what it is a view of."""
+        n = sign * nbytes_of(self.values.get(v))
+        self.held += n
+        self.budget.held += n
+
+
+class Phantom(np.ndarray):
+    """An array with a shape and no contents: stands for what is not computed yet."""
+
+
+def phantom(shape: Sequence[int], dtype: np.dtype) -> Phantom:
+    return np.broadcast_to(np.zeros((), dtype), shape).view(Phantom)
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a node will run: native (kernel, view, sizes), host (control flow and lists) or reference, and why not native."""
+
+    node: str
+    op: str
+    how: str
+    reason: str = ""
+    locs: tuple[str, ...] = ()
+
+
+class Step:
+    """One node of a plan."""
+
+    how = "native"
+
+    def __init__(self, node: Node):
+        self.node = node
+        self.name = where(node)
+        self.frees: list[Value] = []
+
+    def run(self, frame: Frame) -> None:
+        raise NotImplementedError
+
+
+class ViewStep(Step):
+    """Reshapes share memory with their operand; only the shape is found."""
+
+    def run(self, frame: Frame) -> None:
+        (result,) = self.node.results
+        shape = result_shapes(self.node, frame)[0]
+        frame.values[result] = np.asarray(frame.get(self.node.operands[0])).reshape(shape)
+        bind_symbols(result.type, frame.values[result], frame.symbols)
+
+
+class SizeStep(Step):
+    """`shape`, `size` and `dims`: integers that follow from sizes alone."""
+
+    def run(self, frame: Frame) -> None:
+        node = self.node
+        if node.op.name == "dims":
+            out = sizes(node, frame.symbols)
+        else:
+            out = node.op.reference(frame.logical(node.operands[0]), **node.all_attrs())  # type: ignore[misc]
+        frame.put(node.results[0], np.asarray(out))
+
+
+class HostStep(Step):
+    """The operator's reference; regions of control flow run by their own plans."""
+
+    def __init__(self, node: Node, plans: Sequence[Plan], how: str):
+        super().__init__(node)
+        self.plans, self.how = plans, how
+
+    def run(self, frame: Frame) -> None:
+        node = self.node
+        operands = [frame.logical(v) for v in node.operands]
+        if not self.plans:
+            results = self._reference(operands, frame)
+        else:
+            results = self._control(operands, frame)
+        for v, x in zip(node.results, results):
+            frame.put(v, x)
+            bind_symbols(v.type, x, frame.symbols)
+
+    def _reference(self, operands: list[Any], frame: Frame) -> list[Any]:
+        """The results by the reference; while it computes, their bytes count as held."""
+        nbytes = check_size(self.node, operands, frame)
+        frame.budget.held += nbytes
+        try:
+            return run_node(self.node, operands, None, frame.budget)
+        finally:
+            frame.budget.held -= nbytes
+
+    def _control(self, operands: list[Any], frame: Frame) -> list[Any]:
+        node, attrs = self.node, self.node.all_attrs()
+        for name, plan in zip(node.op.regions, self.plans):
+            attrs[name] = plan.callable(frame)
+        try:
+            out = node.op.reference(*operands, budget=frame.budget, **attrs)  # type: ignore[misc]
+        except GraphmillError:
+            raise
+        except Exception as e:
+            raise RunError(f"{where(node)}: {type(e).__name__}: {e}") from e
+        return list(out) if isinstance(out, tuple) else [out]
+
+
+_packed_once: WeakValueDictionary[tuple, np.ndarray] = WeakValueDictionary()  # by contents: what several nodes pack alike
+
+
+class KernelStep(Step):
+    """A compiled kernel. `copies` are the aligned copies of constants, which the steps of a plan share."""
+
+    def __init__(self, node: Node, source: KernelSource, address: int, copies: dict[Any, np.ndarray] | None = None):
+        super().__init__(node)
+        self._copies = {} if copies is None else copies
+        self.source, self.address = source, address
+        self._packed = {i: self._pack(i, pack) for i, pack in source.pack.items() if node.operands[i].is_const}  # type: ignore[union-attr]
+        self._bound: OrderedDict[Any, Launch] = OrderedDict()
+        self._constants: dict[int, np.ndarray] = {}
+        self.tables = [aligned_copy(t) for t in source.tables]
+
+    def _pack(self, i: int, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        v = self.node.operands[i]
+        packed = aligned_copy(pack(v.const.array))  # type: ignore[union-attr]
+        if len(v.uses) < 2:  # type: ignore[union-attr]
+            return packed
+        key = packed.dtype.str, packed.shape, hashlib.sha256(packed.reshape(-1).view(np.uint8).data).digest()
+        return _packed_once.setdefault(key, packed)
+
+    def constant(self, i: int) -> np.ndarray:
+        """The constant that is operand i, as the kernel reads it: packed or laid out once."""
+        v = self.node.operands[i]
+        assert v is not None and v.const is not None
+        if i in self._packed:
+            return self._packed[i]
+        if i not in self._constants:
+            layout = v.tensor.layout
+            if (v, layout) not in self._copies:
+                self._copies[v, layout] = aligned_copy(v.const.array if layout is None else v.const.array.transpose(layout.perm))
+            self._constants[i] = self._copies[v, layout]
+        return self._constants[i]
+
+    def run(self, frame: Frame) -> None:
+        node = self.node
+        arrays = [None if v is None else self.constant(i) if v.is_const else frame.values[v] for i, v in enumerate(node.operands)]
+        shapes, launch = self._bind(arrays, frame)
+        results = [aligned(physical(shape, v.tensor.layout), v.tensor.dtype.np) for v, shape in zip(node.results, shapes)]
+        length = execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
+        for j, v in enumerate(node.results):
+            frame.values[v] = trimmed(results[j], self.source.trim[j], length) if self.source.trim else results[j]
+            bind_symbols(v.tensor, frame.logical(v), frame.symbols)
+
+    def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
+        node = self.node
+        host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
+        logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
+        bound = self.source.bound
+        shapes = result_shapes(node, frame) if bound is None else [tuple(s) for s in bound(Call(logical, (), host))]
+        nbytes = sum(nbytes_of_shape(shape, v.tensor.dtype) for v, shape in zip(node.results, shapes))
+        if not frame.budget.fits(nbytes):
+            frame.budget.check_bytes(where(node), nbytes)
+        key = (
+            tuple(None if a is None else a.shape for a in arrays),
+            tuple(shapes),
+            tuple((i, x.tobytes()) for i, x in host.items()),
+        )
+        launch = self._bound.get(key)
+        if launch is None:
+            try:
+                launch = self.source.bind(Call(logical, shapes, host))
+            except ValueError as e:
+                raise RunError(f"{self.name}: {e}") from e
+            self._bound[key] = launch
+            if len(self._bound) > 64:
+                self._bound.popitem(last=False)
+        if not frame.budget.fits(nbytes + launch.scratch):
+            frame.budget.check_bytes(where(node), nbytes + launch.scratch)
+        return shapes, launch
+
+
+def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> int:
+    """Runs all tiles of a kernel; the length that it reports (see `KernelSource.trim`). Raises RunError with the kernel's message
+    where it found its operands' contents wrong."""
+    from ..kernels.cpu.launch import call
+
+    scratch = aligned((max(launch.scratch, ALIGN),), np.dtype(np.uint8))
+    if step.source.checked:
+        scratch[:8] = 0
+    addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
+    call(step.address, np.array([*addresses, *launch.ints], np.int64), launch.tiles, threads)
+    if step.source.checked and scratch[:8].any():
+        raise RunError(f"{where(step.node)}: {step.source.checked}")
+    return int(scratch[8:16].view(np.int64)[0]) if step.source.trim else 0
+
+
+# ---- sizes ------------------------------------------------------------------------------------------------------
+
+
+def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
+    """The logical shapes of the node's results: from the symbols known so far, else by inferring with the actual operands."""
+    try:
+        return [tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ()) for r in node.results if _ranked(r)]
+    except (Unbound, _UnknownRank):
+        types = concrete_types(node, [frame.logical(v) for v in node.operands])
+        for r, t in zip(node.results, types):
+            if not isinstance(t, TensorType) or not t.is_static:
+                raise RunError(f"{where(node)}: the size of %{r.name} ({t}) cannot be known before it runs") from None
+        return [t.shape for t in types[: len(node.results)]]
+    except ValueError as e:
+        raise RunError(f"{where(node)}: {e}") from e
+
+
+class _UnknownRank(Exception):
+    pass
+
+
+def _ranked(r: Value) -> bool:
+    if r.tensor.shape is None:
+        raise _UnknownRank
+    return True
+
+
+def _is_small(x: Any) -> bool:
+    """Whether a value has contents that inference may look at."""
+    return isinstance(x, np.ndarray) and x.size <= MAX_CONTENTS and not isinstance(x, Phantom)
+
+
+def concrete_types(node: Node, operands: Sequence[Any]) -> list[Any]:
+    """The types of the results for actual operands. A symbol that is left stands for a size that only running can tell."""
+    if node.op.has("isolated"):
+        return _concrete_region(node, operands)
+    c = InferContext(
+        node.op,
+        [None if x is None else type_of(x) for x in operands],
+        node.all_attrs(),
+        len(node.results),
+        [x if _is_small(x) else None for x in operands],
+    )
+    try:
+        out = node.op.infer(c)
+    except GraphmillError as e:
+        raise RunError(f"{where(node)}: {e}") from e
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as e:
+        raise RunError(f"{where(node)}: {node.op.name} cannot take these operands: {e}") from e
+    return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
+    region = node.regions[0]
+    types = {v: type_of(x) for v, x in zip(region.inputs, operands) if x is not None}
+    arrays = {v: x for v, x in zip(region.inputs, operands) if _is_small(x)}
+    for inner in region:
+        c = InferContext(inner.op, [None if v is None else types[v] for v in inner.operands], inner.all_attrs(), len(inner.results),
+                         [None if v is None else arrays.get(v) for v in inner.operands])  # fmt: skip
+        try:
+            out = inner.op.infer(c)
+        except GraphmillError as e:
+            raise RunError(f"{where(inner)}: {e}") from e
+        types.update(zip(inner.results, out if isinstance(out, (tuple, list)) else [out]))  # type: ignore[list-item]
+    return [types[v] for v in region.outputs]
+
+
+def nbytes_of_shape(shape: tuple[int, ...], dtype: DType) -> int:
+    """The bytes of a tensor. For an empty one of sizes that numpy cannot even multiply, so many that no limit allows it."""
+    n = math.prod(shape)
+    return (n or (1 << 63 if math.prod(d or 1 for d in shape) >= 1 << 56 else 0)) * dtype.itemsize
+
+
+def check_size(node: Node, operands: Sequence[Any], frame: Frame) -> int:
+    """Before a reference allocates: its results must fit into the limits, as far as their sizes can be known; those bytes."""
+    try:
+        types = [TensorType(r.tensor.dtype, tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ())) for r in node.results
+                 if isinstance(r.type, TensorType) and _ranked(r)]  # fmt: skip
+    except (Unbound, _UnknownRank, ValueError):
+        if node.op.has("opaque"):
+            return 0
+        types = concrete_types(node, operands)
+    strings = sum(nbytes_of(x) // x.size for x in operands if isinstance(x, np.ndarray) and x.dtype == object and x.size)
+    total = 0
+    for t in types:
+        if isinstance(t, TensorType) and t.is_static:
+            n = nbytes_of_shape(t.shape, t.dtype)  # type: ignore[arg-type]
+            total += n if t.dtype is not STR else n // t.dtype.itemsize * strings
+    frame.budget.check_bytes(where(node), total)
+    return total
