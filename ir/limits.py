@@ -24,9 +24,8 @@ class Limits:
     no more trips than the inputs have bytes (a Scan over a long recording is honest). seconds and seconds_per_mb: time of the
     passes of one compile, and of one run: so many seconds and as many more for each MB (2^20 bytes) of constants and inputs, in
     compiling one more for each 1000 nodes. They are over when as much CPU time of the process has passed as well, so that a busy
-    machine does not end an honest run. fold_bytes: the largest
-    result that constant folding stores; all together may hold so much and 4 times the model's constants. nodes: nodes after
-    functions were inlined. depth: nesting of regions and functions.
+    machine does not end an honest run. fold_bytes: the largest result that constant folding stores; all together may hold so much
+    and 4 times the model's constants. nodes: nodes after functions were inlined. depth: nesting of regions and functions.
     """
 
     tensor_bytes: int | None = 4 << 30
@@ -43,7 +42,8 @@ class Limits:
 @dataclass
 class Budget:
     """What is left of the limits during one run. `given` are the bytes of its inputs and constants, `fed` those of its inputs,
-    `nodes` how many there are to compile; `held` those of the values that live, and `iterations` the trips of loops so far: whoever runs nodes keeps both up."""
+    `nodes` how many there are to compile; `held` those of the values that live, and `iterations` the trips of loops so far:
+    whoever runs nodes keeps both up."""
 
     limits: Limits
     given: int = 0

@@ -109,7 +109,7 @@ def _recurrent(node: Node, b: Builder) -> Any:
     if node.operands[0].tensor.dtype not in (F16, BF16):  # type: ignore[union-attr]
         return refuse("neither f16 nor bf16, which could be widened")
     # Constants stay constants: the kernels pack their weights.
-    wide = [v if v is None else b.const(v.array.astype(np.float32)) if v.is_const and v.tensor.dtype in (F16, BF16) else _wide(b, v)
+    wide = [v if v is None else b.const(v.const.array.astype(np.float32)) if v.is_const and v.tensor.dtype in (F16, BF16) else _wide(b, v)
             for v in node.operands]  # fmt: skip
     out = b.op(node.op.name, *wide, results=len(node.results), **node.attrs)
     return [_narrow(b, new, old) for new, old in zip(out if isinstance(out, tuple) else (out,), node.results)]

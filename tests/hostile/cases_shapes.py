@@ -178,7 +178,9 @@ def table():
     out += both("DepthToSpace", "DepthToSpace", [image], blocksize=BIG)
     out += both("DepthToSpace 0", "DepthToSpace", [image], blocksize=0)
     out += both("SpaceToDepth 0", "SpaceToDepth", [image], blocksize=0)
-    out += both("LRN", "LRN", [np.ones((1, 4, 2, 2), np.float32)], size=HUGE, want=[np.ones((1, 4, 2, 2), np.float32)], may_fail=True)
+    out += both(
+        "LRN", "LRN", [np.ones((1, 4, 2, 2), np.float32)], size=HUGE, want=[np.ones((1, 4, 2, 2), np.float32)], may_fail=True
+    )
     out += both("Compress", "Compress", [X, np.ones(9, bool)], axis=0)
     boxes = np.random.default_rng(0).random((1, 20_000, 4), dtype=np.float32)
     out += both(

@@ -19,7 +19,9 @@ def test_examples():
     assert share.served and all("two axes only" in r for r in share.refused), share
 
 
-@pytest.mark.parametrize("mode, padding, corners", itertools.product(("linear", "nearest"), ("zeros", "border", "reflection"), (0, 1)))
+@pytest.mark.parametrize(
+    "mode, padding, corners", itertools.product(("linear", "nearest"), ("zeros", "border", "reflection"), (0, 1))
+)
 def test_modes(mode, padding, corners):
     attrs = {"mode": mode, "padding_mode": padding, "align_corners": corners}
     for shape, size in [((2, 3, 9, 7), (20, 31)), ((1, 2, 1, 4), (1, 5)), ((3, 1, 5, 1), (3, 3))]:
