@@ -108,9 +108,12 @@ def _narrow(b: Builder, x: Value, like: Value) -> Value:
 def _recurrent(node: Node, b: Builder) -> Any:
     if node.operands[0].tensor.dtype not in (F16, BF16):  # type: ignore[union-attr]
         return refuse("neither f16 nor bf16, which could be widened")
-    # Constants stay constants: the kernels pack their weights.
-    wide = [v if v is None else b.const(v.const.array.astype(np.float32)) if v.is_const and v.tensor.dtype in (F16, BF16) else _wide(b, v)
-            for v in node.operands]  # fmt: skip
+
+    def widened(v: Value) -> Value:  # constants stay constants: the kernels pack their weights
+        a = v.array
+        return b.const(a.astype(np.float32)) if a is not None and v.tensor.dtype in (F16, BF16) else _wide(b, v)
+
+    wide = (v if v is None else widened(v) for v in node.operands)
     out = b.op(node.op.name, *wide, results=len(node.results), **node.attrs)
     return [_narrow(b, new, old) for new, old in zip(out if isinstance(out, tuple) else (out,), node.results)]
 
