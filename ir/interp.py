@@ -57,10 +57,12 @@ def run(module: Module, inputs: Mapping[str, Any], limits: Limits = DEFAULT_LIMI
 
 
 def constant_bytes(module: Module) -> int:
-    """The bytes of all constants, by their types: no weight is read for it. Constants that the file held as sparse do not count."""
+    """The bytes of all constants, by their types: no weight is read for it. Constants that the file held as sparse do not count.
+    Tables that a node holds (the trees of an ensemble) are constants too: a byte an entry, which a file spends at least."""
     tensors = [v.type for v in module.consts.values() if isinstance(v.type, TensorType) and v.type.is_static]
     total: int = sum(math.prod(t.shape or ()) * t.dtype.itemsize for t in tensors)  # type: ignore[assignment, misc]
-    return max(0, total - module.dense_bytes)
+    tables = sum(len(v) for n in module.walk() for v in n.attrs.values() if isinstance(v, tuple))
+    return max(0, total - module.dense_bytes) + tables
 
 
 def output_names(module: Module) -> list[str]:

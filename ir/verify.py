@@ -23,6 +23,8 @@ from .types import DType, MapType, OptionalType, SequenceType, TensorType, Type,
 CONTEXT = 3  # nodes shown before and after the offending one
 WIDTH = 160  # of the lines shown; weights of trees can stand in attributes
 
+PLAIN = frozenset({int, float, bool, str})  # what attributes and tuples of them are made of
+
 
 def verify(module: Module) -> None:
     """Raises IRError, with the IR around the offending node, where the module breaks a rule (docs/ir.md lists them)."""
@@ -211,7 +213,7 @@ class _Verifier:
 
     def attr(self, v: Any, what: str, n: Node) -> None:
         if isinstance(v, tuple):
-            for x in v:
+            for x in () if PLAIN.issuperset(map(type, v)) else v:  # tables of a tree ensemble have millions of entries
                 self.attr(x, what, n)
         elif isinstance(v, Dim):
             self.dim(v, what, n)
@@ -219,7 +221,7 @@ class _Verifier:
             for t in _parts(v):
                 for d in (t.shape or ()) if isinstance(t, TensorType) else ():
                     self.dim(d, what, n)
-        elif not (v is None or type(v) in (int, float, bool, str, np.ndarray) or isinstance(v, DType)):
+        elif not (v is None or type(v) in PLAIN or type(v) is np.ndarray or isinstance(v, DType)):
             self.fail(f"{what} is a {type(v).__name__}, expected {ATTR_KINDS}", n)
 
     def isolated(self, n: Node, nested: bool) -> None:
