@@ -30,7 +30,7 @@ class Limits:
 
     tensor_bytes: int | None = 4 << 30
     total_bytes: int | None = 256 << 20
-    growth: int = 64
+    growth: int = 128
     loop_iterations: int | None = 1 << 15
     seconds: float | None = 4.0
     seconds_per_mb: float = 10.0

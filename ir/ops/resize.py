@@ -105,8 +105,8 @@ def _source(a: _Axis, mode: str) -> np.ndarray:
     if mode == "asymmetric":
         return x / a.scale
     if mode == "align_corners":
-        # The width is not rounded down first: ONNX's test data says so, unlike ONNX Runtime.
-        return x * np.float32(a.size - 1) / np.float32(a.width - 1) if a.width != 1 else np.zeros_like(x)
+        # The length of the resized tensor, as the standard's text, torch and ONNX Runtime have it; two of its test cases do not.
+        return x * np.float32(a.size - 1) / np.float32(a.out - 1) if a.out != 1 else np.zeros_like(x)
     if mode == "tf_crop_and_resize":
         start, end, last = np.float32(a.roi[0]), np.float32(a.roi[1]), np.float32(a.size - 1)
         if a.out > 1:

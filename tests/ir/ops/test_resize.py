@@ -28,9 +28,8 @@ def resize_case(rng: np.random.Generator) -> Example:
         attrs["exclude_outside"] = int(rng.integers(2))
     roi = np.array([0, 0, *rng.uniform(0, 0.4, 2), 1, 1, *rng.uniform(0.6, 1.2, 2)], np.float32)
     crop = coordinates == "tf_crop_and_resize"
-    # ONNX Runtime copies an axis whose length stays, whatever its scale and region. Of align_corners and lengths that are
-    # fractions ONNX's test data have another view.
-    if crop or coordinates == "align_corners" or rng.random() < 0.5:
+    # ONNX Runtime copies an axis whose length stays, whatever its scale and region.
+    if crop or rng.random() < 0.5:
         sizes = np.array([1, 2, *(int(rng.choice([n for n in range(1, 12) if n != size])) for size in x.shape[2:])], np.int64)
         return Example((x, roi if crop else None, None, sizes), attrs)
     scales = np.array([1, 1, *(rng.uniform(*rng.choice([(0.4, 0.95), (1.4, 3)])) for _ in range(2))], np.float32)
