@@ -71,7 +71,7 @@ def _tokenizer_examples() -> list:
         ex(x, separators=(" ", ";"), mark=1, **common),
         ex(np.array([["a1bb22ccc", "éé é"], ["", "x"]], object), separators=("[0-9]+", " "), pad_value="", mincharnum=2),
         ex(x[2:], separators=(" ",), mark=1, **common),
-        ex(x[:0], tokenexp="a", **common),
+        ex(x[:0], tokenexp="a", name="no_texts", **common),
         ex(np.array(["axyzb"], object), separators=("yz", "xy"), **common),
         ex(np.array(["naïve café_1 x"], object), tokenexp=r"\b\w\w+\b", **common),
     ]

@@ -66,6 +66,8 @@ def check(op_type: str, inputs: Arrays, attrs: dict[str, Any] | None = None, out
             apart = np.abs(a.astype(np.int64) - b.astype(np.int64))
             share = (apart > 0).mean() if apart.size else 0
             assert apart.max(initial=0) <= (1 if off else 0) and share <= off, f"{op_type}: {share} differ"
+        elif a.dtype == object:
+            assert a.tolist() == b.tolist(), f"{op_type} {attrs}"
         else:
             np.testing.assert_allclose(a, b, rtol, atol, err_msg=f"{op_type} {attrs}")
     return mine

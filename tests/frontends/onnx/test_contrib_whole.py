@@ -17,11 +17,12 @@ from contrib_peer import check, model, ours, theirs
 
 WHOLE = [d for n in OPS if (d := OPS[n]).onnx and d.onnx[0].domain == "com.microsoft"]
 # What is computed from, and so no initializer, where ONNX Runtime asks for constants among the operands.
+REQUIRED: dict[str, dict] = {"tokenizer": {"mark": 0, "pad_value": "", "mincharnum": 1}}  # by ONNX Runtime; defaults here
 COMPUTED = {"dynamic_quantize_lstm": {0, 4, 5, 6}, "matmul_nbits": {0}, "gather_block_quantized": {1}}
 
 
 def node_of(d: OpDef, e: Example) -> dict:
-    attrs = {k: list(v) if isinstance(v, tuple) else v for k, v in e.attrs.items()}
+    attrs = REQUIRED.get(d.name, {}) | {k: list(v) if isinstance(v, tuple) else v for k, v in e.attrs.items()}
     fixed = set(range(len(e.operands))) - COMPUTED[d.name] if d.name in COMPUTED else set()
     constant = tuple(i for i in sorted(fixed) if e.operands[i] is not None)
     return {"inputs": list(e.operands), "attrs": attrs, "outputs": tuple(range(e.results)), "constant": constant}
@@ -32,6 +33,8 @@ def test_examples(d: OpDef, index: int) -> None:
     e = d.examples()[index]
     if e.name == "ragged_prompt":
         pytest.skip("rows of padding mean nothing: see below")
+    if e.name == "no_texts":
+        pytest.skip("ONNX Runtime returns an array without the axis of tokens, whose rank contradicts its own inference")
     coarse = {"rtol": 5e-3, "atol": 5e-3} if any(x is not None and x.dtype == np.float16 for x in e.operands) else {}
     if e.attrs.get("accuracy_level") == 4:
         coarse = {"atol": 0.05}  # ONNX Runtime rounds A to 8 bits, which that level allows
