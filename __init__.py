@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # as typing's, whose import alone would be most of what `
 
 if TYPE_CHECKING:
     from . import cli, engine, frontends, ir, kernels
+    from .engine import ort
     from .engine.compiler import compile
     from .engine.executor import Executable
     from .engine.extend import converter, op, register_pass, rewrite
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Executable", "Limits", "__version__", "cli", "compile", "converter", "engine", "errors", "export_onnx", "frontends", "ir",
-    "kernels", "op", "read_onnx", "read_text", "register_pass", "rewrite", "write_onnx", "write_text",
+    "kernels", "op", "ort", "read_onnx", "read_text", "register_pass", "rewrite", "write_onnx", "write_text",
 ]  # fmt: skip
 
 # The public names: the module where each lives, and its name there (none: the module itself).
@@ -39,6 +40,7 @@ _FACE = {
     "converter": "engine.extend:converter",
     "rewrite": "engine.extend:rewrite",
     "register_pass": "engine.extend:register_pass",
+    "ort": "engine.ort:",
     "errors": "ir.errors:",
     "ir": "ir:",
     "engine": "engine:",

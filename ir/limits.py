@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -63,7 +63,10 @@ class Budget:
         self.ends = None if self.seconds is None else self.started + self.seconds
 
     def check_time(self, what: str) -> None:
-        """Raises LimitError when the time of this run is over."""
+        """Raises LimitError when the time of this run is over, or what `interrupted_by` was given raises."""
+        look = _interrupt.get()
+        if look is not None:
+            look()
         if self.ends is None or time.monotonic() < self.ends:
             return
         if time.process_time() - self.started_cpu >= self.seconds:  # type: ignore[operator]
@@ -107,6 +110,20 @@ class Budget:
 
 
 _watched: ContextVar[tuple[Budget, str] | None] = ContextVar("watched", default=None)
+
+
+_interrupt: ContextVar[Callable[[], None] | None] = ContextVar("interrupt", default=None)
+
+
+@contextmanager
+def interrupted_by(look: Callable[[], None]) -> Iterator[None]:
+    """While it is open, runs of this thread call `look` wherever they look at the clock, which is every 20 ms or so of native work;
+    what it raises ends the run."""
+    token = _interrupt.set(look)
+    try:
+        yield
+    finally:
+        _interrupt.reset(token)
 
 
 def claim(nbytes: int) -> None:
