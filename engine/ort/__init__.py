@@ -64,7 +64,7 @@ __author__ = "graphmill"
 package_name, cuda_version, import_capi_exception = "onnxruntime", "", None
 SessionIOBinding = IOBinding
 
-_COLLECTION = {c.__name__: c for c in (InferenceSession, IOBinding, OrtDevice, OrtDeviceVendorId, OrtValue)}
+_COLLECTION: dict[str, Any] = {c.__name__: c for c in (InferenceSession, IOBinding, OrtDevice, OrtDeviceVendorId, OrtValue)}
 _COLLECTION |= {"Session": InferenceSession, "copy_tensors": copy_tensors}
 _COLLECTION |= {n: REFUSED[n] for n in ("SparseTensor", "AdapterFormat", "ModelCompiler")}
 _NAMES: dict[str, Any] = {

@@ -189,8 +189,10 @@ class SessionOptions(_Entries):
         """There is none to clear."""
 
     def register_custom_ops_library(self, path: str | os.PathLike) -> None:
-        raise NotOffered(f"{os.fspath(path)!r} is machine code against onnxruntime's interface, which graphmill cannot call; write the "
-                         "operators as Python functions with graphmill.op (or graphmill.converter) before the session is made")  # fmt: skip
+        raise NotOffered(
+            f"{os.fspath(path)!r} is machine code against onnxruntime's interface, which graphmill cannot call; write the operators "
+            "as Python functions with graphmill.op (or graphmill.converter) before the session is made"
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The initializers that were given, as arrays."""

@@ -50,7 +50,7 @@ def element_dtype(element_type: Any) -> DType:
 def array_at(address: int, shape: Sequence[int], d: DType) -> np.ndarray:
     """The caller's memory at `address` as an array, which must outlive it."""
     n = int(np.prod(shape, dtype=np.int64)) * d.itemsize
-    raw = (ctypes.c_byte * n).from_address(address) if n else b""
+    raw: Any = (ctypes.c_byte * n).from_address(address) if n else b""
     return np.frombuffer(raw, dtype=d.np).reshape(tuple(shape))
 
 
