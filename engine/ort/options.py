@@ -190,7 +190,7 @@ class SessionOptions(_Entries):
 
     def register_custom_ops_library(self, path: str | os.PathLike) -> None:
         raise NotOffered(
-            f"{os.fspath(path)!r} is machine code against onnxruntime's interface, which graphmill cannot call; write the operators "
+            f"{os.fspath(path)!r} is machine code against onnxruntime's interface, which graphmill cannot call; write them "
             "as Python functions with graphmill.op (or graphmill.converter) before the session is made"
         )
 

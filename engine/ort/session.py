@@ -269,8 +269,8 @@ class InferenceSession:
         return self._started
 
     def end_profiling(self) -> str:
-        """Writes how long loading and each run took, as a JSON trace that Perfetto reads, and returns the file's name, which is empty
-        without `SessionOptions.enable_profiling`. Nodes are not timed one by one."""
+        """Writes how long loading and each run took, as a JSON trace that Perfetto reads, and returns the file's name, which is
+        empty without `SessionOptions.enable_profiling`. Nodes are not timed one by one."""
         if not self._started:
             return ""
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(self._started / 1e9))
