@@ -45,7 +45,7 @@ class InferenceSession:
             raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
         self._sess_options = sess_options if sess_options is not None else SessionOptions()
         self._fallback = int(kwargs.get("enable_fallback", 1)) == 1
-        self.set_providers(providers, provider_options)
+        self._choose(providers, provider_options)
         self._started = time.time_ns() if self._sess_options.enable_profiling else 0
         self._events: list[dict[str, Any]] = []
         try:
@@ -109,6 +109,15 @@ class InferenceSession:
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         return {CPU_PROVIDER: dict(self._provider_options)}
+
+    def _choose(self, providers: Any, provider_options: Any) -> None:
+        """`set_providers`, where what is wrong with the lists is only warned of unless the fallback is disabled, as onnxruntime does."""
+        try:
+            self.set_providers(providers, provider_options)
+        except ValueError as e:
+            if not self._fallback:
+                raise
+            warnings.warn(f"{e} Falling back to {CPU_PROVIDER}.", stacklevel=3)
 
     def set_providers(self, providers: Sequence[Any] | None = None, provider_options: Sequence[Mapping] | None = None) -> None:
         """Checks the providers as onnxruntime does; the CPU serves whatever they are. Raises ValueError for what is no list of
