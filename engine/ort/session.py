@@ -19,7 +19,7 @@ from ..compiler import compile
 from ..executor import Executable
 from . import model as about
 from .devices import CPU_MEMORY, CPU_PROVIDER, OrtEpDevice, OrtMemoryInfo, get_ep_devices
-from .errors import Fail, InvalidArgument, NotOffered, OrtError, loading, running
+from .errors import Fail, InvalidArgument, NotOffered, loading, running
 from .options import RunOptions, SessionOptions
 from .process import default_threads, get_all_providers
 from .values import OrtValue, OrtValueVector
@@ -111,7 +111,7 @@ class InferenceSession:
         return {CPU_PROVIDER: dict(self._provider_options)}
 
     def _choose(self, providers: Any, provider_options: Any) -> None:
-        """`set_providers`, where what is wrong with the lists is only warned of unless the fallback is disabled, as onnxruntime does."""
+        """`set_providers`, where what is wrong with the lists is only warned of unless the fallback is disabled."""
         try:
             self.set_providers(providers, provider_options)
         except ValueError as e:
@@ -229,8 +229,8 @@ class InferenceSession:
             results, error = [], ""
             try:
                 results = self.run(output_names, input_feed, run_options)
-            except (OrtError, ValueError, TypeError) as e:
-                error = str(e)
+            except Exception as e:  # who waits for the callback must be told of any
+                error = str(e) or type(e).__name__
             callback(results, user_data, error)
 
         threading.Thread(target=work, name="graphmill-run-async").start()
