@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,8 @@ def get_version_string() -> str:
 
 
 def get_build_info() -> str:
-    from ... import __version__
-
-    return f"graphmill {__version__}, with the interface of onnxruntime {VERSION}"
+    face = sys.modules[__name__.partition(".")[0]]  # loaded already; this layer does not import it
+    return f"graphmill {face.__version__}, with the interface of onnxruntime {VERSION}"
 
 
 def has_collective_ops() -> bool:
