@@ -153,6 +153,9 @@ def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
     for g in module.global_variables:
         if not g.is_declaration:
             g.linkage = llvm.Linkage.internal
+    for i, v in enumerate([*module.functions, *module.global_variables]):
+        if v.linkage == llvm.Linkage.internal:
+            v.name = f"local.{i}"  # numba's names count what the process compiled before: equal texts shall give equal objects
     passes, builder = library._codegen._module_pass_manager()
     passes.run(module, builder)
     return module, library._codegen._tm
