@@ -1,6 +1,7 @@
 """The command `graphmill`: one file a verb.
 
-Exit statuses: 0 done; 1 `check` found what is not served, `cache verify` what is damaged; 2 a wrong command line, a wrong model or wrong inputs.
+Exit statuses: 0 done; 1 `check` found what is not served, `cache verify` what is damaged; 2 a wrong command line, a wrong model or
+wrong inputs.
 """
 
 from __future__ import annotations
