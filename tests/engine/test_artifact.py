@@ -426,3 +426,18 @@ def test_a_failed_save_leaves_the_old_file(saved, exe, raw, monkeypatch):
 def test_receipts_are_kept_with_the_cache(saved, empty_cache):
     gm.load(saved)
     assert [e.is_good() for e in cache.entries() if e.kind == "receipt"] == [True]
+
+
+def test_members_of_more_than_4_gib(tmp_path):
+    """Headers hold 64-bit sizes: a file with a hole in it, read here and by zipfile."""
+    listed = [archive.Member("small", 3, 0x352441C2), archive.Member("large", 5 << 30, 0), archive.Member("last", 0, 0)]
+    placed, local, directory = archive.headers(listed)
+    with open(tmp_path / "m.gmill", "wb") as f:
+        for m, header in zip(placed, local):
+            f.seek(m.start - len(header))
+            f.write(header + (b"abc" if m.name == "small" else b""))
+        f.seek(placed[-1].start)
+        f.write(directory)
+    assert archive.Archive(tmp_path / "m.gmill").member("large").nbytes == 5 << 30
+    with zipfile.ZipFile(tmp_path / "m.gmill") as z:
+        assert z.read("small") == b"abc" and z.getinfo("large").file_size == 5 << 30
