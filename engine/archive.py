@@ -8,6 +8,8 @@ Source of the format: PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3 (sizes are
 
 from __future__ import annotations
 
+import hashlib
+import json
 import mmap
 import os
 import stat
@@ -30,6 +32,17 @@ _VERSION, _DATE, _MODE = 45, 0x21, 0o100644 << 16  # zip64; 1 January 1980; a fi
 _PADDING = 0xD935  # the extra field that zipalign pads with
 _TAIL = 56 + 20 + 22  # the three records at the end
 _BIG = 0xFFFFFFFF
+
+
+def canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def sha256_of(parts: Sequence[Any]) -> str:
+    h = hashlib.sha256()
+    for p in parts:
+        h.update(p)
+    return h.hexdigest()
 
 
 @dataclass(frozen=True)

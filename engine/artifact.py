@@ -9,19 +9,17 @@ hence taken only from a trusted file, or if this machine has packed the same gra
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..ir.core import Module, Node
+from ..ir.core import Module
 from ..ir.errors import ArtifactError, GraphmillError, InputError, LimitError, UnsupportedError
 from ..ir.infer import infer_module
 from ..ir.limits import DEFAULT_LIMITS, Limits
@@ -31,8 +29,8 @@ from ..ir.printer import print_module
 from ..ir.rewrite import Decision
 from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
-from ..kernels.spec import KernelSource, Refusal
-from .archive import ALIGN, REMAKE, Archive, write_archive
+from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
+from .bundled import Chosen, keep_receipt, packed_of, packing_environment
 from .compiler import TARGETS, build
 from .executor import Executable
 from .options import Options
@@ -60,11 +58,11 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
     blobs: dict[str, np.ndarray] = {}
     text = print_module(exe.module, blobs=blobs).encode()
     weights = {key: _contents(a) for key, a in blobs.items()}
-    found = list(_packed_of(exe)) if packed else []
+    found = list(packed_of(exe)) if packed else []
     objects, about = _objects_of(exe)
     parts = {
         GRAPH: [text],
-        REPORT: [_dump(_report_out(exe.report))],
+        REPORT: [canonical_json(_report_out(exe.report))],
         OBJECTS: [data for _, _, data in objects],
         WEIGHTS: _aligned(list(weights.values())),
         PACKED: _aligned([_contents(a) for _, _, a in found]),
@@ -76,27 +74,16 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
         },
         "given": exe.given,
         "opaque": any(n.op.has("opaque") for n in exe.module.walk()),
-        "members": {name: {"bytes": sum(len(p) for p in ps), "sha256": _sha256(ps)} for name, ps in parts.items()},
+        "members": {name: {"bytes": sum(len(p) for p in ps), "sha256": sha256_of(ps)} for name, ps in parts.items()},
         "weights": [[key, str(dtype_of(a)), list(a.shape), len(weights[key])] for key, a in blobs.items()],
         "packed": [[k, i, str(dtype_of(a)), list(a.shape)] for k, i, a in found],
         "objects": [[text, symbol, len(data)] for text, symbol, data in objects],
         "environment": about,
-        "packing": _packing_environment() if exe.options.target == "cpu" else "",
+        "packing": packing_environment() if exe.options.target == "cpu" else "",
     }
-    write_archive(path, {MANIFEST: [_dump(manifest)], **parts})
+    write_archive(path, {MANIFEST: [canonical_json(manifest)], **parts})
     if found:
-        _keep_receipt(exe, text.decode())
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _sha256(parts: Sequence[Any]) -> str:
-    h = hashlib.sha256()
-    for p in parts:
-        h.update(p)
-    return h.hexdigest()
+        keep_receipt(exe, text.decode())
 
 
 def _contents(a: np.ndarray) -> memoryview:
@@ -111,12 +98,6 @@ def _contents(a: np.ndarray) -> memoryview:
 def _aligned(parts: Sequence[memoryview]) -> list[Any]:
     """The parts, each padded so that the next one starts at a 64-byte boundary."""
     return [x for p in parts for x in (p, bytes(-len(p) % ALIGN))]
-
-
-def _packed_of(exe: Executable) -> Iterator[tuple[int, int, np.ndarray]]:
-    for k, step in enumerate(exe.plan.kernels()):
-        for i, a in sorted(step.packed.items()):
-            yield k, i, a
 
 
 def _objects_of(exe: Executable) -> tuple[list[tuple[str, str, bytes]], dict[str, str]]:
@@ -136,39 +117,6 @@ def _report_out(report: CompileReport) -> dict[str, Any]:
             "decisions": [[d.rule, d.at, d.outcome, d.reason, list(d.nodes), d.count] for d in report.decisions]}  # fmt: skip
 
 
-# ---- packed constants -------------------------------------------------------------------------------------------
-
-
-def _packing_environment() -> str:
-    """What the packed form of a constant depends on beside the graph: the kernels' own code and the CPU."""
-    from ..kernels.cpu import objects
-
-    here = objects.environment()
-    return _sha256([_dump([_kernels_code(), here["cpu"], here["features"], here["platform"]])])
-
-
-@functools.cache
-def _kernels_code() -> str:
-    folder = Path(__file__).parents[1] / "kernels"
-    return _sha256([p.read_bytes() for p in sorted([*folder.glob("*.py"), *folder.glob("cpu/*.py")])])
-
-
-def _receipt_key(text: str, kernels: Sequence[str]) -> str:
-    return _sha256([_dump([text, list(kernels), _packing_environment()])])
-
-
-def _types(packed: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [[k, i, str(dtype), list(shape)] for k, i, dtype, shape in packed]
-
-
-def _keep_receipt(exe: Executable, text: str) -> None:
-    """Remembers the types of what this machine has packed for this graph."""
-    from ..kernels.cpu import cache
-
-    key = _receipt_key(text, [step.source.text for step in exe.plan.kernels()])
-    cache.write_receipt(key, _types([(k, i, dtype_of(a), a.shape) for k, i, a in _packed_of(exe)]))
-
-
 # ---- loading ----------------------------------------------------------------------------------------------------
 
 
@@ -184,15 +132,15 @@ def load(path: str | os.PathLike, *, threads: int | None = None, trust: bool = F
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
-    return _Loader(path, verify).executable(threads, trust, limits)
+    return Loader(path, verify).executable(threads, trust, limits)
 
 
 def read_report(path: str | os.PathLike) -> CompileReport:
     """The report of an artifact: passes and decisions. Nothing is compiled."""
-    return _Loader(path, False).report()
+    return Loader(path, False).report()
 
 
-class _Loader:
+class Loader:
     """Reads one artifact, believing nothing."""
 
     def __init__(self, path: str | os.PathLike, verify: bool | None):
@@ -216,7 +164,7 @@ class _Loader:
         raw = bytes(self.archive.member(member))
         try:
             value = json.loads(raw)
-            if isinstance(value, dict) and _dump(value) == raw:
+            if isinstance(value, dict) and canonical_json(value) == raw:
                 return value
         except (ValueError, RecursionError):
             pass
@@ -248,10 +196,10 @@ class _Loader:
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
             return build(module, options, report, given)
-        chosen = _Chosen(self, text, trust)
+        chosen = Chosen(self, text, trust)
         exe = build(module, options, report, given, chosen.select, chosen.prepare)
         if chosen.unknown:
-            _keep_receipt(exe, text)
+            keep_receipt(exe, text)
         return exe
 
     def _options(self, threads: int | None, limits: Limits) -> Options:
@@ -371,64 +319,3 @@ class _Loader:
             out[row[0]] = row[1], bytes(raw[at : at + row[2]])
             at += row[2]
         return out
-
-
-class _Chosen:
-    """The CPU target's kernels for a loaded graph, with what the artifact has for them where it may be used."""
-
-    def __init__(self, loader: _Loader, text: str, trust: bool):
-        self.loader, self.text, self.trust = loader, text, trust
-        self.unknown = False  # this machine packs what it has not packed before
-        self._usable = False
-        self._count = 0
-        self._rows: list[list[Any]] = []
-        self._packed: dict[tuple[int, int], np.ndarray] = {}
-        if loader.field("packing", str) == _packing_environment():
-            self._rows, self._packed = loader.packed()
-
-    def select(self, node: Node) -> KernelSource | Refusal:
-        """The target's answer; its constants come packed from the file, if `prepare` found that they may."""
-        from ..kernels.cpu.target import select
-
-        source = select(node)
-        if not isinstance(source, KernelSource):
-            return source
-        self._count, k = self._count + 1, self._count
-        return dataclasses.replace(source, pack={i: self._take(k, i, pack) for i, pack in source.pack.items()})
-
-    def _take(self, kernel: int, operand: int, pack: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        def take(a: np.ndarray) -> np.ndarray:
-            found = self._packed.get((kernel, operand)) if self._usable else None
-            return pack(a) if found is None else found
-
-        return take
-
-    def prepare(self, texts: list[str]) -> None:
-        """Given the texts of all kernels: decides what may be used, and takes objects from a trusted file that the cache lacks."""
-        from ..kernels.cpu import cache
-
-        if self.trust:
-            self._adopt(texts)
-        elif self._rows:
-            receipt = cache.read_receipt(_receipt_key(self.text, texts))
-            self._usable, self.unknown = receipt == self._rows, receipt is None
-        self._usable = self._usable or self.trust
-
-    def _adopt(self, texts: list[str]) -> None:
-        from ..kernels.cpu import launch, objects
-
-        there, here = self.loader.field("environment", dict), objects.environment()
-        if any(there.get(k) != here[k] for k in ("code", "platform")) or not runs_on(there.get("features"), here["features"]):
-            return
-        stored = self.loader.objects()
-        for text in dict.fromkeys([*texts, *launch.own_texts()]):
-            found = stored.get(objects.text_hash(text))
-            if found is not None and not objects.is_loaded(text) and objects.read_cached(objects.object_key(text)) is None:
-                objects.adopt(text, found[1], found[0])
-
-
-def runs_on(wanted: Any, here: str) -> bool:
-    """Whether a CPU with the features `here` has all that code for `wanted` uses (LLVM's lists: `+avx2,-sse4a`)."""
-    if not isinstance(wanted, str):
-        return False
-    return {f for f in wanted.split(",") if f.startswith("+")} <= set(here.split(","))
