@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # as typing's, whose import alone would be most of what `
 if TYPE_CHECKING:
     from . import cli, engine, frontends, ir, kernels
     from .engine import ort
+    from .engine.artifact import load
     from .engine.compiler import compile
     from .engine.executor import Executable
     from .engine.extend import converter, op, register_pass, rewrite
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Executable", "Limits", "__version__", "cli", "compile", "converter", "engine", "errors", "export_onnx", "frontends", "ir",
-    "kernels", "op", "ort", "read_onnx", "read_text", "register_pass", "rewrite", "write_onnx", "write_text",
+    "kernels", "load", "op", "ort", "read_onnx", "read_text", "register_pass", "rewrite", "write_onnx", "write_text",
 ]  # fmt: skip
 
 # The public names: the module where each lives, and its name there (none: the module itself).
 _FACE = {
     "compile": "engine.compiler:compile",
+    "load": "engine.artifact:load",
     "Executable": "engine.executor:Executable",
     "Limits": "ir.limits:Limits",
     "read_onnx": "frontends.onnx.reader:read",

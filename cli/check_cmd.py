@@ -45,7 +45,7 @@ def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = 
 
     options, opsets = Options(target, shapes=sizes or {}), {}
     try:
-        if not model.endswith(".gir"):
+        if not model.endswith((".gir", ".gmill")):
             report = read_check(model)
             if not report.ok:
                 return {"error": "ImportProblem", **report.as_dict(), "counts": {s: report.counts().get(s, 0) for s in ORDER}}  # type: ignore[call-overload]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, set_option, target_option
+
+if TYPE_CHECKING:
+    from ..engine.report import CompileReport
 
 
 @click.command(cls=Verb)
@@ -17,13 +21,9 @@ from .common import LONGEST, Verb, clean, json_option, model_argument, parse_siz
 @set_option
 @json_option
 def explain(model: str, node: str | None, refused: bool, target: str, sizes: tuple[str, ...], as_json: bool) -> None:
-    """Print every decision about MODEL, or those about one NODE (a name of the model's or of the IR's)."""
-    from ..engine.compiler import load, optimize
-    from ..engine.options import Options
-    from ..engine.report import CompileReport
-
-    options, report = Options(target, shapes=parse_sizes(sizes)), CompileReport()
-    optimize(load(model, options), options, report)
+    """Print every decision about MODEL, or those about one NODE (a name of the model's or of the IR's). An artifact (.gmill) tells
+    what was decided when it was compiled."""
+    report = _report(model, target, sizes)
     wanted = (node, node.removeprefix("%")) if node else ()
     found = [d for d in report.decisions
              if (not wanted or d.at in wanted or node in d.nodes) and (not refused or d.outcome == "refused")]  # fmt: skip
@@ -34,3 +34,17 @@ def explain(model: str, node: str | None, refused: bool, target: str, sizes: tup
         click.echo(clean(str(d) + (f"  [{', '.join(d.nodes)}]" if d.nodes else ""), LONGEST))
     if not found:
         click.echo(clean("no decision" + (f" about {node}" if node else "")))
+
+
+def _report(model: str, target: str, sizes: tuple[str, ...]) -> CompileReport:
+    if model.endswith(".gmill"):
+        from ..engine.artifact import read_report
+
+        return read_report(model)
+    from ..engine.compiler import load, optimize
+    from ..engine.options import Options
+    from ..engine.report import CompileReport
+
+    options, report = Options(target, shapes=parse_sizes(sizes)), CompileReport()
+    optimize(load(model, options), options, report)
+    return report

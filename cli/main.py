@@ -1,6 +1,7 @@
 """The command `graphmill`: one file a verb.
 
-Exit statuses: 0 done; 1 `check` found what is not served; 2 a wrong command line, a wrong model or wrong inputs.
+Exit statuses: 0 done; 1 `check` found what is not served, `cache verify` what is damaged; 2 a wrong command line, a wrong model or
+wrong inputs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 
 import click
 
-VERBS = ("run", "check", "dump", "explain", "passes", "ops")
+VERBS = ("compile", "run", "check", "dump", "explain", "passes", "ops", "cache")
 
 
 class Verbs(click.Group):
@@ -21,7 +22,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        return getattr(importlib.import_module(f".{name}_cmd", __package__), name)
+        module = importlib.import_module(f".{name}_cmd", __package__)
+        return getattr(module, name if name != "compile" else "compile_")
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

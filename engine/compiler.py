@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +17,8 @@ from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from ..kernels.cpu.launch import granted_cpus
 from .executor import Executable
 from .options import CPU_PIPELINE, DEFAULT_PIPELINE, Options
-from .plan import make_plan
+from .plan import Selector, make_plan
 from .report import CompileReport
-from .steps import Served
 
 TARGETS = ("cpu", "reference")
 
@@ -44,6 +44,8 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
 
 def load(model: Any, options: Options) -> Module:
     """The module of whatever `compile` takes."""
+    if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gmill"):
+        raise InputError(f"{os.path.basename(os.fspath(model))} is compiled already: graphmill.load reads it, and `graphmill run`")
     is_text = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".gir")
     if options.shapes and (is_text or isinstance(model, Module)):
         raise InputError("shapes are fixed while an ONNX model is read; this one is in the IR already: fix them in its text")
@@ -99,25 +101,34 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
 def compile_module(module: Module, options: Options, observe: Observer | None = None) -> Executable:
     """Optimizes, plans and compiles a module."""
     started, report = time.perf_counter(), CompileReport()
-    threads, given = options.threads or granted_cpus(), constant_bytes(module)
+    given = constant_bytes(module)
     optimize(module, options, report, observe)
-    served: list[Served] = []
+    exe = build(module, options, report, given)
+    report.seconds = time.perf_counter() - started
+    return exe
+
+
+def build(module: Module, options: Options, report: CompileReport, given: int, select: Selector | None = None,
+          prepare: Callable[[list[str]], None] | None = None) -> Executable:  # fmt: skip
+    """Plans an optimized module and compiles its kernels. `select` serves in the place of the target's; `prepare` is given the
+    texts of all kernels before any is looked up."""
+    threads, served = options.threads or granted_cpus(), report.served
     if options.target == "cpu":
         from ..kernels.cpu import objects
-        from ..kernels.cpu.target import select
+        from ..kernels.cpu import target as cpu
 
         def compile_all(texts: list[str]) -> list[int]:
+            if prepare is not None:
+                prepare(texts)
             report.kernels, before = len(set(texts)), objects.compiled_count()
-            objects.compile_many(texts, threads)
+            report.misses = dict(Counter(objects.compile_many(texts, threads)))
             addresses = [objects.kernel_address(t) for t in texts]
             report.compiled = objects.compiled_count() - before
             return addresses
 
-        plan = make_plan(module.main, select, served, compile_all)
+        plan = make_plan(module.main, select or cpu.select, served, compile_all)
     else:
         plan = make_plan(module.main, None, served, lambda texts: [])
-    report.served = served
-    report.seconds = time.perf_counter() - started
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
         raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))

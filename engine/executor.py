@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,22 @@ class Executable:
     def outputs(self) -> dict[str, str]:
         """The type of each output, as text."""
         return dict(zip(self._output_names, (str(v.type) for v in self.module.main.outputs)))
+
+    def save(self, path: str | os.PathLike, *, packed: bool = True) -> None:
+        """Writes all that `graphmill.load` needs to one file, `m.gmill`; see `artifact.save`."""
+        from .artifact import save
+
+        save(self, path, packed=packed)
+
+    @property
+    def plan(self) -> Plan:
+        """The steps that a run takes."""
+        return self._plan
+
+    @property
+    def given(self) -> int:
+        """The bytes of the model's own constants, which say how much a run may hold."""
+        return self._constants
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.

@@ -95,6 +95,13 @@ def aligned_copy(a: np.ndarray) -> np.ndarray:
     return out
 
 
+def as_aligned(a: np.ndarray) -> np.ndarray:
+    """A constant at a 64-byte boundary: as it lies where it lies so and nobody can write it (it is mapped), else a copy."""
+    if not a.flags.writeable and a.flags.c_contiguous and a.ctypes.data % ALIGN == 0:
+        return a
+    return aligned_copy(a)
+
+
 class Resolved:
     """A bound segment with the addresses of one arena in it."""
 

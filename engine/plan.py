@@ -7,7 +7,7 @@ when a step first meets a signature (shapes of its operands); the answer is kept
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,15 @@ class Plan:
     @cached_property
     def segments(self) -> Segments:
         return Segments(self.steps)
+
+    def kernels(self) -> Iterator[KernelStep]:
+        """The compiled kernels of this plan and of those of its regions, in the order in which they were selected."""
+        for step in self.steps:
+            if isinstance(step, KernelStep):
+                yield step
+            elif isinstance(step, HostStep):
+                for inner in step.plans:
+                    yield from inner.kernels()
 
     def run(self, frame: Frame) -> list[Any]:
         """Runs the steps in `frame`; the graph's outputs in logical order."""

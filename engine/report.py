@@ -19,6 +19,7 @@ class CompileReport:
     served: list[Served] = field(default_factory=list)
     kernels: int = 0  # distinct kernels
     compiled: int = 0  # of these, compiled now and not found in the cache
+    misses: dict[str, int] = field(default_factory=dict)  # why kernels were not in the cache, and how many for each reason
     seconds: float = 0.0
 
     def counts(self) -> dict[str, int]:
@@ -37,5 +38,6 @@ class CompileReport:
         c = self.counts()
         lines = [f"{len(self.served)} nodes: " + ", ".join(f"{n} {how}" for how, n in sorted(c.items())),
                  f"{self.kernels} kernels, {self.compiled} compiled now, {self.seconds:.2f} s"]  # fmt: skip
+        lines += [f"  {n} not in the cache, {why}" for why, n in self.misses.items()]
         lines += [f"  by {s.how}: %{s.node} ({s.op}): {s.reason}" for s in self.not_native()]
         return "\n".join(lines)

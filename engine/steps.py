@@ -23,7 +23,7 @@ from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, type_of
 from ..kernels.spec import Call, KernelSource, Launch, trimmed
 from .binding import Symbols
-from .memory import ALIGN, Workspace, aligned, aligned_copy
+from .memory import ALIGN, Workspace, aligned, aligned_copy, as_aligned
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -188,11 +188,16 @@ class KernelStep(Step):
 
     def _pack(self, i: int, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         v = self.node.operands[i]
-        packed = aligned_copy(pack(v.const.array))  # type: ignore[union-attr]
-        if len(v.uses) < 2:  # type: ignore[union-attr]
+        packed = as_aligned(pack(v.const.array))  # type: ignore[union-attr]
+        if len(v.uses) < 2 or not packed.flags.writeable:  # type: ignore[union-attr]
             return packed
         key = packed.dtype.str, packed.shape, hashlib.sha256(packed.reshape(-1).view(np.uint8).data).digest()
         return _packed_once.setdefault(key, packed)
+
+    @property
+    def packed(self) -> dict[int, np.ndarray]:
+        """The constants that the kernel reads packed, by operand."""
+        return self._packed
 
     def constant(self, i: int) -> np.ndarray:
         """The constant that is operand i, as the kernel reads it: packed or laid out once."""
@@ -203,7 +208,7 @@ class KernelStep(Step):
         if i not in self._constants:
             layout = v.tensor.layout
             if (v, layout) not in self._copies:
-                self._copies[v, layout] = aligned_copy(v.const.array if layout is None else v.const.array.transpose(layout.perm))
+                self._copies[v, layout] = as_aligned(v.const.array if layout is None else v.const.array.transpose(layout.perm))
             self._constants[i] = self._copies[v, layout]
         return self._constants[i]
 

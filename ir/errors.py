@@ -42,6 +42,10 @@ class HostileModelError(GraphmillError):
     """The file is broken or asks for something that no honest model asks for (path traversal, cycles, lying lengths)."""
 
 
+class ArtifactError(GraphmillError):
+    """A compiled artifact (`.gmill`) is truncated, edited, hostile or of another version; the message names its member."""
+
+
 class LimitError(GraphmillError):
     """A limit of `graphmill.Limits` on memory, time or loop iterations would be passed."""
 

@@ -122,7 +122,7 @@ def _infer_regions(node: Node) -> None:
         for region in node.regions:
             for inner, outer in zip(region.inputs, node.operands):
                 if outer is not None:
-                    inner.type, inner.dims = outer.type, outer.dims
+                    inner.type, inner.dims = outer.type, contents(outer)
             infer_graph(region)
         return
     if node.op.name == "loop":

@@ -123,7 +123,16 @@ def kernel(pool, me, spin):
 def _native(text: str) -> Callable[[int, int, int], None]:
     from .objects import kernel_address
 
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernel_address(fill_in(text, SLICE=SLICE, **_WORDS, **_RUN_WORDS)))
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernel_address(_filled(text)))
+
+
+def _filled(text: str) -> str:
+    return fill_in(text, SLICE=SLICE, **_WORDS, **_RUN_WORDS)
+
+
+def own_texts() -> list[str]:
+    """The kernels that run the others."""
+    return [_filled(_RUN), _filled(_WORK)]
 
 
 class Pool:

@@ -4,9 +4,8 @@ Everything that touches private parts of numba is here, in `_numba_module`; `tes
 An object has one exported symbol, refers to nothing but the C library (checked before it is stored and again before it is
 loaded), and is found by the hash of all that it depends on: text, generator, versions of numba and llvmlite, and the host's CPU.
 
-The cache is a folder (`GRAPHMILL_CACHE`, else the user's cache folder) of files `<key>.o`: 32 bytes of SHA-256, then the object.
-Files are written beside and moved into place, verified when read, and made anew when damaged. A folder that cannot be written
-costs compiling in each process, nothing else.
+Objects are kept in a folder (`cache.py`) and made anew when damaged. A folder that cannot be written costs compiling in each
+process, nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from typing import Any
 
 from ...ir.errors import GraphmillError
 from ..spec import KernelSource
+from .cache import explain_misses, read_cached, writable, write_cached
 
 # What machine code depends on beside the text.
 EMITTERS = ("atomics.py", "emit.py", "polynomials.py", "shuffle.py", "vector.py", "objects.py", "microkernel.py")
@@ -54,15 +54,40 @@ def compiled_count() -> int:
 
 @functools.cache
 def _environment() -> str:
-    """All but the text that an object depends on."""
+    """`environment` as text, found out once."""
     import llvmlite.binding as llvm
 
     here = Path(__file__).parent
-    code = hashlib.sha256(b"".join((here / name).read_bytes() for name in EMITTERS)).hexdigest()
-    features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
-    cpu = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
-    return json.dumps([code, versions, cpu, features, sys.platform])
+    found = {
+        "code": hashlib.sha256(b"".join((here / name).read_bytes() for name in EMITTERS)).hexdigest(),
+        "cpu": os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name(),
+        "features": os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten(),
+        "platform": f"{sys.platform} {platform.machine()}",
+    }
+    return json.dumps(found | {name: _version(name) for name in ("numba", "llvmlite")}, sort_keys=True)
+
+
+def environment() -> dict[str, str]:
+    """All but the text that an object depends on, by what it is."""
+    found: dict[str, str] = json.loads(_environment())
+    return found
+
+
+def _version(name: str) -> str:
+    """The version of a package; where it is not installed, objects that others compiled can still be loaded."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def about(text: str) -> dict[str, str]:
+    """What a kernel's key is made of, as it is kept with its object."""
+    return {"text": text_hash(text)} | environment()
 
 
 def object_key(text: str) -> str:
@@ -128,6 +153,9 @@ def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
     for g in module.global_variables:
         if not g.is_declaration:
             g.linkage = llvm.Linkage.internal
+    for i, v in enumerate([*module.functions, *module.global_variables]):
+        if v.linkage == llvm.Linkage.internal:
+            v.name = f"local.{i}"  # numba's names count what the process compiled before: equal texts shall give equal objects
     passes, builder = library._codegen._module_pass_manager()
     passes.run(module, builder)
     return module, library._codegen._tm
@@ -222,45 +250,7 @@ def check_object(data: bytes) -> None:
                                  "expected raw pointers and the names of kernels/cpu/vector.py only")  # fmt: skip
 
 
-# ---- the cache --------------------------------------------------------------------------------------------------
-
-
-def cache_dir() -> Path:
-    """The folder of the cache."""
-    if os.environ.get("GRAPHMILL_CACHE"):
-        return Path(os.environ["GRAPHMILL_CACHE"])
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("graphmill"))
-
-
-def _path(key: str) -> Path:
-    return cache_dir() / "objects" / key[:2] / f"{key}.o"
-
-
-def read_cached(key: str) -> bytes | None:
-    """The object of that key, None where there is none or where it is damaged."""
-    try:
-        raw = _path(key).read_bytes()
-    except OSError:
-        return None
-    return raw[32:] if len(raw) > 32 and hashlib.sha256(raw[32:]).digest() == raw[:32] else None
-
-
-def write_cached(key: str, data: bytes) -> bool:
-    """Stores an object; False where the folder does not let us."""
-    path, temporary = _path(key), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            temporary = f.name
-            f.write(hashlib.sha256(data).digest() + data)
-        os.replace(temporary, path)
-        return True
-    except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        return False
+# ---- loading ----------------------------------------------------------------------------------------------------
 
 
 def kernel_object(text: str) -> bytes:
@@ -269,11 +259,8 @@ def kernel_object(text: str) -> bytes:
     data = read_cached(key)
     if data is None:
         data = compile_kernel(text)
-        write_cached(key, data)
+        write_cached(key, data, about(text))
     return data
-
-
-# ---- loading ----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -318,30 +305,35 @@ def kernel_address(source: KernelSource | str) -> int:
         return _addresses[key]
 
 
+def adopt(text: str, data: bytes, symbol: str) -> None:
+    """Takes an object that the caller trusts as that of a kernel text. Raises KernelCompileError."""
+    with _lock:
+        _addresses[object_key(text)] = load(data, symbol)
+
+
+def is_loaded(text: str) -> bool:
+    return object_key(text) in _addresses
+
+
 # ---- many at once -----------------------------------------------------------------------------------------------
 
 PARALLEL_FROM = 4  # a worker costs about a second to start
 
 
-def compile_many(texts: Iterable[str], jobs: int | None = None) -> None:
-    """Sees to it that the object of every text is in the cache, compiling what is missing in up to `jobs` processes (default:
-    the CPUs that this process may use). Raises KernelCompileError with what a worker said."""
-    missing = [t for t in dict.fromkeys(texts) if read_cached(object_key(t)) is None]
+def compile_many(texts: Iterable[str], jobs: int | None = None) -> list[str]:
+    """Sees to it that the object of every text is loaded or in the cache, compiling what is missing in up to `jobs` processes
+    (default: the CPUs that this process may use); why each of these was missing. Raises KernelCompileError with what a worker
+    said."""
+    missing = [t for t in dict.fromkeys(texts) if not is_loaded(t) and read_cached(object_key(t)) is None]
+    reasons = explain_misses([(object_key(t), about(t)) for t in missing]) if missing else []
     jobs = jobs or len(os.sched_getaffinity(0))
     jobs = min(jobs, len(missing) // (PARALLEL_FROM // 2))
-    if len(missing) >= PARALLEL_FROM and jobs > 1 and _writable():
+    if len(missing) >= PARALLEL_FROM and jobs > 1 and writable():
         _in_workers(missing, jobs)
         missing = [t for t in missing if read_cached(object_key(t)) is None]
     for text in missing:
         kernel_address(text)  # kept loaded: the folder may not be writable
-
-
-def _writable() -> bool:
-    try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(cache_dir(), os.W_OK)
+    return reasons
 
 
 def _in_workers(texts: Sequence[str], jobs: int) -> None:

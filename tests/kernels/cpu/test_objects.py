@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from graphmill.kernels.cpu import cache as store
 from graphmill.kernels.cpu import objects
 from graphmill.kernels.spec import Call, KernelSource, Launch
 
@@ -102,6 +106,132 @@ def test_the_key_depends_on_the_features_of_the_cpu(monkeypatch):
     assert objects.object_key(text) == key != objects.object_key(text + "\n")
 
 
+# ---- the cache's upkeep -----------------------------------------------------------------------------------------
+
+
+def paths() -> str:
+    return os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
+
+
+def fill(n: int) -> list[str]:
+    """So many objects (of no use); their keys, the longest unused first."""
+    keys = [f"{i:02x}" * 32 for i in range(n)]
+    for i, key in enumerate(keys):
+        assert store.write_cached(key, bytes(1000), {"text": "t", "cpu": "c"})
+        os.utime(store.object_path(key), (time.time() - (n - i) * 86_400,) * 2)
+    return keys
+
+
+def test_equal_texts_give_equal_objects_whatever_was_compiled_before():
+    first = objects.compile_kernel(SCALE.format(1.75))
+    objects.compile_kernel(SCALE.format(6.5))
+    assert objects.compile_kernel(SCALE.format(1.75)) == first
+
+
+def test_a_miss_is_explained(cache, monkeypatch):
+    text = SCALE.format(0.75)
+    assert objects.compile_many([text]) == ["text: no kernel of this text was compiled yet"]
+    assert objects.compile_many([text]) == []
+    monkeypatch.setattr(objects, "_addresses", {})
+    assert objects.compile_many([text]) == []
+    here = objects.environment()
+    for field, value, told in (("cpu", "i386", f"cpu: {here['cpu']}, now i386"), ("numba", "9.9", f"numba: {here['numba']}, now 9.9"),
+                               ("code", "0", "code: graphmill's kernel generator has changed"),
+                               ("features", here["features"] + ",+mine", "features: +mine is new")):  # fmt: skip
+        about = objects.about(text) | {field: value}
+        assert store.explain_misses([("0" * 64, about)]) == [told]
+    about = objects.about(text) | {"cpu": "i386", "numba": "9.9"}
+    assert store.explain_misses([("0" * 64, about)]) == [f"cpu: {here['cpu']}, now i386, numba: {here['numba']}, now 9.9"]
+    path = store.object_path(objects.object_key(text))
+    path.write_bytes(path.read_bytes()[:-1])
+    (why,) = objects.compile_many([text])
+    assert why.startswith("damaged")
+
+
+@pytest.mark.parametrize("raw", [b"", b"x" * 40, b"\xff" * 2000, bytes(36), bytes(32) + b"\2\0\0\0[]"])
+def test_files_that_are_no_objects(cache, raw):
+    key = "ab" * 32
+    store.object_path(key).parent.mkdir(parents=True)
+    store.object_path(key).write_bytes(raw)
+    (entry,) = store.entries()
+    assert store.read_cached(key) is None and entry.about() is None and not entry.is_good()
+    assert store.write_cached(key, b"object", {"text": "t"}) and store.read_cached(key) == b"object" and entry.is_good()
+
+
+def test_the_longest_unused_go_first(cache):
+    keys, size = fill(5), next(store.entries()).nbytes
+    assert [e.key for e in store.prunable(most_days=3.5)] == keys[1::-1]
+    assert [e.key for e in store.prunable(most_bytes=2 * size)] == keys[2::-1]
+    assert store.prunable(most_bytes=5 * size) == [] and len(store.prunable(most_bytes=0)) == 5
+    assert store.read_cached(keys[0]) is not None  # used again, and so the last to go
+    assert [e.key for e in store.prunable(most_bytes=4 * size)] == [keys[1]]
+    assert len(store.remove(store.prunable(most_bytes=4 * size))) == 1 and len(list(store.entries())) == 4
+
+
+def test_what_a_killed_process_left_is_removed(cache):
+    """kill -9 in the middle of a write: nothing is half there, and the next to write in that folder cleans up."""
+    code = """
+import os, signal, sys
+from graphmill.kernels.cpu import cache
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+cache.write_cached("ab" * 32, b"object" * 1000, {"text": "t"})
+"""
+    env = os.environ | {"PYTHONPATH": paths()}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == -signal.SIGKILL
+    (left,) = [p for p in cache.rglob("*") if p.is_file()]
+    assert left.suffix == ".tmp" and list(store.entries()) == [] and store.read_cached("ab" * 32) is None
+    store.write_cached("ab" * 31 + "00", b"x", {})
+    assert left.exists()  # it could still be in use
+    os.utime(left, (time.time() - store.ABANDONED - 1,) * 2)
+    store.write_cached("ab" * 31 + "01", b"x", {})
+    assert not left.exists() and len(list(store.entries())) == 2
+
+
+def test_many_processes_write_read_and_prune_at_once(cache):
+    code = """
+import sys
+from graphmill.kernels.cpu import cache
+for i in range(300):
+    key = f"{i % 7:02x}" * 32
+    cache.write_cached(key, bytes([i % 7]) * 5000, {"text": "t"})
+    data = cache.read_cached(key)
+    assert data is None or data == bytes([i % 7]) * 5000
+    if i % 50 == int(sys.argv[1]):
+        cache.remove(cache.prunable(most_bytes=12_000))
+"""
+    env = os.environ | {"PYTHONPATH": paths()}
+    running = [subprocess.Popen([sys.executable, "-c", code, str(i)], env=env) for i in range(4)]
+    assert [p.wait(120) for p in running] == [0] * 4
+    assert all(e.is_good() for e in store.entries()) and not list(cache.rglob("*.tmp"))
+
+
+def test_a_folder_that_is_read_only_serves(cache, monkeypatch):
+    """Files are found and read; nothing fails for what cannot be written (the superuser may write anyway, so calls fail here)."""
+    scaled(9.5)
+    monkeypatch.setattr(objects, "_addresses", {})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only file system")
+
+    for name in ("utime", "replace", "unlink", "mkdir"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr(store, "USED_AGAIN", -1)
+    before = objects.compiled_count()
+    assert np.array_equal(scaled(9.5), np.arange(37) * 9.5) and objects.compiled_count() == before
+    assert not store.write_cached("cd" * 32, b"x", {}) and store.remove(store.entries()) == []
+
+
+def test_receipts(cache):
+    assert store.read_receipt("00" * 32) is None
+    assert store.write_receipt("00" * 32, [[0, 1, "f32", [2, 3]]]) and store.read_receipt("00" * 32) == [[0, 1, "f32", [2, 3]]]
+    store.receipt_path("00" * 32).write_text("{")
+    assert store.read_receipt("00" * 32) is None and [e.is_good() for e in store.entries()] == [False]
+    assert json.loads(json.dumps([e.about() for e in store.entries()])) == [{}]
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------
+
+
 def test_a_kernel_that_may_raise_is_refused():
     text = "def kernel(p, tile, ntiles):\n    if tile > 5:\n        raise ValueError('no')\n"
     with pytest.raises(objects.KernelCompileError, match="which only the C library may provide"):
@@ -141,6 +271,7 @@ def test_cached_kernels_run_without_numba(cache):
     scaled(7.0)
     code = f"""
 import sys
+from graphmill.kernels.cpu import cache as store
 from graphmill.kernels.cpu import objects
 import graphmill.kernels.cpu.target as target
 target._load()

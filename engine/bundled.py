@@ -1,0 +1,121 @@
+"""What an artifact has for this kind of machine alone: packed constants and objects, and when they may be used.
+
+Packed constants hang on the graph, the kernels' code and the CPU. Kernels rely on their sizes, so a file that is not trusted must
+have them of the types that this machine got when it packed the same graph: a receipt in the cache keeps these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.core import Node
+from ..ir.types import dtype_of
+from ..kernels.spec import KernelSource, Refusal
+from .archive import canonical_json, sha256_of
+
+if TYPE_CHECKING:
+    from .artifact import Loader
+    from .executor import Executable
+
+
+def packed_of(exe: Executable) -> Iterator[tuple[int, int, np.ndarray]]:
+    for k, step in enumerate(exe.plan.kernels()):
+        for i, a in sorted(step.packed.items()):
+            yield k, i, a
+
+
+def packing_environment() -> str:
+    """What the packed form of a constant depends on beside the graph: the kernels' own code and the CPU."""
+    from ..kernels.cpu import objects
+
+    here = objects.environment()
+    return sha256_of([canonical_json([_kernels_code(), here["cpu"], here["features"], here["platform"]])])
+
+
+@functools.cache
+def _kernels_code() -> str:
+    folder = Path(__file__).parents[1] / "kernels"
+    return sha256_of([p.read_bytes() for p in sorted([*folder.glob("*.py"), *folder.glob("cpu/*.py")])])
+
+
+def _receipt_key(text: str, kernels: Sequence[str]) -> str:
+    return sha256_of([canonical_json([text, list(kernels), packing_environment()])])
+
+
+def _types(packed: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [[k, i, str(dtype), list(shape)] for k, i, dtype, shape in packed]
+
+
+def keep_receipt(exe: Executable, text: str) -> None:
+    """Remembers the types of what this machine has packed for this graph."""
+    from ..kernels.cpu import cache
+
+    key = _receipt_key(text, [step.source.text for step in exe.plan.kernels()])
+    cache.write_receipt(key, _types([(k, i, dtype_of(a), a.shape) for k, i, a in packed_of(exe)]))
+
+
+class Chosen:
+    """The CPU target's kernels for a loaded graph, with what the artifact has for them where it may be used."""
+
+    def __init__(self, loader: Loader, text: str, trust: bool):
+        self.loader, self.text, self.trust = loader, text, trust
+        self.unknown = False  # this machine packs what it has not packed before
+        self._usable = False
+        self._count = 0
+        self._rows: list[list[Any]] = []
+        self._packed: dict[tuple[int, int], np.ndarray] = {}
+        if loader.field("packing", str) == packing_environment():
+            self._rows, self._packed = loader.packed()
+
+    def select(self, node: Node) -> KernelSource | Refusal:
+        """The target's answer; its constants come packed from the file, if `prepare` found that they may."""
+        from ..kernels.cpu.target import select
+
+        source = select(node)
+        if not isinstance(source, KernelSource):
+            return source
+        self._count, k = self._count + 1, self._count
+        return dataclasses.replace(source, pack={i: self._take(k, i, pack) for i, pack in source.pack.items()})
+
+    def _take(self, kernel: int, operand: int, pack: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        def take(a: np.ndarray) -> np.ndarray:
+            found = self._packed.get((kernel, operand)) if self._usable else None
+            return pack(a) if found is None else found
+
+        return take
+
+    def prepare(self, texts: list[str]) -> None:
+        """Given the texts of all kernels: decides what may be used, and takes objects from a trusted file that the cache lacks."""
+        from ..kernels.cpu import cache
+
+        if self.trust:
+            self._adopt(texts)
+        elif self._rows:
+            receipt = cache.read_receipt(_receipt_key(self.text, texts))
+            self._usable, self.unknown = receipt == self._rows, receipt is None
+        self._usable = self._usable or self.trust
+
+    def _adopt(self, texts: list[str]) -> None:
+        from ..kernels.cpu import launch, objects
+
+        there, here = self.loader.field("environment", dict), objects.environment()
+        if any(there.get(k) != here[k] for k in ("code", "platform")) or not runs_on(there.get("features"), here["features"]):
+            return
+        stored = self.loader.objects()
+        for text in dict.fromkeys([*texts, *launch.own_texts()]):
+            found = stored.get(objects.text_hash(text))
+            if found is not None and not objects.is_loaded(text) and objects.read_cached(objects.object_key(text)) is None:
+                objects.adopt(text, found[1], found[0])
+
+
+def runs_on(wanted: Any, here: str) -> bool:
+    """Whether a CPU with the features `here` has all that code for `wanted` uses (LLVM's lists: `+avx2,-sse4a`)."""
+    if not isinstance(wanted, str):
+        return False
+    return {f for f in wanted.split(",") if f.startswith("+")} <= set(here.split(","))
