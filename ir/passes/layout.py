@@ -54,7 +54,7 @@ class _Assigner:
     def _run_in(self, node: Node, layout: Layout) -> bool:
         """Gives the node's data operands and results the layout; takes it back where the target has no kernel for that."""
         rank = len(layout.perm)
-        data = range(len(node.operands)) if node.op.is_elementwise else range(1)
+        data = range(len(node.operands)) if node.op.is_elementwise else range(0 if self._stays(node) else 1)
         for i, v in enumerate(node.operands):
             full = v is not None and isinstance(v.type, TensorType) and v.type.rank == rank
             self._set(node, i, layout if i in data and full else None)
@@ -67,6 +67,11 @@ class _Assigner:
         self.log.record("layout", node, "refused", f"{node.op.name} in {layout}: {reason}")
         self._result(node, None)
         return False
+
+    def _stays(self, node: Node) -> bool:
+        """Whether a row-major operand 0 needs no conversion."""
+        x = node.operands[0]
+        return x is not None and x.tensor.layout is None and self.target.reads_row_major(node)
 
     def _layout_of_operands(self, node: Node) -> Layout | None:
         """The layout of an elementwise node's full-rank operands, where they have one."""
