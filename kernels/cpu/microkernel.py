@@ -223,11 +223,14 @@ class _Emit:
 def run_program(e: _Emit, program: Program, leaf: Callable[[str, Any], Any]) -> Any:
     """Emits a program on vectors of the computing type; `leaf(kind, k)` gives acc, col, row, full and scalar as a Val."""
     from .emit import BASIC, TESTS, Val
-    from .polynomials import function
+    from .polynomials import function, one_plus_exp
 
     done: list[Any] = []
     for fn, *args in program:
-        if fn == "const":
+        exponent = _one_plus_exp(program, fn, args) if e.type.bits == 32 else None
+        if exponent is not None:
+            done.append(one_plus_exp(done[exponent]))
+        elif fn == "const":
             done.append(Val(e.b, e.ir.Constant(e.type.llvm, [float.fromhex(args[0])] * e.lanes), e.type))
         elif fn in LEAVES:
             done.append(leaf(fn, *args))
@@ -236,6 +239,14 @@ def run_program(e: _Emit, program: Program, leaf: Callable[[str, Any], Any]) -> 
             emit = BASIC.get(name) or TESTS.get(name) or _LOGIC.get(name) or _LIBM.get(name) or function(name)
             done.append(emit(*(done[i] for i in args)))
     return done[-1]
+
+
+def _one_plus_exp(program: Program, fn: str, args: Sequence[Any]) -> int | None:
+    """The step x of a sum 1 + exp(x), which every sigmoid has; None where the step is none."""
+    if fn != "add":
+        return None
+    pairs = [(program[a], program[b]) for a, b in (args, args[::-1])]
+    return next((e[1] for one, e in pairs if one == ("const", (1.0).hex()) and e[0] == "exp"), None)
 
 
 def operand_count(program: Program) -> int:
@@ -294,8 +305,9 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
             e.store(run_program(e, program, leaf), e.at(row, j * e.lanes * e.stored), mask)
 
 
-def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place) -> None:
-    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once."""
+def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place, whole: bool) -> None:
+    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once for each vector of a row, or
+    just once where the tile is not `whole` in width."""
     from .emit import Val
 
     mr, nv = len(acc), len(acc[0])
@@ -306,38 +318,39 @@ def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], pla
     for n, value in enumerate(v for vectors in acc for v in vectors):
         e.b.store(value, e.at(tile, n * bytes_), align=e.item)
 
-    def vector(i: Any, j: Any) -> None:
-        value = e.load(e.at(tile, e.b.mul(e.b.add(e.b.mul(i, e.int(nv)), j), e.int(bytes_))))
+    def vector(i: Any, j: Any, mask: Any = None) -> None:
+        value = e.load(e.at(e.at(tile, e.times(i, nv * bytes_)), e.times(j, bytes_)))
         row = e.at(place.row(i), place.column_at)
-        valid = e.b.sub(place.ncols, e.b.mul(j, e.int(e.lanes)))
-        mask = e.mask(valid)
         done = run_program(e, program, lambda kind, k=0: (
             Val(e.b, value, e.type) if kind == "acc" else _leaf(e, place, kind, k, row, i, j, mask)
         ))  # fmt: skip
-        target = e.at(row, e.b.mul(j, e.int(e.lanes * e.stored)))
-        with e.b.if_else(e.b.icmp_signed(">=", valid, e.int(e.lanes))) as (whole, part):
-            with whole:
-                e.store(done, target)
-            with part:
-                e.store(done, target, mask)
+        e.store(done, e.at(row, e.times(j, e.lanes * e.stored)), mask)
 
-    def each_row(i: Any, _: list) -> list:
-        e.loop(e.int(nv), [], lambda j, _: vector(i, j) or [])
+    def row_of_vectors(i: Any, _: list) -> list:
+        if whole:
+            for j in range(nv):
+                vector(i, j)
+        else:
+            e.loop(e.int(nv), [], lambda j, _: vector(i, j, e.mask(e.b.sub(place.ncols, e.times(j, e.lanes)))) or [])
         return []
 
-    e.loop(e.int(mr), [], each_row)
+    e.loop(e.int(mr), [], row_of_vectors)
 
 
-def _store_tile(e: _Emit, program: Program, flat: Sequence[Any], nv: int, place: _Place) -> None:
+def _store_tile(e: _Emit, program: Program, flat: Sequence[Any], nv: int, place: _Place, masked: bool | None = None) -> None:
+    """Applies the epilogue to a tile and stores it; `masked` says whether columns past the last are to be left alone, None that
+    this is to be found out."""
     acc = [flat[i : i + nv] for i in range(0, len(flat), nv)]
-    if not _is_light(program):
-        return _finish_looped(e, program, acc, place)
-    with e.b.if_else(e.b.icmp_signed(">=", place.ncols, e.int(nv * e.lanes))) as (whole, part):
-        with whole:
-            _finish(e, program, acc, place, [None] * nv)
-        with part:
-            _finish(e, program, acc, place, [e.mask(e.b.sub(place.ncols, e.int(j * e.lanes))) for j in range(nv)])
-    return None
+    if masked is None:
+        with e.b.if_else(e.b.icmp_signed(">=", place.ncols, e.int(nv * e.lanes))) as (whole, part):
+            with whole:
+                _store_tile(e, program, flat, nv, place, False)
+            with part:
+                _store_tile(e, program, flat, nv, place, True)
+    elif _is_light(program):
+        _finish(e, program, acc, place, [e.mask(e.b.sub(place.ncols, e.int(j * e.lanes))) if masked else None for j in range(nv)])
+    else:
+        _finish_looped(e, program, acc, place, not masked)
 
 
 # ---- the kernels --------------------------------------------------------------------------------------------------------
@@ -514,13 +527,9 @@ def window_tile(memory: str, lanes: int, px: int, nv: int, spread: bool, masked:
                 return acc
 
             flat = e.loop(taps, [e.zero] * (px * nv), tap)
-            acc = [flat[i * nv : (i + 1) * nv] for i in range(px)]
             results = e.at(e.pointer(c), e.b.mul(first, c_step))
             place = _Place(lambda i: e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i)), None, c_at, ncols, operands)
-            if _is_light(program):
-                _finish(e, program, acc, place, masks)
-            else:
-                _finish_looped(e, program, acc, place)
+            _store_tile(e, program, flat, nv, place, masked)
             return []
 
         e.loop(count, [], tile)
