@@ -105,6 +105,16 @@ for i in range(count + PAD):
         st_i64(table_a, s * (block_rows + PAD) + i, at_image + z * x_d + y * x_h + v * x_w if inside else zeros)
     NEXT
 """
+# Where every output pixel sees the one input pixel at its own place.
+_POINTWISE = """
+if KD * KH * KW * images * D * H * OD * OH * sw == 1 and pw == 0 and W == OW:
+    for i in range(count + PAD):
+        r = row + min(i, count - 1)
+        st_i64(table_a, i, a + r * x_w)
+        st_i64(table_c, i, result + r * out_channels * MI)
+else:
+    GENERAL
+"""
 _BUFFER = """
 buffer = scratch + at_buffer
 FIRST
@@ -211,6 +221,8 @@ def rows_fragments(transposed: bool, buffered: bool, y_last: bool, packed: bool)
     tables = _TABLES_LAST if y_last else _TABLES_MAJOR
     fill = insert(_BUFFER if buffered else _ADDRESSES, FIRST=_FIRST, NEXT=_NEXT, PLACE=place, TABLES=tables, COPY=copy)
     fill = fill_in(fill, **words)
+    if y_last and not buffered and not transposed:
+        fill = insert(_POINTWISE, GENERAL=fill)
     for word, expression in inputs.items():
         fill = fill.replace(word, expression)
     if transposed:
