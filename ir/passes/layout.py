@@ -18,7 +18,6 @@ from ..target import Target
 from ..types import TensorType
 from .manager import Context, register
 
-
 # Nodes that take operand 0 in any layout, as their axes are logical; all operands of `concat` are such.
 FOLLOWING = frozenset({"slice", "split", "pad", "resize", "reduce_mean", "reduce_sum", "reduce_max", "reduce_min", "reduce_l2"})
 

@@ -72,13 +72,15 @@ if run > done:
 
 
 def build_direct(site: Site, epilogue: Builder, spread: bool) -> KernelSource:
-    """The result is channels-last; with `spread` the input has one group and any layout, else it is depthwise and channels-last."""
+    """The result is channels-last; with `spread` there is one group and the input has any layout, else it is a depthwise
+    convolution of channels-last data."""
     dtype, weight = site.result.dtype, site.operand(1).array  # type: ignore[union-attr]
     item = 8 if dtype.name == "f64" else 4
     lanes = tiling(item).lanes
     padded = tiling(item).padded(len(weight))
     calls = _Calls(site, epilogue, spread, len(weight), lanes, item)
-    runs = insert(_RUNS, WHOLE=calls.text("done // TILE_PIXELS", "0", 2, PIXELS[spread]), REST=calls.text("run - done", "done", ALONE, 1))
+    whole = calls.text("done // TILE_PIXELS", "0", 2, PIXELS[spread])
+    runs = insert(_RUNS, WHOLE=whole, REST=calls.text("run - done", "done", ALONE, 1))
     names = {"x": site.slot(0), "w": site.slot(1), "result": first_result(site.outer)}
     names |= {f"leaf{k}": slot_of(site.outer, i) for k, (_, i) in enumerate(epilogue.leaves)}
     names |= {name: first_int(site.outer) + i for i, name in enumerate(_INTS)}
@@ -112,13 +114,13 @@ class _Calls:
     item: int
 
     def text(self, count: str, start: str, vectors: int, px: int) -> str:
-        """Calls for `count` tiles of px pixels from the pixel `start` of the run: so many vectors of channels at a time, then one."""
+        """Calls for `count` tiles of px pixels from the pixel `start` of a run: so many vectors of channels at a time, then one."""
         wide = self.channels // (vectors * self.lanes) * vectors * self.lanes
         size = self.site.result.dtype.itemsize
         x_at = f"({start}) * x_step" + ("" if self.spread else f" + c * {size}")
         leaves = [f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(self.epilogue.leaves)]
-        args = [count, "taps", "table", x_at, "x_step", f"w + c * {self.item}", f"first + ({start}) * pixel", "pixel", f"c * {size}",
-                f"{self.channels} - c", *leaves]  # fmt: skip
+        args = [count, "taps", "table", x_at, "x_step", f"w + c * {self.item}", f"first + ({start}) * pixel", "pixel",
+                f"c * {size}", f"{self.channels} - c", *leaves]  # fmt: skip
         lines = []
         for begin, end, nv in ((0, wide, vectors), (wide, self.channels, 1)):
             if begin < end:
@@ -132,7 +134,8 @@ class _Calls:
         for px, vectors in ((PIXELS[self.spread], 2), (1, ALONE)):
             for nv in (vectors, 1):
                 masked = nv == 1 and self.channels % self.lanes != 0
-                lines.append(f"tile_{px}_{nv} = window_tile({name!r}, {self.lanes}, {px}, {nv}, {self.spread}, {masked}, {program!r})\n")
+                args = (name, self.lanes, px, nv, self.spread, masked, program)
+                lines.append(f"tile_{px}_{nv} = window_tile(*{args!r})\n")
         return "".join(lines)
 
 

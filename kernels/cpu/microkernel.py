@@ -306,8 +306,8 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
 
 
 def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place, whole: bool) -> None:
-    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once for each vector of a row, or
-    just once where the tile is not `whole` in width."""
+    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once; `whole` says that all of
+    its columns are valid."""
     from .emit import Val
 
     mr, nv = len(acc), len(acc[0])
@@ -318,7 +318,7 @@ def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], pla
     for n, value in enumerate(v for vectors in acc for v in vectors):
         e.b.store(value, e.at(tile, n * bytes_), align=e.item)
 
-    def vector(i: Any, j: Any, mask: Any = None) -> None:
+    def vector(i: Any, j: Any, mask: Any) -> None:
         value = e.load(e.at(e.at(tile, e.times(i, nv * bytes_)), e.times(j, bytes_)))
         row = e.at(place.row(i), place.column_at)
         done = run_program(e, program, lambda kind, k=0: (
@@ -326,15 +326,14 @@ def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], pla
         ))  # fmt: skip
         e.store(done, e.at(row, e.times(j, e.lanes * e.stored)), mask)
 
-    def row_of_vectors(i: Any, _: list) -> list:
-        if whole:
-            for j in range(nv):
-                vector(i, j)
-        else:
-            e.loop(e.int(nv), [], lambda j, _: vector(i, j, e.mask(e.b.sub(place.ncols, e.times(j, e.lanes)))) or [])
+    def each_vector(i: Any, j: Any) -> list:
+        vector(i, j, None if whole else e.mask(e.b.sub(place.ncols, e.times(j, e.lanes))))
         return []
 
-    e.loop(e.int(mr), [], row_of_vectors)
+    def each_row(i: Any, _: list) -> list:
+        return e.loop(e.int(nv), [], lambda j, _: each_vector(i, j))
+
+    e.loop(e.int(mr), [], each_row)
 
 
 def _store_tile(e: _Emit, program: Program, flat: Sequence[Any], nv: int, place: _Place, masked: bool | None = None) -> None:
@@ -528,7 +527,11 @@ def window_tile(memory: str, lanes: int, px: int, nv: int, spread: bool, masked:
 
             flat = e.loop(taps, [e.zero] * (px * nv), tap)
             results = e.at(e.pointer(c), e.b.mul(first, c_step))
-            place = _Place(lambda i: e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i)), None, c_at, ncols, operands)
+
+            def row(i: Any) -> Any:
+                return e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i))
+
+            place = _Place(row, None, c_at, ncols, operands)
             _store_tile(e, program, flat, nv, place, masked)
             return []
 

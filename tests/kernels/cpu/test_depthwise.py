@@ -27,7 +27,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_depthwise(case, last):
     shape, attrs = CASES[case]
-    arrays, attrs = [rand(*shape), rand(shape[1], 1, *[3] * (len(shape) - 2), seed=1), rand(shape[1], seed=2)], attrs | {"group": shape[1]}
+    w, attrs = rand(shape[1], 1, *[3] * (len(shape) - 2), seed=1), attrs | {"group": shape[1]}
+    arrays = [rand(*shape), w, rand(shape[1], seed=2)]
     node = conv_node("conv", arrays, attrs, (last, last))
     assert select(node).variant == "depthwise"
     assert_close(run_kernel(node, arrays)[0], reference(OPS["conv"], arrays, attrs)[0], **CLOSE)
