@@ -105,8 +105,9 @@ def as_aligned(a: np.ndarray) -> np.ndarray:
 class Resolved:
     """A bound segment with the addresses of one arena in it."""
 
-    def __init__(self, bound: Bound, base: int):
-        p = bound.parameters
+    def __init__(self, bound: Bound, arena: np.ndarray):
+        p, base = bound.parameters, arena.ctypes.data
+        self.flags = arena[: bound.arena // 8 * 8].view(np.int64)  # the arena as words, of which some are looked at after a run
         self.words, table = aligned_copy(p.words), p.table.copy()
         self.words[p.relative] += base
         table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
@@ -129,7 +130,7 @@ class Workspace:
             if self.arena.nbytes < bound.arena:
                 self._resolved.clear()
                 self.arena = aligned((bound.arena,), np.dtype(np.uint8))
-            found = self._resolved[bound] = Resolved(bound, self.arena.ctypes.data)
+            found = self._resolved[bound] = Resolved(bound, self.arena)
             if len(self._resolved) > MOST_BOUND:
                 self._resolved.popitem(last=False)
         return found

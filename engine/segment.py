@@ -64,6 +64,7 @@ class Parameters:
     relative: np.ndarray  # which of the words are such addresses
     patched: list[tuple[int, int]]  # which of the words are addresses of inputs and outputs, and of which
     table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
+    flags: np.ndarray  # of the words of the arena, those that say that a kernel's operands were wrong
     keep: list[np.ndarray]  # what the other addresses point into
 
 
@@ -101,9 +102,9 @@ class Bound:
         for word, i in self.parameters.patched:
             view[word] = addresses[i]
         resolved.schedule.run(threads, between)
-        for at, step in self.checked:
-            if workspace.arena[at : at + 8].any():
-                raise RunError(f"{step.name}: {step.source.checked}")
+        if self.checked and resolved.flags[self.parameters.flags].any():
+            step = next(step for at, step in self.checked if resolved.flags[at // 8])
+            raise RunError(f"{step.name}: {step.source.checked}")
 
     def _hand_over(self, frame: Frame, memory: list[np.ndarray]) -> None:
         roots = dict(zip(self.outputs, memory))
@@ -334,7 +335,8 @@ class _Binder:
                     words.append(p.buffer.root().offset)
             words += row.ints
         keep = [p.array for row in self.rows for p in row.pointers if p.array is not None]
-        return Parameters(_ints(words), _ints(relative), patched, _ints(table).reshape(-1, ROW), keep)
+        flags = _ints([flag // 8 for *_, flag in table if flag >= 0])
+        return Parameters(_ints(words), _ints(relative), patched, _ints(table).reshape(-1, ROW), flags, keep)
 
 
 def _ints(x: Sequence[Any]) -> np.ndarray:

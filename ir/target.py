@@ -21,3 +21,6 @@ class Target(Protocol):
 
     def layout_of(self, node: Node) -> Layout | None:
         """The layout of operand 0 and the result in which the node's kernel is fastest; None: row-major."""
+
+    def reads_row_major(self, node: Node) -> bool:
+        """Whether a node that runs in a layout reads a row-major operand 0 as fast as one in the layout."""

@@ -1,6 +1,7 @@
 """Layout: data between convolutions and pools lies with its channels last.
 
-Nodes that the target runs fastest in a layout get it; elementwise nodes follow their operands; all others see row-major data.
+Nodes that the target runs fastest in a layout get it; elementwise nodes, reductions and what only moves data follow their operands;
+all others see row-major data.
 What must change its layout goes through `to_layout`, once for each (value, layout). Logical axes and shapes stay as they are.
 """
 
@@ -16,6 +17,9 @@ from ..rewrite import DecisionLog
 from ..target import Target
 from ..types import TensorType
 from .manager import Context, register
+
+# Nodes that take operand 0 in any layout, as their axes are logical; all operands of `concat` are such.
+FOLLOWING = frozenset({"slice", "split", "pad", "resize", "reduce_mean", "reduce_sum", "reduce_max", "reduce_min", "reduce_l2"})
 
 
 @register
@@ -43,7 +47,7 @@ class _Assigner:
         changed = False
         for node in self.graph.nodes:
             wanted = self.target.layout_of(node)
-            if wanted is None and node.op.is_elementwise:
+            if wanted is None:
                 wanted = self._layout_of_operands(node)
             changed |= wanted is not None
             if wanted is None or not self._run_in(node, wanted):
@@ -54,7 +58,7 @@ class _Assigner:
     def _run_in(self, node: Node, layout: Layout) -> bool:
         """Gives the node's data operands and results the layout; takes it back where the target has no kernel for that."""
         rank = len(layout.perm)
-        data = range(len(node.operands)) if node.op.is_elementwise else range(1)
+        data = range(0) if self._stays(node) else _data(node)
         for i, v in enumerate(node.operands):
             full = v is not None and isinstance(v.type, TensorType) and v.type.rank == rank
             self._set(node, i, layout if i in data and full else None)
@@ -68,12 +72,21 @@ class _Assigner:
         self._result(node, None)
         return False
 
+    def _stays(self, node: Node) -> bool:
+        """Whether a row-major operand 0 needs no conversion."""
+        x = node.operands[0]
+        return x is not None and x.tensor.layout is None and self.target.reads_row_major(node)
+
     def _layout_of_operands(self, node: Node) -> Layout | None:
-        """The layout of an elementwise node's full-rank operands, where they have one."""
-        rank = node.result.tensor.rank if isinstance(node.result.type, TensorType) else None
-        found = {v.type.layout for v in node.operands if v is not None and not v.is_const and isinstance(v.type, TensorType)
-                 and v.type.rank == rank and v.type.layout is not None}  # fmt: skip
-        return min(found, key=str) if found else None
+        """The layout that the operands of a node which follows them have, where they have one."""
+        if not (node.op.is_elementwise or node.op.name == "concat" or node.op.name in FOLLOWING):
+            return None
+        types = [v.type for v in (node.operands[i] for i in _data(node)) if v is not None and not v.is_const]
+        known = [t for t in types if isinstance(t, TensorType) and t.layout is not None]
+        rank = max((t.rank or 0 for t in known), default=0)
+        if node.op.is_elementwise and not (isinstance(node.result.type, TensorType) and node.result.type.rank == rank):
+            return None
+        return min((t.layout for t in known if t.rank == rank), key=str, default=None)
 
     def _row_major(self, node: Node) -> None:
         for i in range(len(node.operands)):
@@ -123,6 +136,11 @@ class _Assigner:
                 return node.result  # a constant or captured value: not known to come before other readers
             self.converted[key] = node.result
         return self.converted[key]
+
+
+def _data(node: Node) -> range:
+    """Which operands lie in the node's layout."""
+    return range(len(node.operands) if node.op.is_elementwise or node.op.name == "concat" else 1)
 
 
 def _after(v: Value, graph: Graph) -> Node | None:

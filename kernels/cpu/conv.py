@@ -1,11 +1,12 @@
 """Convolutions as products of matrices, without columns in memory where the input lies channels-last.
 
-Three ways, by layout:
+By layout:
 - rows: a row of the product is an output pixel, found through one address a tap (a row of zeros outside of the input), columns
   are output channels. Serves channels-last results, mixed layouts and transposed convolutions. Where numbers of a tap do not lie
   together, or are too few, or are halves, rows are first copied into a buffer.
 - planes: a row is an output channel, columns are output pixels, whose windows are packed panel by panel. Serves row-major results.
-- depthwise convolutions have kernels of their own (depthwise.py).
+- depthwise convolutions, and those of few input channels with a channels-last result, have kernels of their own (depthwise.py,
+  direct.py).
 
 A transposed convolution is cut into phases, one for each position of a result modulo the strides: within a phase every result
 sees the same taps, so nothing is multiplied by zeros.
@@ -20,7 +21,7 @@ from functools import partial
 
 import numpy as np
 
-from ...ir.core import Node
+from ...ir.core import Node, Value
 from ...ir.layout import channels_last
 from ...ir.ops.conv_other import _transpose_windows
 from ...ir.ops.windows import make_windows
@@ -118,6 +119,10 @@ def build(node: Node) -> KernelSource | Refusal:
         return epilogue
     last = [t.layout is not None for t in (site.operand(0).tensor, site.result)]
     full = any(kind == "full" for kind, _ in epilogue.leaves)
+    if last[1] and is_direct(site.anchor, site.operand(1)):
+        from .direct import build_direct
+
+        return build_direct(site, epilogue, spread=True)
     if site.anchor.op.name == "conv" and last[0] == last[1]:
         from .depthwise import build_depthwise, is_depthwise
 
@@ -128,6 +133,12 @@ def build(node: Node) -> KernelSource | Refusal:
     if full and not last[1]:
         return Refusal("this row-major result takes no operand of its own shape", {"result": site.result})
     return _rows(site, epilogue)
+
+
+def is_direct(node: Node, w: Value | None) -> bool:
+    """Whether a node with this weight reads so few channels that its sums are done directly, where its result is channels-last."""
+    few = w is not None and w.is_const and 0 < w.array.shape[1] < FEW_CHANNELS
+    return few and node.op.name == "conv" and node.attr("group") == 1
 
 
 def _refuse(site: Site) -> Refusal | None:

@@ -54,25 +54,44 @@ for kd in range(KD):
 for i in range(segments):
     st_i64(table_b, i, i * depth)
 """
-_PIXEL = """
-r = row + min(i, count - 1)
-t = r // NW
-ow = r - t * NW
+# The place of a block's first row, and of each row after the one before: divisions by what is not known are slow. The rows past
+# the last repeat it.
+_FIRST = """
+t = row // NW
+qw = row - t * NW
 n = t // NH
-oh = t - n * NH
+qh = t - n * NH
 t = n
 n = t // ND
-od = t - n * ND
-PLACE
+qd = t - n * ND
+"""
+_NEXT = """
+if i < count - 1:
+    qw += 1
+    if qw == NW:
+        qw = 0
+        qh += 1
+        if qh == NH:
+            qh = 0
+            qd += 1
+            if qd == ND:
+                qd = 0
+                n += 1
+"""
+_PLACE = """
+od = qd
+oh = qh
+ow = qw
 """
 _PLACE_TRANSPOSED = """
-od = fd + od * sd
-oh = fh + oh * sh
-ow = fw + ow * sw
+od = fd + qd * sd
+oh = fh + qh * sh
+ow = fw + qw * sw
 """
 _ADDRESSES = """
+FIRST
 for i in range(count + PAD):
-    PIXEL
+    PLACE
     TABLES
     at_image = a + n * x_n
     for s in range(segments):
@@ -84,11 +103,23 @@ for i in range(count + PAD):
         v = IN_W
         inside = z >= 0 and z < D and y >= 0 and y < H and v >= 0 and v < W
         st_i64(table_a, s * (block_rows + PAD) + i, at_image + z * x_d + y * x_h + v * x_w if inside else zeros)
+    NEXT
+"""
+# Where every output pixel sees the one input pixel at its own place.
+_POINTWISE = """
+if KD * KH * KW * images * D * H * OD * OH * sw == 1 and pw == 0 and W == OW:
+    for i in range(count + PAD):
+        r = row + min(i, count - 1)
+        st_i64(table_a, i, a + r * x_w)
+        st_i64(table_c, i, result + r * out_channels * MI)
+else:
+    GENERAL
 """
 _BUFFER = """
 buffer = scratch + at_buffer
+FIRST
 for i in range(count + PAD):
-    PIXEL
+    PLACE
     TABLES
     at_row = buffer + min(i, count - 1) * KD * KH * KW * per_group * CI
     for s in range(segments):
@@ -96,6 +127,7 @@ for i in range(count + PAD):
     if i < count:
         at_image = a + n * x_n
         COPY
+    NEXT
 """
 # A row of the window that lies together is copied in one run.
 _COPY_CONV = """
@@ -184,10 +216,13 @@ def rows_fragments(transposed: bool, buffered: bool, y_last: bool, packed: bool)
         words, place = {"ND": "nd", "NH": "nh", "NW": "nw"}, _PLACE_TRANSPOSED
     else:
         inputs = {f"IN_{a.upper()}": f"o{a} * s{a} - p{a} + k{a} * d{a}" for a in "dhw"}
-        words, place = {"ND": "OD", "NH": "OH", "NW": "OW"}, ""
+        words, place = {"ND": "OD", "NH": "OH", "NW": "OW"}, _PLACE
     copy = _COPY_TRANSPOSED if transposed else _COPY_CONV
-    fill = insert(_BUFFER if buffered else _ADDRESSES, PIXEL=_PIXEL, TABLES=_TABLES_LAST if y_last else _TABLES_MAJOR, COPY=copy)
-    fill = fill_in(insert(fill, PLACE=place), **words)
+    tables = _TABLES_LAST if y_last else _TABLES_MAJOR
+    fill = insert(_BUFFER if buffered else _ADDRESSES, FIRST=_FIRST, NEXT=_NEXT, PLACE=place, TABLES=tables, COPY=copy)
+    fill = fill_in(fill, **words)
+    if y_last and not buffered and not transposed:
+        fill = insert(_POINTWISE, GENERAL=fill)
     for word, expression in inputs.items():
         fill = fill.replace(word, expression)
     if transposed:

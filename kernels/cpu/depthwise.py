@@ -6,16 +6,15 @@ import math
 
 import numpy as np
 
-from ..spec import Call, KernelSource, Launch, Refusal
-from .blocks import PAD, insert
-from .conv import GEOMETRY, Geometry, geometry
+from ..spec import Call, KernelSource, Launch
+from .blocks import insert
+from .conv import GEOMETRY, geometry
+from .direct import build_direct
 from .epilogue import Builder, Site
 from .gemm import computing
-from .microkernel import LEAVES, tiling
+from .microkernel import LEAVES
 from .operands import fill_in, first_int, first_result, slot_of
 
-PIXELS, VECTORS = 4, 2  # of a tile: 8 sums, a weight and an input in registers
-BLOCK = 48  # pixels for which addresses are found at a time
 UNIT = 1 << 17  # multiplications of a tile at least
 
 
@@ -25,42 +24,27 @@ def is_depthwise(site: Site) -> bool:
     return w.is_const and w.array.shape[1] == 1 and site.anchor.attr("group") == w.array.shape[0] > 1
 
 
-def build_depthwise(site: Site, epilogue: Builder) -> KernelSource | Refusal:
+def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     """Input and result of one layout. Channels-last: vectors of channels; row-major: rows of pixels."""
-    last = site.result.layout is not None
+    if site.result.layout is not None:
+        return build_direct(site, epilogue, spread=False)
     dtype = site.result.dtype
     item = 8 if dtype.name == "f64" else 4
-    lanes = tiling(item).lanes
-    text = (_last_text if last else _major_text)(site, epilogue, lanes)
-    words = {
-        "MI": dtype.itemsize,
-        "CI": item,
-        "PAD": PAD,
-        "BLOCK": BLOCK,
-        "PIXELS": PIXELS,
-        "WIDE": VECTORS * lanes,
-        "LANES_": lanes,
-    }
     compute = "f64" if item == 8 else "f32"
-    text = fill_in(text.replace("_CT(", f"_{compute}(").replace("_T(", f"_{dtype.name}("), CT=compute, **words)
+    text = _major_text(site, epilogue).replace("_CT(", f"_{compute}(").replace("_T(", f"_{dtype.name}(")
+    text = fill_in(text, CT=compute, MI=dtype.itemsize, CI=item)
 
     def pack(w: np.ndarray) -> np.ndarray:
-        flat = w.reshape(w.shape[0], math.prod(w.shape[2:])).astype(computing(w.dtype))
-        return np.pad(flat.T, ((0, 0), (0, -len(flat) % lanes))) if last else flat
+        return w.reshape(w.shape[0], math.prod(w.shape[2:])).astype(computing(w.dtype))
 
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])
-        work = g.n * g.channels * math.prod(g.outputs) * g.taps
-        units = g.n * math.prod(g.outputs[:2]) if last else g.n * g.channels
-        tiles = max(1, min(64, units, work // UNIT))
-        scratch = _table_bytes(g) + 64 * -(-g.channels * dtype.itemsize // 64) + 64 if last else -(-g.outputs[2] * item // 64) * 64
+        units = g.n * g.channels
+        tiles = max(1, min(64, units, units * math.prod(g.outputs) * g.taps // UNIT))
+        scratch = -(-g.outputs[2] * item // 64) * 64
         return Launch((*g.ints(), units, scratch), tiles, scratch * tiles)
 
     return KernelSource(text, bind, "depthwise", {site.index[1]: pack})
-
-
-def _table_bytes(g: Geometry) -> int:
-    return -(-(g.taps + 2) * (BLOCK + PAD) * 8 // 64) * 64
 
 
 def _params(site: Site, epilogue: Builder) -> str:
@@ -70,67 +54,6 @@ def _params(site: Site, epilogue: Builder) -> str:
     names |= {name: at + i for i, name in enumerate((*GEOMETRY, "units", "slice_bytes"))}
     return "\n".join(f"{name} = param(p, {slot})" for name, slot in names.items())
 
-
-# ---- channels-last ------------------------------------------------------------------------------------------------------
-
-_LAST = """
-def kernel(p, tile, ntiles):
-    PARAMS
-    table_a = param(p, SCRATCH) + tile * slice_bytes
-    pitch = (BLOCK + PAD) * 8
-    table_c = table_a + KD * KH * KW * pitch
-    table_r = table_c + pitch
-    zeros = table_r + pitch
-    memset(zeros, 0, channels * MI)
-    w_pitch = (channels + LANES_ - 1) // LANES_ * LANES_ * CI
-    lines = units * OW
-    begin = units * tile // ntiles * OW
-    end = units * (tile + 1) // ntiles * OW
-    for part in range((end - begin + BLOCK - 1) // BLOCK):
-        first = begin + part * BLOCK
-        count = min(BLOCK, end - first)
-        for i in range(count + PIXELS):
-            r = first + min(i, count - 1)
-            t = r // OW
-            ow = r - t * OW
-            n = t // OH
-            oh = t - n * OH
-            t = n
-            n = t // OD
-            od = t - n * OD
-            at = table_a + i * 8
-            for kd in range(KD):
-                z = od * sd - pd + kd * dd
-                for kh in range(KH):
-                    y = oh * sh - ph + kh * dh
-                    for kw in range(KW):
-                        v = ow * sw - pw + kw * dw
-                        inside = z >= 0 and z < D and y >= 0 and y < H and v >= 0 and v < W
-                        st_i64(at, 0, x + (((n * D + z) * H + y) * W + v) * channels * MI if inside else zeros)
-                        at += pitch
-            st_i64(table_c, i, result + r * channels * MI)
-            st_i64(table_r, i, r * MI)
-        tiles = (count + PIXELS - 1) // PIXELS
-        whole = channels // WIDE * WIDE
-        for c in range(0, whole, WIDE):
-            wide(WIDE_ARGS)
-        for c in range(whole, channels, LANES_):
-            part_of(PART_ARGS)
-"""
-
-
-def _last_text(site: Site, epilogue: Builder, lanes: int) -> str:
-    program = tuple(("col", *s[1:]) if s[0] == "channel" else s for s in epilogue.program)
-    leaves = "".join(f", leaf{k} - result" if kind == "full" else f", leaf{k}" for k, (kind, _) in enumerate(epilogue.leaves))
-    args = "tiles, KD * KH * KW, table_a, pitch, w, w_pitch, table_c, c * MI, channels - c, table_r" + leaves
-    name = site.result.dtype.name
-    head = (f"wide = depthwise_tile({name!r}, {lanes}, {PIXELS}, {VECTORS}, False, {program!r})\n"
-            f"part_of = depthwise_tile({name!r}, {lanes}, {PIXELS}, 1, True, {program!r})\n")  # fmt: skip
-    text = insert(_LAST, PARAMS=_params(site, epilogue)).replace("WIDE_ARGS", args).replace("PART_ARGS", args)
-    return head + fill_in(text, SCRATCH=first_result(site.outer) + 1)
-
-
-# ---- row-major ----------------------------------------------------------------------------------------------------------
 
 _MAJOR = """
 def kernel(p, tile, ntiles):
@@ -180,7 +103,7 @@ _BINARY = {
 }
 
 
-def _major_text(site: Site, epilogue: Builder, lanes: int) -> str:
+def _major_text(site: Site, epilogue: Builder) -> str:
     text = insert(_MAJOR, PARAMS=_params(site, epilogue), EPILOGUE=scalar_program(epilogue, "c", "at + j"))
     return fill_in(text, SCRATCH=first_result(site.outer) + 1)
 

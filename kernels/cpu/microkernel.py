@@ -1,4 +1,4 @@
-"""The register-tiled inner kernels of GEMM, convolution and depthwise convolution, emitted as LLVM code inside numba intrinsics.
+"""The register-tiled inner kernels of GEMM and convolutions, emitted as LLVM code inside numba intrinsics.
 
 A tile of MR rows by NV vectors is held in registers while the products are summed: `acc[i, j] += a[row i, k] * b[k, j]`. Rows are
 found through a table of addresses, one for each (segment, row), so that one kernel serves GEMM (one segment), convolution (a
@@ -102,6 +102,10 @@ class _Emit:
 
     def int(self, v: int) -> Any:
         return self.ir.Constant(self.i64, v)
+
+    def times(self, i: Any, n: int) -> Any:
+        """i * n, where i is a number or a value."""
+        return i * n if isinstance(i, int) else self.b.mul(i, self.int(n))
 
     def pointer(self, address: Any) -> Any:
         return self.b.inttoptr(address, self.ptr)
@@ -219,11 +223,14 @@ class _Emit:
 def run_program(e: _Emit, program: Program, leaf: Callable[[str, Any], Any]) -> Any:
     """Emits a program on vectors of the computing type; `leaf(kind, k)` gives acc, col, row, full and scalar as a Val."""
     from .emit import BASIC, TESTS, Val
-    from .polynomials import function
+    from .polynomials import function, one_plus_exp
 
     done: list[Any] = []
     for fn, *args in program:
-        if fn == "const":
+        exponent = _one_plus_exp(program, fn, args) if e.type.bits == 32 else None
+        if exponent is not None:
+            done.append(one_plus_exp(done[exponent]))
+        elif fn == "const":
             done.append(Val(e.b, e.ir.Constant(e.type.llvm, [float.fromhex(args[0])] * e.lanes), e.type))
         elif fn in LEAVES:
             done.append(leaf(fn, *args))
@@ -232,6 +239,14 @@ def run_program(e: _Emit, program: Program, leaf: Callable[[str, Any], Any]) -> 
             emit = BASIC.get(name) or TESTS.get(name) or _LOGIC.get(name) or _LIBM.get(name) or function(name)
             done.append(emit(*(done[i] for i in args)))
     return done[-1]
+
+
+def _one_plus_exp(program: Program, fn: str, args: Sequence[Any]) -> int | None:
+    """The step x of a sum 1 + exp(x), which every sigmoid has; None where the step is none."""
+    if fn != "add":
+        return None
+    pairs = [(program[a], program[b]) for a, b in (args, args[::-1])]
+    return next((e[1] for one, e in pairs if one == ("const", (1.0).hex()) and e[0] == "exp"), None)
 
 
 def operand_count(program: Program) -> int:
@@ -246,10 +261,10 @@ def _is_light(program: Program) -> bool:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tile goes: tables of the result rows' addresses and of the byte offsets of row operands (at the tile's first row),
-    the byte offset of the first column, how many columns are valid, and the operands."""
+    """Where a tile goes: the address of the result's row i, a table of the byte offsets of row operands (at the tile's first row;
+    None: there are none), the byte offset of the first column, how many columns are valid, and the operands."""
 
-    rows: Any
+    row: Callable[[Any], Any]
     row_at: Any
     column_at: Any
     ncols: Any
@@ -259,14 +274,14 @@ class _Place:
 def _leaf(e: _Emit, place: _Place, kind: str, k: int, row_pointer: Any, i: Any, j: Any, mask: Any) -> Any:
     """The operand k of row i, vector j (numbers or values)."""
     step = e.lanes * e.stored
-    j_at = j * step if isinstance(j, int) else e.b.mul(j, e.int(step))
+    j_at = e.times(j, step)
     if kind == "full":
         return e.fetch(e.at(e.at(row_pointer, place.operands[k]), j_at), mask)
     p = e.pointer(place.operands[k])
     if kind == "col":
         return e.fetch(e.at(e.at(p, place.column_at), j_at), mask)
     if kind == "row":
-        p = e.at(p, e.load_int(place.row_at, 8 * i if isinstance(i, int) else e.b.mul(i, e.int(8))))
+        p = e.at(p, e.load_int(place.row_at, e.times(i, 8)))
     return e.fetch_one(p)
 
 
@@ -276,7 +291,7 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
 
     known: dict[tuple, Any] = {}  # what several vectors of the tile share
     for i, vectors in enumerate(acc):
-        row = e.at(e.pointer(e.load_int(place.rows, 8 * i)), place.column_at)
+        row = e.at(place.row(i), place.column_at)
         for j, (value, mask) in enumerate(zip(vectors, masks, strict=True)):
 
             def leaf(kind: str, k: int = 0, i: int = i, j: int = j, row: Any = row, value: Any = value, mask: Any = mask) -> Any:
@@ -290,8 +305,9 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
             e.store(run_program(e, program, leaf), e.at(row, j * e.lanes * e.stored), mask)
 
 
-def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place) -> None:
-    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once."""
+def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place, whole: bool) -> None:
+    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once; `whole` says that all of
+    its columns are valid."""
     from .emit import Val
 
     mr, nv = len(acc), len(acc[0])
@@ -302,38 +318,38 @@ def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], pla
     for n, value in enumerate(v for vectors in acc for v in vectors):
         e.b.store(value, e.at(tile, n * bytes_), align=e.item)
 
-    def vector(i: Any, j: Any) -> None:
-        value = e.load(e.at(tile, e.b.mul(e.b.add(e.b.mul(i, e.int(nv)), j), e.int(bytes_))))
-        row = e.at(e.pointer(e.load_int(place.rows, e.b.mul(i, e.int(8)))), place.column_at)
-        valid = e.b.sub(place.ncols, e.b.mul(j, e.int(e.lanes)))
-        mask = e.mask(valid)
+    def vector(i: Any, j: Any, mask: Any) -> None:
+        value = e.load(e.at(e.at(tile, e.times(i, nv * bytes_)), e.times(j, bytes_)))
+        row = e.at(place.row(i), place.column_at)
         done = run_program(e, program, lambda kind, k=0: (
             Val(e.b, value, e.type) if kind == "acc" else _leaf(e, place, kind, k, row, i, j, mask)
         ))  # fmt: skip
-        target = e.at(row, e.b.mul(j, e.int(e.lanes * e.stored)))
-        with e.b.if_else(e.b.icmp_signed(">=", valid, e.int(e.lanes))) as (whole, part):
-            with whole:
-                e.store(done, target)
-            with part:
-                e.store(done, target, mask)
+        e.store(done, e.at(row, e.times(j, e.lanes * e.stored)), mask)
+
+    def each_vector(i: Any, j: Any) -> list:
+        vector(i, j, None if whole else e.mask(e.b.sub(place.ncols, e.times(j, e.lanes))))
+        return []
 
     def each_row(i: Any, _: list) -> list:
-        e.loop(e.int(nv), [], lambda j, _: vector(i, j) or [])
-        return []
+        return e.loop(e.int(nv), [], lambda j, _: each_vector(i, j))
 
     e.loop(e.int(mr), [], each_row)
 
 
-def _store_tile(e: _Emit, program: Program, flat: Sequence[Any], nv: int, place: _Place) -> None:
+def _store_tile(e: _Emit, program: Program, flat: Sequence[Any], nv: int, place: _Place, masked: bool | None = None) -> None:
+    """Applies the epilogue to a tile and stores it; `masked` says whether columns past the last are to be left alone, None that
+    this is to be found out."""
     acc = [flat[i : i + nv] for i in range(0, len(flat), nv)]
-    if not _is_light(program):
-        return _finish_looped(e, program, acc, place)
-    with e.b.if_else(e.b.icmp_signed(">=", place.ncols, e.int(nv * e.lanes))) as (whole, part):
-        with whole:
-            _finish(e, program, acc, place, [None] * nv)
-        with part:
-            _finish(e, program, acc, place, [e.mask(e.b.sub(place.ncols, e.int(j * e.lanes))) for j in range(nv)])
-    return None
+    if masked is None:
+        with e.b.if_else(e.b.icmp_signed(">=", place.ncols, e.int(nv * e.lanes))) as (whole, part):
+            with whole:
+                _store_tile(e, program, flat, nv, place, False)
+            with part:
+                _store_tile(e, program, flat, nv, place, True)
+    elif _is_light(program):
+        _finish(e, program, acc, place, [e.mask(e.b.sub(place.ncols, e.int(j * e.lanes))) if masked else None for j in range(nv)])
+    else:
+        _finish_looped(e, program, acc, place, not masked)
 
 
 # ---- the kernels --------------------------------------------------------------------------------------------------------
@@ -460,7 +476,9 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
             flat = e.loop(segments, [e.zero] * (ways * mr * nv), segment)
             if ways == 2:
                 flat = [e.b.fadd(x, y) for x, y in zip(flat[: mr * nv], flat[mr * nv :], strict=True)]
-            place = _Place(e.at(e.pointer(c), first), e.at(e.pointer(row_at), first), c_at, ncols, operands)
+            results = e.at(e.pointer(c), first)
+            place = _Place(lambda i: e.pointer(e.load_int(results, e.times(i, 8))), e.at(e.pointer(row_at), first), c_at, ncols,
+                           operands)  # fmt: skip
             _store_tile(e, program, flat, nv, place)
             return []
 
@@ -470,44 +488,53 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
 
 
 @functools.cache
-def depthwise_tile(memory: str, lanes: int, px: int, nv: int, masked: bool, program: Program = IDENTITY) -> Any:
-    """The depthwise microkernel: an intrinsic
+def window_tile(memory: str, lanes: int, px: int, nv: int, spread: bool, masked: bool, program: Program = IDENTITY) -> Any:
+    """The microkernel of direct convolutions: an intrinsic
 
-        tile(count, taps, a, a_pitch, w, w_pitch, c, c_at, ncols, row_at, *operands)
+        tile(count, taps, table, x_at, x_step, w, c, c_step, c_at, ncols, *operands)
 
-    for `count` tiles of px pixels by nv vectors of channels: `acc[i, j] += a[tap, pixel i][j] * w[tap][j]`. Tables are those of
-    `gemm_panel`; `c_at` bytes are added to the addresses of inputs and results alike. Inputs are in the memory's type, weights in
-    the computing type (padded to whole vectors). Only a masked kernel may be given fewer than nv * lanes columns.
+    for `count` tiles of px pixels by nv vectors of channels: `acc[i, j] += x[tap, pixel i][j] * w[tap][j]`. `table` has two words
+    a tap: the address of the first pixel's input, to which `x_at` bytes are added, and the byte offset of the tap's weights in
+    `w`. Inputs of neighbouring pixels lie `x_step` bytes apart, their results `c_step` bytes, the first at `c` + `c_at`. With
+    `spread` an input is one number for all channels, else a vector of them. Inputs are in the memory's type, weights in the
+    computing type (padded to whole vectors). Only a masked kernel may be given fewer than nv * lanes columns. Operands are those
+    of `gemm_panel`, without rows.
     """
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = _Emit(builder, memory, lanes)
-        count, taps, a, a_pitch, w, w_pitch, c, c_at, ncols, row_at, *operands = args
+        count, taps, table, x_at, x_step, w, c, c_step, c_at, ncols, *operands = args
+        entries, weights = e.pointer(table), e.pointer(w)
         vector, step = e.lanes * e.item, e.lanes * e.stored
-        weights = e.at(e.pointer(w), c_at if e.item == e.stored else e.b.mul(c_at, e.int(e.item // e.stored)))
         masks = [e.mask(e.b.sub(ncols, e.int(j * e.lanes))) if masked else None for j in range(nv)]
+        x_steps = [e.b.mul(x_step, e.int(i)) for i in range(px)]
 
         def tile(index: Any, _: list) -> list:
-            first = e.b.mul(index, e.int(8 * px))
-            table = e.at(e.pointer(a), first)
+            first = e.b.mul(index, e.int(px))
+            moved = e.b.add(x_at, e.b.mul(first, x_step))
 
             def tap(t: Any, acc: list) -> list:
-                place, at_tap, acc = e.at(table, e.b.mul(t, a_pitch)), e.at(weights, e.b.mul(t, w_pitch)), list(acc)
+                entry, acc = e.at(entries, e.b.mul(t, e.int(16))), list(acc)
+                x, at_tap = e.at(e.pointer(e.load_int(entry)), moved), e.at(weights, e.load_int(entry, 8))
                 columns = [e.load(at_tap, j * vector) for j in range(nv)]
                 for i in range(px):
-                    row = e.at(e.pointer(e.load_int(place, 8 * i)), c_at)
+                    row = e.at(x, x_steps[i])
+                    number = e.fetch_one(row).v if spread else None
                     for j in range(nv):
-                        acc[i * nv + j] = e.fma(e.fetch(e.at(row, j * step), masks[j]).v, columns[j], acc[i * nv + j])
+                        value = number if spread else e.fetch(e.at(row, j * step), masks[j]).v
+                        acc[i * nv + j] = e.fma(value, columns[j], acc[i * nv + j])
                 return acc
 
             flat = e.loop(taps, [e.zero] * (px * nv), tap)
-            place = _Place(e.at(e.pointer(c), first), e.at(e.pointer(row_at), first), c_at, ncols, operands)
-            if _is_light(program):
-                _finish(e, program, [flat[i * nv : (i + 1) * nv] for i in range(px)], place, masks)
-            else:
-                _finish_looped(e, program, [flat[i * nv : (i + 1) * nv] for i in range(px)], place)
+            results = e.at(e.pointer(c), e.b.mul(first, c_step))
+
+            def row(i: Any) -> Any:
+                return e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i))
+
+            place = _Place(row, None, c_at, ncols, operands)
+            _store_tile(e, program, flat, nv, place, masked)
             return []
 
         e.loop(count, [], tile)
 
-    return _intrinsic(_name("depthwise", memory, lanes, px, nv, masked, program), 10 + operand_count(program), build)
+    return _intrinsic(_name("window", memory, lanes, px, nv, spread, masked, program), 10 + operand_count(program), build)

@@ -51,6 +51,14 @@ def exp(x: Val) -> Val:
     return p * _power_of_two(half) * _power_of_two(n - half)
 
 
+def one_plus_exp(x: Val) -> Val:
+    """1 + exp(x), with the bits of this sum: one factor does, since what is lost by it is too little to be seen beside 1."""
+    x = x.cmp("<", -87.0).pick(x.lift(-87.0), x)
+    x = x.cmp(">", 89.0).pick(x.lift(89.0), x)
+    n, _, r = _reduce_exp(x)
+    return (poly(r, _EXP).fma(r * r, r) + 1.0) * _power_of_two(n) + 1.0
+
+
 def expm1(x: Val) -> Val:
     y = x.cmp("<", -20.0).pick(x.lift(-20.0), x)
     y = y.cmp(">", 89.0).pick(y.lift(89.0), y)

@@ -76,5 +76,11 @@ class CpuTarget:
             return None
         return channels_last(x.type.rank)
 
+    def reads_row_major(self, node: Node) -> bool:
+        """Convolutions of few channels read row-major inputs as fast as others."""
+        from .conv import is_direct
 
-CHANNELS_LAST = frozenset({"conv", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})
+        return is_direct(node, node.operands[1] if len(node.operands) > 1 else None)
+
+
+CHANNELS_LAST = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})

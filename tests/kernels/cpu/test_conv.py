@@ -106,6 +106,33 @@ def test_fused(last):
     assert_close(run_kernel(node, [x, w, bias, *extra])[0], want, **CLOSE)
 
 
+FEW = {
+    "image": ((2, 3, 9, 30), (20, 3, 3, 3), {"pads": (1, 1, 1, 1), "strides": (2, 2)}),
+    "whole_vectors": ((1, 7, 8, 17), (40, 7, 3, 2), {"pads": (0, 1, 2, 0), "dilations": (1, 2)}),
+    "three_axes": ((1, 2, 3, 4, 9), (5, 2, 2, 2, 2), {"pads": (0, 1, 1, 1, 0, 0)}),
+}
+
+
+@pytest.mark.parametrize("x_last", [False, True], ids=["from_major", "last"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("case", FEW)
+def test_few_channels(case, dtype, x_last):
+    x, w, attrs = FEW[case]
+    arrays = [rand(*x, dtype=dtype), rand(*w, seed=1, dtype=dtype), rand(w[0], seed=2, dtype=dtype)]
+    assert select(conv_node("conv", arrays, attrs, (x_last, True))).variant == "conv.direct"
+    close = {"rtol": 3e-3, "atol": 3e-2} if dtype is np.float16 else CLOSE
+    check("conv", arrays, attrs, (x_last, True), **close)
+
+
+def test_few_channels_with_an_epilogue():
+    """Heavy enough to be emitted as a loop; `full` operands lie as the result does."""
+    x, w, attrs = rand(1, 3, 6, 15), rand(20, 3, 3, 3, seed=1), {"pads": (1, 1, 1, 1)}
+    steps = [("mul", [rand(20, 1, 1, seed=3)], 0), ("swish", [], 0), ("add", [rand(1, 20, 6, 15, seed=4)], 1)]
+    node, extra = fused(conv_node("conv", [x, w, None], attrs, (False, True)), steps)
+    want = expect(steps, reference(OPS["conv"], [x, w, None], attrs)[0])
+    assert_close(run_kernel(node, [x, w, *extra])[0], want, **CLOSE)
+
+
 def test_integer_input_is_refused():
     x, w = rand(1, 2, 4, 4), rand(2, 2, 3, 3)
     node = make_node("conv", [x, w])

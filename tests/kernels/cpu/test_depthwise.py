@@ -16,6 +16,9 @@ CASES = {
     "tail": ((2, 12, 7, 6), {"pads": (1, 1, 1, 1)}),
     "strided": ((2, 27, 9, 6), {"pads": (1, 1, 1, 1), "strides": (2, 2)}),
     "dilated": ((1, 32, 9, 9), {"pads": (2, 0, 2, 1), "dilations": (2, 1)}),
+    "whole_vectors": ((1, 40, 5, 14), {"pads": (1, 1, 1, 1)}),
+    "no_pixel_inside": ((1, 8, 2, 2), {"pads": (1, 1, 1, 1)}),
+    "one_axis": ((2, 12, 9), {"pads": (1, 1)}),
     "empty": ((0, 12, 7, 6), {}),
 }
 
@@ -24,7 +27,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_depthwise(case, last):
     shape, attrs = CASES[case]
-    arrays, attrs = [rand(*shape), rand(shape[1], 1, 3, 3, seed=1), rand(shape[1], seed=2)], attrs | {"group": shape[1]}
+    w, attrs = rand(shape[1], 1, *[3] * (len(shape) - 2), seed=1), attrs | {"group": shape[1]}
+    arrays = [rand(*shape), w, rand(shape[1], seed=2)]
     node = conv_node("conv", arrays, attrs, (last, last))
     assert select(node).variant == "depthwise"
     assert_close(run_kernel(node, arrays)[0], reference(OPS["conv"], arrays, attrs)[0], **CLOSE)

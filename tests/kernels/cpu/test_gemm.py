@@ -165,3 +165,14 @@ def test_layouts_are_refused():
     a, b = rand(2, 3, 4), rand(4, 5)
     types = [TensorType(dtype_of(a), a.shape, channels_last(3)), TensorType(dtype_of(b), b.shape)]
     assert isinstance(select(make_node("matmul", [a, b], types=types)), Refusal)
+
+
+def test_sigmoid_of_anything():
+    """The sum 1 + exp(-x) of an epilogue is made at once: at its ends and beyond it is what the two steps give."""
+    edges = [0.0, -0.0, 1e-40, 87.0, 88.0, 88.8, 89.1, 104.0, 1e30, np.inf]
+    a = np.float32([*edges, *(-e for e in edges), np.nan, *np.linspace(-20, 20, 43)]).reshape(-1, 1)
+    b, steps = np.ones((1, 9), np.float32), [("sigmoid", [], 0)]
+    node, extra = fused(make_node("matmul", [a, b], constants=(1,)), steps)
+    with np.errstate(over="ignore"):
+        want = (1 / (1 + np.exp(-a.astype(np.float64)))).repeat(9, 1)
+    assert_close(run_kernel(node, [a, b, *extra])[0], want.astype(np.float32), rtol=1e-6, atol=1e-38)
