@@ -1,0 +1,299 @@
+"""3x3 convolutions by Winograd's F(4x4, 3x3): a quarter of the multiplications.
+
+A patch of 4x4 results of a channel is A' [(G w G') * (B' d B)] A, where d are the 6x6 inputs that it sees, w is the filter, and *
+multiplies number by number (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015; Toom and Cook's
+multiplication of polynomials). Over channels and many patches the 36 products are matrix products, [patches, channels] by
+[channels, results], one for each *frequency*. G w G' is computed when the model is loaded and takes 4 times the memory of w.
+
+Blocks of patches are transformed, multiplied and transformed back while they are in cache; the epilogue is part of the way back.
+All sizes are parameters, but for the numbers of channels, which the weight knows.
+
+What differs from a direct convolution: sums are rounded differently (errors of about 1e-5 where results are of order 1, ten times
+those of a direct convolution), and an infinity or NaN among a patch's inputs makes all results of the patch NaN. accuracy="strict"
+turns this off.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from ...ir.layout import channels_last
+from ...ir.types import F32
+from ..spec import Call, KernelSource, Launch
+from .blocks import PAD, Nest, column_lines, column_of, insert, panel_calls, panels_text
+from .combine import Stage
+from .epilogue import Builder, Site
+from .operands import MAX_TILES, fill_in, first_int, first_result, slot_of
+
+PATCH, SEEN = 4, 6  # results of a patch and inputs that they see, along an axis
+FREQUENCIES = SEEN * SEEN
+CHANNELS = 16  # numbers of channels are multiples of it: whole vectors on every host
+CHUNK = 64  # channels that are transformed at a time: 36 times as many numbers stay in the first-level cache
+BLOCK_BYTES = 1 << 18  # that the transformed patches of a block may take, and as much their products
+FEW_PATCHES, MANY_PATCHES = 16, 48  # of a block, whatever it takes: fewer read the weights too often
+UNIT = 1 << 20  # multiplications that a unit of work should have at least
+WANTED_UNITS = 16
+
+# ---- the transforms -----------------------------------------------------------------------------------------------------
+
+_P, _Q = math.sqrt(0.5), math.sqrt(2.0)
+"""The polynomials are evaluated at 0, ±_P, ±_Q and infinity. With the usual ±1, ±2 errors are four times as large: these points are
+as far from 1 on both sides, and their powers stay small."""
+
+
+def _input_stages(p: float, q: float) -> tuple[Stage, Stage]:
+    """B' as two stages: even and odd parts at each pair of points, then their sums and differences."""
+    pp, qq = p * p, q * q
+    return (
+        (
+            (pp * qq, 0, -(pp + qq), 0, 1, 0),
+            (0, 0, -qq, 0, 1, 0),
+            (0, -p * qq, 0, p, 0, 0),
+            (0, 0, -pp, 0, 1, 0),
+            (0, -q * pp, 0, q, 0, 0),
+            (0, pp * qq, 0, -(pp + qq), 0, 1),
+        ),
+        (
+            (1, 0, 0, 0, 0, 0),
+            (0, 1, 1, 0, 0, 0),
+            (0, 1, -1, 0, 0, 0),
+            (0, 0, 0, 1, 1, 0),
+            (0, 0, 0, 1, -1, 0),
+            (0, 0, 0, 0, 0, 1),
+        ),
+    )
+
+
+def _output_stages(p: float, q: float) -> tuple[Stage, Stage]:
+    """A' as two stages: sums and differences of each pair of points, then their powers."""
+    return (
+        (
+            (1, 0, 0, 0, 0, 0),
+            (0, 1, 1, 0, 0, 0),
+            (0, 1, -1, 0, 0, 0),
+            (0, 0, 0, 1, 1, 0),
+            (0, 0, 0, 1, -1, 0),
+            (0, 0, 0, 0, 0, 1),
+        ),
+        (
+            (1, 1, 0, 1, 0, 0),
+            (0, 0, p, 0, q, 0),
+            (0, p**2, 0, q**2, 0, 0),
+            (0, 0, p**3, 0, q**3, 1),
+        ),
+    )
+
+
+def _filter_matrix(p: float, q: float) -> np.ndarray:
+    """G: the filter's polynomial at the points, divided by what Lagrange's interpolation divides by."""
+    rows = [[1 / (p * q) ** 2, 0, 0]]
+    for x, y in ((p, q), (q, p)):
+        scale = 1 / (2 * x * x * (x * x - y * y))
+        rows += [[scale, scale * x, scale * x * x], [scale, -scale * x, scale * x * x]]
+    return np.array([*rows, [0, 0, 1]])
+
+
+def _exact(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """With weights that are whole in exact arithmetic (p * q = 1 here) made so."""
+    return tuple(tuple(tuple(float(round(w)) if abs(w - round(w)) < 1e-12 else w for w in row) for row in s) for s in stages)
+
+
+TO_FREQUENCIES = _exact(_input_stages(_P, _Q))
+FROM_FREQUENCIES = _exact(_output_stages(_P, _Q))
+
+
+def transformed_weight(w: np.ndarray) -> np.ndarray:
+    """G w G' as [frequency, input channel, output channel] of w[output, input, 3, 3]; frequency j * 6 + i is that of row i, column j."""
+    g = _filter_matrix(_P, _Q)
+    out = np.einsum("ia,ocab,jb->jico", g, w.astype(np.float64), g, optimize=True)
+    return out.reshape(FREQUENCIES, w.shape[1], w.shape[0]).astype(np.float32)
+
+
+# ---- the choice ---------------------------------------------------------------------------------------------------------
+
+
+def is_winograd(site: Site) -> bool:
+    """Whether a convolution is one that this serves, and faster than the direct kernel as far as its types tell."""
+    x, w, anchor = site.operand(0).tensor, site.operand(1), site.anchor
+    if x.dtype is not F32 or x.rank != 4 or not w.is_const or w.array.shape[2:] != (3, 3) or anchor.attr("group") != 1:
+        return False
+    if x.layout != channels_last(4) or site.result.layout != channels_last(4):
+        return False
+    if any(set(anchor.attr(name) or {1}) != {1} for name in ("strides", "dilations")):
+        return False
+    outputs, inputs = w.array.shape[:2]
+    if min(outputs, inputs) < CHANNELS or outputs % CHANNELS or inputs % CHANNELS:
+        return False
+    return _use(site.result.shape[2:])
+
+
+def _use(spatial: tuple) -> bool:
+    """What part of the patches' results is wanted, where sizes are known."""
+    known = [d for d in spatial if isinstance(d, int)]
+    return math.prod(d / (-(-d // PATCH) * PATCH) for d in known if d) > 0.5
+
+
+# ---- the text -----------------------------------------------------------------------------------------------------------
+
+_TEXT = """
+to_frequencies = combine(LANES_, TO_STAGES)
+to_rows = combine(LANES_, FROM_STAGES)
+to_results = combine(LANES_, FROM_STAGES, PROGRAM)
+def kernel(p, tile, ntiles):
+    PARAMS
+    scratch = param(p, SCRATCH) + tile * slice_bytes
+    pixels = scratch
+    targets = pixels + 288
+    by_row = targets + 128
+    by_column = by_row + 288
+    by_result = by_column + 288
+    at_frequency = by_result + 192
+    at_product = at_frequency + 288
+    table_b = at_product + 288
+    table_r = table_b
+    table_all = table_b + 64
+    pitch = (per_block + PAD) * 8
+    temporary = scratch + at_temporary
+    st_i64(table_b, 0, 0)
+    for i in range(6):
+        for j in range(6):
+            f = j * 6 + i
+            st_i64(by_row, i * 6 + j, temporary + (i * 6 + j) * CHUNK * 4)
+            st_i64(by_column, f, temporary + (i * 6 + j) * CHUNK * 4)
+            if i < 4:
+                st_i64(by_result, j * 4 + i, temporary + (i * 6 + j) * CHUNK * 4)
+            st_i64(at_frequency, f, scratch + at_v + f * v_pitch)
+            st_i64(at_product, f, scratch + at_m + f * m_pitch)
+            for t in range(per_block + PAD):
+                row = min(t, per_block - 1)
+                st_i64(table_all + f * pitch, t, scratch + at_v + f * v_pitch + row * depth * 4)
+                st_i64(table_all + (36 + f) * pitch, t, scratch + at_m + f * m_pitch + row * m_row)
+    zeros = scratch + at_zeros
+    memset(zeros, 0, depth * 4)
+    segments = 1
+    known = i64(-1)
+    for unit in range(blocks * groups * tile // ntiles, blocks * groups * (tile + 1) // ntiles):
+        share = unit % groups
+        block = unit // groups
+        start = block * per_block
+        count = min(per_block, patches - start)
+        first = share * panels_per
+        last = min(first + panels_per, panels)
+        first_column = COLUMN_OF_FIRST
+        width = (min(COLUMN_OF_LAST, columns) - first_column) * 4
+        if block != known:
+            known = block
+            for t in range(count):
+                PLACE
+                for i in range(6):
+                    y = py * 4 - pad_h + i
+                    for j in range(6):
+                        z = px * 4 - pad_w + j
+                        inside = y >= 0 and y < H and z >= 0 and z < W
+                        st_i64(pixels, i * 6 + j, x + ((n * H + y) * W + z) * depth * 4 if inside else zeros)
+                for c in range(0, depth * 4, CHUNK * 4):
+                    size = min(CHUNK * 4, depth * 4 - c)
+                    for i in range(6):
+                        to_frequencies(size, pixels + i * 48, c, by_row + i * 48, 0, 0)
+                    for j in range(6):
+                        to_frequencies(size, by_column + j * 48, 0, at_frequency + j * 48, t * depth * 4 + c, 0)
+        for f in range(36):
+            table_a = table_all + f * pitch
+            table_c = table_all + (36 + f) * pitch
+            at_weight = w + f * depth * padded_columns * 4
+            for q in range(first, last):
+                COLUMN
+                PANEL
+        for t in range(count):
+            PLACE
+            high = min(OH - py * 4, 4)
+            for i in range(high):
+                for j in range(4):
+                    z = min(px * 4 + j, OW - 1)
+                    st_i64(targets, i * 4 + j, result + ((n * OH + py * 4 + i) * OW + z) * columns * 4 + first_column * 4)
+            for c in range(0, width, CHUNK * 4):
+                size = min(CHUNK * 4, width - c)
+                for j in range(6):
+                    to_rows(size, at_product + j * 48, t * m_row + c, by_result + j * 32, 0, 0)
+                for i in range(high):
+                    to_results(size, by_row + i * 48, 0, targets + i * 32, c, first_column * 4 + cLEAVES)
+"""
+_PLACE = """
+px = (start + t) % across
+py = (start + t) // across % down
+n = (start + t) // across // down
+"""
+_NAMES = ("H", "W", "OH", "OW", "pad_h", "pad_w", "across", "down", "patches", "per_block", "blocks", "groups", "panels_per", "wide",
+          "mid", "panels", "depth", "columns", "padded_columns", "v_pitch", "m_pitch", "m_row", "slice_bytes", "at_temporary",
+          "at_zeros", "at_v", "at_m")  # fmt: skip
+
+
+def build_winograd(site: Site, epilogue: Builder) -> KernelSource:
+    """The kernel of a convolution for which `is_winograd` holds."""
+    from .conv import geometry
+    from .gemm import pack_panels
+
+    identity = Builder()
+    identity.add("acc")
+    nest = Nest(F32, identity, [], first_result(site.outer), site.operand(1).array.shape[0], "col")
+
+    def bind(call: Call) -> Launch:
+        return _launch(nest, geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]]))
+
+    pack = {site.index[1]: lambda w: pack_panels(transformed_weight(w), nest.tiling)}
+    return KernelSource(partial(_text, site, epilogue, nest), bind, "conv.winograd", pack)
+
+
+def _text(site: Site, epilogue: Builder, nest: Nest) -> str:
+    at, node = first_int(site.outer), site.outer
+    names = {"x": site.slot(0), "w": site.slot(1), "result": first_result(node)}
+    names |= {f"leaf{k}": slot_of(node, i) for k, (_, i) in enumerate(epilogue.leaves)}
+    names |= {name: at + i for i, name in enumerate(_NAMES)}
+    params = "\n".join(f"{name} = param(p, {slot})" for name, slot in names.items())
+    leaves = "".join(f", leaf{k} - result" if kind == "full" else f", leaf{k}" for k, (kind, _) in enumerate(epilogue.leaves))
+    program = tuple(("col", *s[1:]) if s[0] == "channel" else s for s in epilogue.program)
+    call = panel_calls(nest, "at_weight + column * depth * 4", "column - first_column")
+    text = insert(_TEXT, PARAMS=params, PLACE=_PLACE, COLUMN=column_lines(nest), PANEL=call)
+    text = text.replace("COLUMN_OF_FIRST", column_of(nest, "first")).replace("COLUMN_OF_LAST", column_of(nest, "last"))
+    text = text.replace("cLEAVES", f"c{leaves}")
+    words = {"CHUNK": CHUNK, "PAD": PAD, "MI": 4, "LANES_": nest.tiling.lanes, "SCRATCH": first_result(node) + 1,
+             "TO_STAGES": repr(TO_FREQUENCIES), "FROM_STAGES": repr(FROM_FREQUENCIES), "PROGRAM": repr(program)}  # fmt: skip
+    return panels_text(nest) + fill_in(text, **words)
+
+
+# ---- binding ------------------------------------------------------------------------------------------------------------
+
+
+def _launch(nest: Nest, g: Geometry) -> Launch:
+    down, across = (-(-size // PATCH) for size in g.outputs[1:])
+    patches, depth, columns = g.n * down * across, g.channels, g.out_channels
+    wide, mid, narrow = nest.tiling.widths(columns)
+    panels = wide + mid + narrow
+    per_block = _evenly(patches, max(FEW_PATCHES, min(MANY_PATCHES, BLOCK_BYTES // (FREQUENCIES * depth * 4))))
+    blocks = -(-patches // per_block)
+    fitting = max(1, BLOCK_BYTES // (FREQUENCIES * per_block * 3 * nest.tiling.lanes * 4))
+    work = FREQUENCIES * patches * depth * columns
+    wanted = max(1, min(WANTED_UNITS // max(1, blocks), work // UNIT // max(1, blocks)))
+    panels_per = max(1, min(fitting, -(-panels // wanted)))
+    panels_per = _evenly(panels, panels_per)
+    groups = -(-panels // panels_per)
+    m_row = min(panels_per * 3 * nest.tiling.lanes, nest.tiling.padded(columns)) * 4
+    v_pitch, m_pitch = per_block * depth * 4, per_block * m_row
+    tables = 2048 + 2 * FREQUENCIES * (per_block + PAD) * 8
+    at = [0]
+    for size in (tables, FREQUENCIES * CHUNK * 4, depth * 4, FREQUENCIES * v_pitch, FREQUENCIES * m_pitch):
+        at.append(at[-1] + -(-size // 64) * 64)
+    tiles = max(1, min(blocks * groups, MAX_TILES))
+    ints = (g.inputs[1], g.inputs[2], g.outputs[1], g.outputs[2], g.begin[1], g.begin[2], across, down, patches, per_block, blocks,
+            groups, panels_per, wide, mid, panels, depth, columns, nest.tiling.padded(columns), v_pitch, m_pitch, m_row, at[-1],
+            at[1], at[2], at[3], at[4])  # fmt: skip
+    return Launch(ints, tiles, at[-1] * tiles)
+
+
+def _evenly(n: int, most: int) -> int:
+    """How many of n a part has at most, if there are as few parts as parts of `most` would be, all about equally large."""
+    parts = max(1, -(-n // most))
+    return max(1, -(-n // parts))
