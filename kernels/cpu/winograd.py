@@ -16,26 +16,32 @@ turns this off.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
 from ...ir.layout import channels_last
+from ...ir.symbols import DimLike
 from ...ir.types import F32
 from ..spec import Call, KernelSource, Launch
 from .blocks import PAD, Nest, column_lines, column_of, insert, panel_calls, panels_text
 from .combine import Stage
+from .conv import Geometry, geometry
 from .epilogue import Builder, Site
+from .gemm import pack_panels
 from .operands import MAX_TILES, fill_in, first_int, first_result, slot_of
 
 PATCH, SEEN = 4, 6  # results of a patch and inputs that they see, along an axis
 FREQUENCIES = SEEN * SEEN
 CHANNELS = 16  # numbers of channels are multiples of it: whole vectors on every host
 CHUNK = 64  # channels that are transformed at a time: 36 times as many numbers stay in the first-level cache
-BLOCK_BYTES = 1 << 18  # that the transformed patches of a block may take, and as much their products
-FEW_PATCHES, MANY_PATCHES = 16, 48  # of a block, whatever it takes: fewer read the weights too often
+BLOCK_BYTES = 1 << 20  # that the transformed patches of a block may take, and as much their products
+FEW_PATCHES, MANY_PATCHES = 16, 24  # of a block, whatever it takes: fewer read the weights too often
+FEW_RESULTS, LARGE = 48, 64  # a layer of fewer pixels is left to the direct kernel; what a symbolic size is taken for
 UNIT = 1 << 20  # multiplications that a unit of work should have at least
-WANTED_UNITS = 16
+WANTED_UNITS = 4  # columns are cut to have as many: each unit transforms its patches anew
 
 # ---- the transforms -----------------------------------------------------------------------------------------------------
 
@@ -127,13 +133,15 @@ def is_winograd(site: Site) -> bool:
     outputs, inputs = w.array.shape[:2]
     if min(outputs, inputs) < CHANNELS or outputs % CHANNELS or inputs % CHANNELS:
         return False
-    return _use(site.result.shape[2:])
+    return _pays(site.result.shape[0], site.result.shape[2:])
 
 
-def _use(spatial: tuple) -> bool:
-    """What part of the patches' results is wanted, where sizes are known."""
-    known = [d for d in spatial if isinstance(d, int)]
-    return math.prod(d / (-(-d // PATCH) * PATCH) for d in known if d) > 0.5
+def _pays(images: DimLike, spatial: Sequence[DimLike]) -> bool:
+    """Whether there are results enough to read 4 times the weights for, and most results of the patches are wanted. Where sizes are
+    symbolic, one large image is assumed: the choice is made once, for all of them."""
+    sizes = [d if isinstance(d, int) else LARGE for d in (images if isinstance(images, int) else 1, *spatial)]
+    results, computed = math.prod(sizes), sizes[0] * math.prod(-(-d // PATCH) * PATCH for d in sizes[1:])
+    return results >= FEW_RESULTS and 2 * results > computed
 
 
 # ---- the text -----------------------------------------------------------------------------------------------------------
@@ -145,16 +153,7 @@ to_results = combine(LANES_, FROM_STAGES, PROGRAM)
 def kernel(p, tile, ntiles):
     PARAMS
     scratch = param(p, SCRATCH) + tile * slice_bytes
-    pixels = scratch
-    targets = pixels + 288
-    by_row = targets + 128
-    by_column = by_row + 288
-    by_result = by_column + 288
-    at_frequency = by_result + 192
-    at_product = at_frequency + 288
-    table_b = at_product + 288
-    table_r = table_b
-    table_all = table_b + 64
+    TABLES
     pitch = (per_block + PAD) * 8
     temporary = scratch + at_temporary
     st_i64(table_b, 0, 0)
@@ -221,6 +220,18 @@ def kernel(p, tile, ntiles):
                 for i in range(high):
                     to_results(size, by_row + i * 48, 0, targets + i * 32, c, first_column * 4 + cLEAVES)
 """
+# Tables of addresses and their entries. Inputs of a patch, by row; its results, by row; where a row of its temporary numbers
+# lies, where a column does, and where a column does of which only the upper rows are results; the transformed patches and the
+# products of each frequency; the microkernel's first row of a panel; its rows of patches and of products, for each frequency.
+_TABLES = {"pixels": SEEN * SEEN, "targets": PATCH * PATCH, "by_row": SEEN * SEEN, "by_column": SEEN * SEEN,
+           "by_result": PATCH * SEEN, "at_frequency": FREQUENCIES, "at_product": FREQUENCIES, "table_b": 1, "table_all": 0}  # fmt: skip
+
+
+def _table_lines() -> str:
+    entries = accumulate(_TABLES.values(), initial=0)
+    return "\n".join([f"{name} = scratch + {8 * at}" for name, at in zip(_TABLES, entries)] + ["table_r = table_b"])
+
+
 _PLACE = """
 px = (start + t) % across
 py = (start + t) // across % down
@@ -233,9 +244,6 @@ _NAMES = ("H", "W", "OH", "OW", "pad_h", "pad_w", "across", "down", "patches", "
 
 def build_winograd(site: Site, epilogue: Builder) -> KernelSource:
     """The kernel of a convolution for which `is_winograd` holds."""
-    from .conv import geometry
-    from .gemm import pack_panels
-
     identity = Builder()
     identity.add("acc")
     nest = Nest(F32, identity, [], first_result(site.outer), site.operand(1).array.shape[0], "col")
@@ -256,7 +264,7 @@ def _text(site: Site, epilogue: Builder, nest: Nest) -> str:
     leaves = "".join(f", leaf{k} - result" if kind == "full" else f", leaf{k}" for k, (kind, _) in enumerate(epilogue.leaves))
     program = tuple(("col", *s[1:]) if s[0] == "channel" else s for s in epilogue.program)
     call = panel_calls(nest, "at_weight + column * depth * 4", "column - first_column")
-    text = insert(_TEXT, PARAMS=params, PLACE=_PLACE, COLUMN=column_lines(nest), PANEL=call)
+    text = insert(_TEXT, PARAMS=params, TABLES=_table_lines(), PLACE=_PLACE, COLUMN=column_lines(nest), PANEL=call)
     text = text.replace("COLUMN_OF_FIRST", column_of(nest, "first")).replace("COLUMN_OF_LAST", column_of(nest, "last"))
     text = text.replace("cLEAVES", f"c{leaves}")
     words = {"CHUNK": CHUNK, "PAD": PAD, "MI": 4, "LANES_": nest.tiling.lanes, "SCRATCH": first_result(node) + 1,
@@ -282,7 +290,7 @@ def _launch(nest: Nest, g: Geometry) -> Launch:
     groups = -(-panels // panels_per)
     m_row = min(panels_per * 3 * nest.tiling.lanes, nest.tiling.padded(columns)) * 4
     v_pitch, m_pitch = per_block * depth * 4, per_block * m_row
-    tables = 2048 + 2 * FREQUENCIES * (per_block + PAD) * 8
+    tables = 8 * sum(_TABLES.values()) + 2 * FREQUENCIES * (per_block + PAD) * 8
     at = [0]
     for size in (tables, FREQUENCIES * CHUNK * 4, depth * 4, FREQUENCIES * v_pitch, FREQUENCIES * m_pitch):
         at.append(at[-1] + -(-size // 64) * 64)
