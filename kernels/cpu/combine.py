@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from .microkernel import IDENTITY, Program, _Emit, _internal, _intrinsic, _name, operand_count, run_program
+from .microkernel import IDENTITY, Program, _Emit, _intrinsic, _name, operand_count, run_program
 
 Stage = tuple[tuple[float, ...], ...]
 

@@ -1,6 +1,6 @@
 """3x3 convolutions by Winograd's F(4x4, 3x3): a quarter of the multiplications.
 
-A patch of 4x4 results of a channel is A' [(G w G') * (B' d B)] A, where d are the 6x6 inputs that it sees, w is the filter, and *
+A patch of 4x4 results of a channel is A' [(G w G') * (B' d B)] A, where d are the 6x6 inputs that it sees, w is the filter and *
 multiplies number by number (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015; Toom and Cook's
 multiplication of polynomials). Over channels and many patches the 36 products are matrix products, [patches, channels] by
 [channels, results], one for each *frequency*. G w G' is computed when the model is loaded and takes 4 times the memory of w.
@@ -8,9 +8,9 @@ multiplication of polynomials). Over channels and many patches the 36 products a
 Blocks of patches are transformed, multiplied and transformed back while they are in cache; the epilogue is part of the way back.
 All sizes are parameters, but for the numbers of channels, which the weight knows.
 
-What differs from a direct convolution: sums are rounded differently (errors of about 1e-5 where results are of order 1, ten times
-those of a direct convolution), and an infinity or NaN among a patch's inputs makes all results of the patch NaN. accuracy="strict"
-turns this off.
+What differs from a direct convolution: errors are about 1e-5 where results are of order 1, ten times as large; an infinity or NaN
+among the 6x6 inputs of a patch makes all its results NaN (or infinite), also those whose window it is not in; and so does what
+overflows on the way. accuracy="strict" turns this off.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ PATCH, SEEN = 4, 6  # results of a patch and inputs that they see, along an axis
 FREQUENCIES = SEEN * SEEN
 CHANNELS = 16  # numbers of channels are multiples of it: whole vectors on every host
 CHUNK = 64  # channels that are transformed at a time: 36 times as many numbers stay in the first-level cache
-BLOCK_BYTES = 1 << 20  # that the transformed patches of a block may take, and as much their products
-FEW_PATCHES, MANY_PATCHES = 16, 24  # of a block, whatever it takes: fewer read the weights too often
+BLOCK = 24  # patches of a block: fewer read the weights too often, more do not stay in the second-level cache
 FEW_RESULTS, LARGE = 48, 64  # a layer of fewer pixels is left to the direct kernel; what a symbolic size is taken for
+WANTED_UNITS = 4  # where there are fewer blocks the columns are cut: each unit then transforms its patches anew
 UNIT = 1 << 20  # multiplications that a unit of work should have at least
-WANTED_UNITS = 4  # columns are cut to have as many: each unit transforms its patches anew
+SCRATCH_BYTES = 1 << 22  # that all tiles may take, unless they are few: one thread alone goes through all of it
 
 # ---- the transforms -----------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,8 @@ FROM_FREQUENCIES = _exact(_output_stages(_P, _Q))
 
 
 def transformed_weight(w: np.ndarray) -> np.ndarray:
-    """G w G' as [frequency, input channel, output channel] of w[output, input, 3, 3]; frequency j * 6 + i is that of row i, column j."""
+    """G w G' as [frequency, input channel, output channel] of w[output, input, 3, 3]; j * 6 + i is the frequency i of rows and j of
+    columns."""
     g = _filter_matrix(_P, _Q)
     out = np.einsum("ia,ocab,jb->jico", g, w.astype(np.float64), g, optimize=True)
     return out.reshape(FREQUENCIES, w.shape[1], w.shape[0]).astype(np.float32)
@@ -224,7 +225,8 @@ def kernel(p, tile, ntiles):
 # lies, where a column does, and where a column does of which only the upper rows are results; the transformed patches and the
 # products of each frequency; the microkernel's first row of a panel; its rows of patches and of products, for each frequency.
 _TABLES = {"pixels": SEEN * SEEN, "targets": PATCH * PATCH, "by_row": SEEN * SEEN, "by_column": SEEN * SEEN,
-           "by_result": PATCH * SEEN, "at_frequency": FREQUENCIES, "at_product": FREQUENCIES, "table_b": 1, "table_all": 0}  # fmt: skip
+           "by_result": PATCH * SEEN, "at_frequency": FREQUENCIES, "at_product": FREQUENCIES, "table_b": 1,
+           "table_all": 0}  # fmt: skip
 
 
 def _table_lines() -> str:
@@ -237,9 +239,9 @@ px = (start + t) % across
 py = (start + t) // across % down
 n = (start + t) // across // down
 """
-_NAMES = ("H", "W", "OH", "OW", "pad_h", "pad_w", "across", "down", "patches", "per_block", "blocks", "groups", "panels_per", "wide",
-          "mid", "panels", "depth", "columns", "padded_columns", "v_pitch", "m_pitch", "m_row", "slice_bytes", "at_temporary",
-          "at_zeros", "at_v", "at_m")  # fmt: skip
+_NAMES = ("H", "W", "OH", "OW", "pad_h", "pad_w", "across", "down", "patches", "per_block", "blocks", "groups", "panels_per",
+          "wide", "mid", "panels", "depth", "columns", "padded_columns", "v_pitch", "m_pitch", "m_row", "slice_bytes",
+          "at_temporary", "at_zeros", "at_v", "at_m")  # fmt: skip
 
 
 def build_winograd(site: Site, epilogue: Builder) -> KernelSource:
@@ -276,29 +278,27 @@ def _text(site: Site, epilogue: Builder, nest: Nest) -> str:
 
 
 def _launch(nest: Nest, g: Geometry) -> Launch:
-    down, across = (-(-size // PATCH) for size in g.outputs[1:])
-    patches, depth, columns = g.n * down * across, g.channels, g.out_channels
+    (_, height, width), (_, out_height, out_width), (_, pad_h, pad_w) = g.inputs, g.outputs, g.begin
+    down, across = -(-out_height // PATCH), -(-out_width // PATCH)
+    patches, depth, columns, lanes = g.n * down * across, g.channels, g.out_channels, nest.tiling.lanes
     wide, mid, narrow = nest.tiling.widths(columns)
     panels = wide + mid + narrow
-    per_block = _evenly(patches, max(FEW_PATCHES, min(MANY_PATCHES, BLOCK_BYTES // (FREQUENCIES * depth * 4))))
+    per_block = _evenly(patches, BLOCK)
     blocks = -(-patches // per_block)
-    fitting = max(1, BLOCK_BYTES // (FREQUENCIES * per_block * 3 * nest.tiling.lanes * 4))
     work = FREQUENCIES * patches * depth * columns
-    wanted = max(1, min(WANTED_UNITS // max(1, blocks), work // UNIT // max(1, blocks)))
-    panels_per = max(1, min(fitting, -(-panels // wanted)))
-    panels_per = _evenly(panels, panels_per)
+    shares = max(1, min(WANTED_UNITS, work // UNIT) // max(1, blocks))
+    panels_per = _evenly(panels, -(-panels // shares))
     groups = -(-panels // panels_per)
-    m_row = min(panels_per * 3 * nest.tiling.lanes, nest.tiling.padded(columns)) * 4
+    m_row = min(panels_per * 3 * lanes, nest.tiling.padded(columns)) * 4
     v_pitch, m_pitch = per_block * depth * 4, per_block * m_row
-    tables = 8 * sum(_TABLES.values()) + 2 * FREQUENCIES * (per_block + PAD) * 8
-    at = [0]
-    for size in (tables, FREQUENCIES * CHUNK * 4, depth * 4, FREQUENCIES * v_pitch, FREQUENCIES * m_pitch):
-        at.append(at[-1] + -(-size // 64) * 64)
-    tiles = max(1, min(blocks * groups, MAX_TILES))
-    ints = (g.inputs[1], g.inputs[2], g.outputs[1], g.outputs[2], g.begin[1], g.begin[2], across, down, patches, per_block, blocks,
-            groups, panels_per, wide, mid, panels, depth, columns, nest.tiling.padded(columns), v_pitch, m_pitch, m_row, at[-1],
-            at[1], at[2], at[3], at[4])  # fmt: skip
-    return Launch(ints, tiles, at[-1] * tiles)
+    tables = 8 * (sum(_TABLES.values()) + 2 * FREQUENCIES * (per_block + PAD))
+    sizes = (tables, FREQUENCIES * CHUNK * 4, depth * 4, FREQUENCIES * v_pitch, FREQUENCIES * m_pitch)
+    _, at_temporary, at_zeros, at_v, at_m, slice_bytes = accumulate((-(-size // 64) * 64 for size in sizes), initial=0)
+    tiles = max(1, min(blocks * groups, MAX_TILES, max(WANTED_UNITS, SCRATCH_BYTES // slice_bytes)))
+    ints = (height, width, out_height, out_width, pad_h, pad_w, across, down, patches, per_block, blocks, groups, panels_per, wide,
+            mid, panels, depth, columns, nest.tiling.padded(columns), v_pitch, m_pitch, m_row, slice_bytes, at_temporary, at_zeros,
+            at_v, at_m)  # fmt: skip
+    return Launch(ints, tiles, slice_bytes * tiles)
 
 
 def _evenly(n: int, most: int) -> int:
