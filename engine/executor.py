@@ -20,6 +20,7 @@ from .report import CompileReport
 from .steps import Frame
 
 MOST_REPLAYS = 8
+MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
 
 
 class Executable:
@@ -55,7 +56,8 @@ class Executable:
             out = self._replay(inputs, workspace) or self._run_first(inputs, workspace)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
-        self._workspaces.append(workspace)  # not after an error, when a kernel may have been left half way
+        if len(self._workspaces) < MOST_WORKSPACES:  # and not after an error, when a kernel may have been left half way
+            self._workspaces.append(workspace)
         return out
 
     def _replay(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any] | None:

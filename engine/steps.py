@@ -19,7 +19,7 @@ from ..ir.interp import bind_symbols, run_node, sizes
 from ..ir.layout import physical
 from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
-from ..ir.symbols import Unbound, evaluate
+from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, type_of
 from ..kernels.spec import Call, KernelSource, Launch, trimmed
 from .binding import Symbols
@@ -39,6 +39,14 @@ class Frame:
     threads: int = 1
     workspace: Workspace = field(default_factory=Workspace)
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
+    _evaluated: dict[DimLike, int] = field(default_factory=dict)
+
+    def evaluate(self, d: DimLike) -> int:
+        """The value of a dim, kept: symbols are never bound again. Raises Unbound."""
+        n = self._evaluated.get(d)
+        if n is None:
+            n = self._evaluated[d] = evaluate(d, self.symbols)
+        return n
 
     def get(self, v: Value | None) -> Any:
         return None if v is None else v.const.array if v.const is not None else self.values[v]  # constants: logical order
@@ -69,8 +77,11 @@ class Phantom(np.ndarray):
     """An array with a shape and no contents: stands for what is not computed yet."""
 
 
+_NOTHING = bytes(16)  # as large as the largest element
+
+
 def phantom(shape: Sequence[int], dtype: np.dtype) -> Phantom:
-    return np.broadcast_to(np.zeros((), dtype), shape).view(Phantom)
+    return Phantom(shape, dtype, _NOTHING, 0, (0,) * len(shape))
 
 
 @dataclass(frozen=True)
@@ -255,7 +266,7 @@ def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarr
 def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
     """The logical shapes of the node's results: from the symbols known so far, else by inferring with the actual operands."""
     try:
-        return [tuple(evaluate(d, frame.symbols) for d in r.tensor.shape or ()) for r in node.results if _ranked(r)]
+        return [_evaluated(r.tensor.shape or (), frame) for r in node.results if _ranked(r)]
     except (Unbound, _UnknownRank):
         types = concrete_types(node, [frame.logical(v) for v in node.operands])
         for r, t in zip(node.results, types):
@@ -264,6 +275,10 @@ def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
         return [t.shape for t in types[: len(node.results)]]
     except ValueError as e:
         raise RunError(f"{where(node)}: {e}") from e
+
+
+def _evaluated(shape: Sequence[DimLike], frame: Frame) -> tuple[int, ...]:
+    return tuple([d if type(d) is int else frame.evaluate(d) for d in shape])
 
 
 class _UnknownRank(Exception):

@@ -14,6 +14,7 @@ import numpy as np
 
 from .core import Constant, Graph, Module, Node, Value
 from .errors import GraphmillError, IRError
+from .interp import output_names
 from .limits import DEFAULT_LIMITS
 from .op import REQUIRED
 from .printer import ATTR_KINDS, print_node, symbol_text, type_text
@@ -322,16 +323,12 @@ def _differences(a: Module, b: Module, locs: bool) -> Iterator[str]:
         if x.const is not None and y.const is not None and not same_contents(x.const, y.const):
             yield f"the contents of %{name} differ"
     yield from _Comparison(locs).graphs(a.main, b.main)
-    yield from _differ("names of outputs", _output_names(a), _output_names(b))
+    yield from _differ("names of outputs", output_names(a), output_names(b))
 
 
 def _differ(what: str, x: Any, y: Any) -> Iterator[str]:
     if x != y:
         yield f"{what}: {x!r} against {y!r}"
-
-
-def _output_names(m: Module) -> list[str]:
-    return m.output_names or [v.name for v in m.main.outputs]
 
 
 class _Comparison:

@@ -160,23 +160,31 @@ def _unoptimised() -> Iterator[None]:
     kernel is optimised once, by `_numba_module`, and emitted once, as an object."""
     from numba.core.codegen import CPUCodeLibrary
 
-    saved = CPUCodeLibrary._optimize_final_module, CPUCodeLibrary._finalize_final_module
+    saved = {
+        name: getattr(CPUCodeLibrary, name) for name in ("_optimize_functions", "_optimize_final_module", "_finalize_final_module")
+    }
+
+    def optimize_functions(self: Any, module: Any) -> None:
+        if ENTRY not in self.name:
+            saved["_optimize_functions"](self, module)
 
     def optimize(self: Any) -> None:
         if ENTRY not in self.name:  # numba's own helpers (min, max) are called by address while they are typed
-            saved[0](self)
+            saved["_optimize_final_module"](self)
 
     def finalize(self: Any) -> None:
         if ENTRY in self.name:
             self._finalized = True
         else:
-            saved[1](self)
+            saved["_finalize_final_module"](self)
 
-    CPUCodeLibrary._optimize_final_module, CPUCodeLibrary._finalize_final_module = optimize, finalize
+    for name, patched in zip(saved, (optimize_functions, optimize, finalize)):
+        setattr(CPUCodeLibrary, name, patched)
     try:
         yield
     finally:
-        CPUCodeLibrary._optimize_final_module, CPUCodeLibrary._finalize_final_module = saved
+        for name, original in saved.items():
+            setattr(CPUCodeLibrary, name, original)
 
 
 def undefined_symbols(data: bytes) -> set[str]:
