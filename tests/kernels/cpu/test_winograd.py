@@ -164,6 +164,13 @@ def test_epilogues(epilogue):
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
+def test_bits_do_not_depend_on_threads():
+    x, r = rand(1, 32, 40, 40), rand(1, 48, 40, 40)
+    model = model_of(EPILOGUES["residual"])
+    one, two = (np.asarray(gm.compile(model, threads=n)(x, r)) for n in (1, 2))
+    np.testing.assert_array_equal(one, two)
+
+
 def test_nan_spreads_within_its_patches_only():
     arrays = arrays_of(1, 16, 16, 12, 12)
     arrays[0][0, 3, 0, 0] = np.nan
