@@ -21,11 +21,12 @@ from .plan import Selector, make_plan
 from .report import CompileReport
 
 TARGETS = ("cpu", "reference")
+ACCURACIES = ("fast", "strict")
 
 
 def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
             shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
-            observe: Observer | None = None) -> Executable:  # fmt: skip
+            accuracy: str = "fast", observe: Observer | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
     `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
@@ -34,7 +35,9 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
-    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits)
+    if accuracy not in ACCURACIES:
+        raise InputError(f"accuracy = {accuracy!r}, expected one of {', '.join(ACCURACIES)}")
+    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy)
     try:
         with import_report(model, options):
             return compile_module(load(model, options), options, observe)
@@ -126,7 +129,8 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
             report.compiled = objects.compiled_count() - before
             return addresses
 
-        plan = make_plan(module.main, select or cpu.select, served, compile_all)
+        usual = cpu.select_strict if options.accuracy == "strict" else cpu.select
+        plan = make_plan(module.main, select or usual, served, compile_all)
     else:
         plan = make_plan(module.main, None, served, lambda texts: [])
     if options.strict_native and report.not_native():

@@ -17,7 +17,8 @@ class Options:
 
     target: "cpu" (generated kernels) or "reference" (numpy only: the oracle). threads: None means as many as the machine grants
     this process. passes: a pipeline's text in the place of the usual one. shapes: symbolic dims to fix, by name.
-    strict_native: raise UnsupportedError where a node would run by its reference.
+    strict_native: raise UnsupportedError where a node would run by its reference. accuracy: "fast", or "strict" to keep out kernels
+    that round worse than the operator's own formula would (Winograd's convolutions, see docs/kernels.md).
     """
 
     target: str = "cpu"
@@ -26,3 +27,4 @@ class Options:
     shapes: Mapping[str, int] = field(default_factory=dict)
     strict_native: bool = False
     limits: Limits = DEFAULT_LIMITS
+    accuracy: str = "fast"

@@ -55,6 +55,7 @@ class KernelSource:
     Where the operands' contents decide how long results are, `bound` gives the shapes that the results cannot exceed (of a Call
     without results); they are allocated so and `Call.results` says so. The kernel writes the length into bytes 8 to 16 of scratch,
     as an i64, and the runner cuts each result to it along the axis that `trim` names for it (None: not at all).
+    `strict` is the kernel that serves instead where the user asked for accuracy="strict".
     """
 
     source: str | Callable[[], str]
@@ -67,6 +68,7 @@ class KernelSource:
     checked: str = ""
     bound: Callable[[Call], Sequence[Dims]] | None = None
     trim: tuple[int | None, ...] = ()
+    strict: KernelSource | None = None
 
     @cached_property
     def text(self) -> str:

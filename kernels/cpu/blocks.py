@@ -117,15 +117,15 @@ def nest_text(n: Nest, params: Mapping[str, int], names: Sequence[str], first_in
         PACK=pack,
         FILL=fill,
         AFTER=after,
-        PANEL=_calls(n, base, column_at),
+        PANEL=panel_calls(n, base, column_at),
     )
-    body = body.replace("COLUMN_OF_FIRST", _column_of(n, "first")).replace("COLUMN_OF_LAST", _column_of(n, "last"))
-    body = insert(body, COLUMN=_column(n))
+    body = body.replace("COLUMN_OF_FIRST", column_of(n, "first")).replace("COLUMN_OF_LAST", column_of(n, "last"))
+    body = insert(body, COLUMN=column_lines(n))
     words = {"CI": n.item, "MI": n.dtype.itemsize, "PAD": PAD, "LANES_": n.tiling.lanes, "T": n.dtype.name,
              "CT": "f64" if n.item == 8 else "f32", "SCRATCH": n.result_slot + 1}  # fmt: skip
     for word in ("CT", "T"):
         body = body.replace(f"_{word}(", f"_{words[word]}(")
-    return _panels(n) + fill_in(body, **words)
+    return panels_text(n) + fill_in(body, **words)
 
 
 def insert(text: str, **fragments: str) -> str:
@@ -140,18 +140,18 @@ def insert(text: str, **fragments: str) -> str:
     return "\n".join(line for line in out if line.strip()) + "\n"
 
 
-def _column_of(n: Nest, q: str) -> str:
+def column_of(n: Nest, q: str) -> str:
     """The expression for the first column of panel q: wide panels first, then middle ones, then a narrow one."""
     lanes = n.tiling.lanes
     return f"{3 * lanes} * min({q}, wide) + {2 * lanes} * min(max({q} - wide, 0), mid) + {lanes} * max({q} - wide - mid, 0)"
 
 
-def _column(n: Nest) -> str:
+def column_lines(n: Nest) -> str:
     lanes = n.tiling.lanes
-    return f"column = {_column_of(n, 'q')}\npadded = {3 * lanes} if q < wide else {2 * lanes} if q < wide + mid else {lanes}"
+    return f"column = {column_of(n, 'q')}\npadded = {3 * lanes} if q < wide else {2 * lanes} if q < wide + mid else {lanes}"
 
 
-def _panels(n: Nest) -> str:
+def panels_text(n: Nest) -> str:
     """The microkernels that the text calls."""
     lines = []
     for nv in n.kinds:
@@ -159,7 +159,7 @@ def _panels(n: Nest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _calls(n: Nest, base: str, column_at: str) -> str:
+def panel_calls(n: Nest, base: str, column_at: str) -> str:
     """The calls for panel q, by its width."""
     leaves = [f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(n.epilogue.leaves)]
     args = ", ".join(["count", "depth", "segments", "table_a", "pitch", base, "table_b", "table_c", f"({column_at}) * MI",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -130,6 +130,10 @@ def build(node: Node) -> KernelSource | Refusal:
             return build_depthwise(site, epilogue)
         if not last[1]:
             return _planes(site, epilogue)
+        from .winograd import build_winograd, is_winograd
+
+        if is_winograd(site):
+            return replace(build_winograd(site, epilogue), strict=_rows(site, epilogue))
     if full and not last[1]:
         return Refusal("this row-major result takes no operand of its own shape", {"result": site.result})
     return _rows(site, epilogue)

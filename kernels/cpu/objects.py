@@ -29,7 +29,7 @@ from ..spec import KernelSource
 from .cache import explain_misses, read_cached, writable, write_cached
 
 # What machine code depends on beside the text.
-EMITTERS = ("atomics.py", "emit.py", "polynomials.py", "shuffle.py", "vector.py", "objects.py", "microkernel.py")
+EMITTERS = ("atomics.py", "emit.py", "polynomials.py", "shuffle.py", "vector.py", "objects.py", "microkernel.py", "combine.py")
 _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
 ENTRY = "graphmill_kernel"  # what numba calls a kernel's function while it compiles

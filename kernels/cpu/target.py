@@ -39,6 +39,12 @@ def _load() -> None:
         _loaded = True
 
 
+def select_strict(node: Node) -> KernelSource | Refusal:
+    """`select` where accuracy goes before speed."""
+    source = select(node)
+    return source.strict if isinstance(source, KernelSource) and source.strict is not None else source
+
+
 def select(node: Node) -> KernelSource | Refusal:
     """The kernel that serves `node` on the CPU, or why there is none."""
     _load()
