@@ -31,7 +31,7 @@ from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
 from .bundled import Chosen, keep_receipt, packed_of, packing_environment
-from .compiler import TARGETS, build
+from .compiler import ACCURACIES, TARGETS, build
 from .executor import Executable
 from .options import Options
 from .report import CompileReport
@@ -70,7 +70,7 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
     manifest = {
         "format": FORMAT,
         "options": {
-            k: v for k, v in dataclasses.asdict(exe.options).items() if k in ("target", "passes", "shapes", "strict_native")
+            k: v for k, v in dataclasses.asdict(exe.options).items() if k in ("target", "passes", "shapes", "strict_native", "accuracy")
         },
         "given": exe.given,
         "opaque": any(n.op.has("opaque") for n in exe.module.walk()),
@@ -196,7 +196,9 @@ class Loader:
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
             return build(module, options, report, given)
-        chosen = Chosen(self, text, trust)
+        from ..kernels.cpu.target import selector
+
+        chosen = Chosen(self, text, trust, selector(options.accuracy))
         exe = build(module, options, report, given, chosen.select, chosen.prepare)
         if chosen.unknown:
             keep_receipt(exe, text)
@@ -207,9 +209,11 @@ class Loader:
         target, shapes = self.field("target", str, said), self.field("shapes", dict, said)
         if target not in TARGETS:
             raise UnsupportedError(f"{self.archive.name} is for the target {target[:40]!r}; expected one of {', '.join(TARGETS)}")
-        passes = said.get("passes")
+        passes, accuracy = said.get("passes"), self.field("accuracy", str, said)
+        if accuracy not in ACCURACIES:
+            raise self.wrong(MANIFEST, f"accuracy is {accuracy[:40]!r}, expected one of {', '.join(ACCURACIES)}")
         return Options(target, threads, passes if isinstance(passes, str) else None, shapes,
-                       self.field("strict_native", bool, said), limits)  # fmt: skip
+                       self.field("strict_native", bool, said), limits, accuracy)  # fmt: skip
 
     def report(self) -> CompileReport:
         raw = self._json(REPORT)

@@ -22,6 +22,7 @@ from .archive import canonical_json, sha256_of
 if TYPE_CHECKING:
     from .artifact import Loader
     from .executor import Executable
+    from .plan import Selector
 
 
 def packed_of(exe: Executable) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -63,8 +64,8 @@ def keep_receipt(exe: Executable, text: str) -> None:
 class Chosen:
     """The CPU target's kernels for a loaded graph, with what the artifact has for them where it may be used."""
 
-    def __init__(self, loader: Loader, text: str, trust: bool):
-        self.loader, self.text, self.trust = loader, text, trust
+    def __init__(self, loader: Loader, text: str, trust: bool, select: Selector):
+        self.loader, self.text, self.trust, self._select = loader, text, trust, select
         self.unknown = False  # this machine packs what it has not packed before
         self._usable = False
         self._count = 0
@@ -75,9 +76,7 @@ class Chosen:
 
     def select(self, node: Node) -> KernelSource | Refusal:
         """The target's answer; its constants come packed from the file, if `prepare` found that they may."""
-        from ..kernels.cpu.target import select
-
-        source = select(node)
+        source = self._select(node)
         if not isinstance(source, KernelSource):
             return source
         self._count, k = self._count + 1, self._count

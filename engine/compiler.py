@@ -129,8 +129,7 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
             report.compiled = objects.compiled_count() - before
             return addresses
 
-        usual = cpu.select_strict if options.accuracy == "strict" else cpu.select
-        plan = make_plan(module.main, select or usual, served, compile_all)
+        plan = make_plan(module.main, select or cpu.selector(options.accuracy), served, compile_all)
     else:
         plan = make_plan(module.main, None, served, lambda texts: [])
     if options.strict_native and report.not_native():

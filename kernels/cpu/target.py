@@ -39,8 +39,12 @@ def _load() -> None:
         _loaded = True
 
 
-def select_strict(node: Node) -> KernelSource | Refusal:
-    """`select` where accuracy goes before speed."""
+def selector(accuracy: str) -> Callable[[Node], KernelSource | Refusal]:
+    """`select` for an accuracy: "fast", or "strict" where accuracy goes before speed."""
+    return _select_strict if accuracy == "strict" else select
+
+
+def _select_strict(node: Node) -> KernelSource | Refusal:
     source = select(node)
     return source.strict if isinstance(source, KernelSource) and source.strict is not None else source
 

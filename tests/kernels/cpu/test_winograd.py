@@ -12,7 +12,7 @@ from graphmill.ir.op import OPS
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import F32, TensorType
 from graphmill.kernels.cpu import winograd
-from graphmill.kernels.cpu.target import select, select_strict
+from graphmill.kernels.cpu.target import select, selector
 from graphmill.kernels.spec import Call, KernelSource
 
 from .harness import aligned_empty, assert_close, from_memory, launch_kernel, make_node, reference, run_kernel, to_memory
@@ -129,7 +129,7 @@ def test_left_to_the_direct_kernel(sizes, attrs, why):
 def test_strict_accuracy_takes_the_direct_kernel():
     arrays = arrays_of(1, 16, 16, 8, 8)
     node = conv_node("conv", arrays, {"pads": (1, 1, 1, 1)}, LAST)
-    assert (chosen(node), select_strict(node).variant) == ("conv.winograd", "conv.rows")
+    assert (chosen(node), selector("strict")(node).variant) == ("conv.winograd", "conv.rows")
     assert chosen(conv_node("conv", arrays, {"pads": (1, 1, 1, 1)}, LAST, constants=())) == "conv.rows"  # the weight is no constant
 
 
