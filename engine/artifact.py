@@ -43,6 +43,7 @@ MEMBERS = (MANIFEST, GRAPH, REPORT, OBJECTS, WEIGHTS, PACKED)
 MOST_MANIFEST = 16 << 20  # bytes
 MOST_RANK = 64
 CHEAP = 16 << 20  # a member of so many bytes is always verified
+OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy")  # those that belong to the program, not to its user
 _ADVICE = "compile the model again with this version"
 
 
@@ -69,9 +70,7 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
     }
     manifest = {
         "format": FORMAT,
-        "options": {
-            k: v for k, v in dataclasses.asdict(exe.options).items() if k in ("target", "passes", "shapes", "strict_native", "accuracy")
-        },
+        "options": {k: v for k, v in dataclasses.asdict(exe.options).items() if k in OPTIONS},
         "given": exe.given,
         "opaque": any(n.op.has("opaque") for n in exe.module.walk()),
         "members": {name: {"bytes": sum(len(p) for p in ps), "sha256": sha256_of(ps)} for name, ps in parts.items()},
