@@ -43,6 +43,8 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
             return compile_module(load(model, options), options, observe)
     except RecursionError as e:
         raise LimitError(f"an expression of the model is nested too deeply to be compiled ({e})") from e
+    except MemoryError as e:
+        raise LimitError(f"the system has not the memory that compiling this model needs ({e})") from e
 
 
 def load(model: Any, options: Options) -> Module:

@@ -150,6 +150,8 @@ def _infer_scan(node: Node) -> None:
     operands = [v.type if v is not None else None for v in node.operands]
     if node.attr("batched"):  # sequence_lens, then operands whose axis 0 is the batch
         operands = [_without(t, 0) for t in operands[1:]]
+    if not 0 < n <= len(operands):
+        return  # the operator's own inference says so
     state = operands[: len(operands) - n]
     axes = node.attr("scan_input_axes") or (0,) * n
     for t, inp, axis in zip(operands[len(state) :], body.inputs[len(state) :], axes):

@@ -42,11 +42,11 @@ def growing_sequence():
                   node("SequenceLength", ["t"], ["y"])], {"x": X}, inits={"M": MOST})  # fmt: skip
 
 
-def scan(count: int):
+def scan(count: int, inputs: int = 1):
     body = graph(
         [node("Add", ["v", "e"], ["w"]), node("Identity", ["w"], ["s"])], {"v": (np.float32, ()), "e": (np.float32, ())}, ["w", "s"]
     )
-    return model([node("Expand", ["x", "n"], ["xs"]), node("Scan", ["x", "xs"], ["y", "s"], body=body, num_scan_inputs=1)],
+    return model([node("Expand", ["x", "n"], ["xs"]), node("Scan", ["x", "xs"], ["y", "s"], body=body, num_scan_inputs=inputs)],
                  {"x": np.float32(1)}, ["y", "s"], {"n": np.array([count])})  # fmt: skip
 
 
@@ -222,6 +222,8 @@ CASES = [
     Case("Scan over 2^24", lambda: scan(1 << 24), N, errors=("LimitError",)),
     Case("Scan over 1000", lambda: scan(1000), N, want=[np.float32(1001), np.arange(2, 1002, dtype=np.float32)]),
     Case("Scan over 2^50", lambda: scan(1 << 50), N, errors=("LimitError",)),
+    Case("Scan of 2^40 inputs", lambda: scan(3, 1 << 40), N, errors=("ImportProblem",)),
+    Case("Scan of -1 inputs", lambda: scan(3, -1), N, errors=("ImportProblem",)),
     Case("exponential functions", lambda: fibonacci(60), {"x": X}, errors=("LimitError",)),
     Case("functions that make 2^10 nodes", lambda: fibonacci(11), {"x": X}, want=[X]),
     Case("a function that calls itself", recursive, {"x": X}),
