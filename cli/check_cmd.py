@@ -41,15 +41,15 @@ def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = 
     from ..engine.plan import how_served
     from ..engine.report import CompileReport
     from ..frontends.onnx.coverage import check as read_check
-    from ..ir.errors import GraphmillError
+    from ..ir.errors import GraphmillError, ImportProblem
 
     options, opsets = Options(target, shapes=sizes or {}), {}
     try:
-        if not model.endswith((".gir", ".gmill")):
+        try:
+            module = load(model, options)
+        except ImportProblem:  # what could be read is listed all the same
             report = read_check(model)
-            if not report.ok:
-                return {"error": "ImportProblem", **report.as_dict(), "counts": {s: report.counts().get(s, 0) for s in ORDER}}  # type: ignore[call-overload]
-        module = load(model, options)
+            return {"error": "ImportProblem", **report.as_dict(), "counts": {s: report.counts().get(s, 0) for s in ORDER}}  # type: ignore[call-overload]
         opsets = module.opsets
         with import_report(model, options):
             optimize(module, options, CompileReport())

@@ -50,6 +50,16 @@ _P, _Q = math.sqrt(0.5), math.sqrt(2.0)
 as far from 1 on both sides, and their powers stay small."""
 
 
+_SUMS_AND_DIFFERENCES: Stage = (
+    (1, 0, 0, 0, 0, 0),
+    (0, 1, 1, 0, 0, 0),
+    (0, 1, -1, 0, 0, 0),
+    (0, 0, 0, 1, 1, 0),
+    (0, 0, 0, 1, -1, 0),
+    (0, 0, 0, 0, 0, 1),
+)
+
+
 def _input_stages(p: float, q: float) -> tuple[Stage, Stage]:
     """B' as two stages: even and odd parts at each pair of points, then their sums and differences."""
     pp, qq = p * p, q * q
@@ -62,28 +72,14 @@ def _input_stages(p: float, q: float) -> tuple[Stage, Stage]:
             (0, -q * pp, 0, q, 0, 0),
             (0, pp * qq, 0, -(pp + qq), 0, 1),
         ),
-        (
-            (1, 0, 0, 0, 0, 0),
-            (0, 1, 1, 0, 0, 0),
-            (0, 1, -1, 0, 0, 0),
-            (0, 0, 0, 1, 1, 0),
-            (0, 0, 0, 1, -1, 0),
-            (0, 0, 0, 0, 0, 1),
-        ),
+        _SUMS_AND_DIFFERENCES,
     )
 
 
 def _output_stages(p: float, q: float) -> tuple[Stage, Stage]:
     """A' as two stages: sums and differences of each pair of points, then their powers."""
     return (
-        (
-            (1, 0, 0, 0, 0, 0),
-            (0, 1, 1, 0, 0, 0),
-            (0, 1, -1, 0, 0, 0),
-            (0, 0, 0, 1, 1, 0),
-            (0, 0, 0, 1, -1, 0),
-            (0, 0, 0, 0, 0, 1),
-        ),
+        _SUMS_AND_DIFFERENCES,
         (
             (1, 1, 0, 1, 0, 0),
             (0, 0, p, 0, q, 0),
