@@ -12,50 +12,72 @@ from ..ir.errors import InputError
 from ..ir.interp import bind_symbols
 from ..ir.symbols import Unbound, as_symbol, evaluate
 from ..ir.types import STR, SequenceType, TensorType
+from .foreign import as_numpy
 
 Symbols = dict[str, int]
 
 
-def bind_inputs(module: Module, inputs: Mapping[str, Any]) -> tuple[dict[Value, Any], Symbols]:
-    """The values of the main graph's inputs, and the symbols that their shapes determine.
+def read_inputs(module: Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the main graph as kernels can read them, by name.
 
-    Raises InputError for an input that is missing, unknown, of another element type or rank, or whose dims contradict the
-    declared ones or each other.
+    Raises InputError for an input that is missing, unknown, in memory that cannot be read, or of another element type or rank.
     """
     declared = {v.name: v for v in module.main.inputs}
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"the inputs are a {type(inputs).__name__}, expected a mapping from names to values: {', '.join(declared)}"
+        )
     unknown, missing = set(inputs) - set(declared), set(declared) - set(inputs)
     if unknown or missing:
-        problem = f"no input is named {sorted(unknown)}" if unknown else f"the inputs {sorted(missing)} are missing"
+        problem = f"no input is named {sorted(unknown, key=str)}" if unknown else f"the inputs {sorted(missing)} are missing"
         raise InputError(f"{problem}; the model takes {', '.join(f'{n}: {v.type}' for n, v in declared.items()) or 'no inputs'}")
-    env: dict[Value, Any] = {}
+    return {name: check_value(v, inputs[name]) for name, v in declared.items()}
+
+
+def bind_dims(module: Module, values: Mapping[str, Any]) -> tuple[dict[Value, Any], Symbols]:
+    """What `read_inputs` gave by the main graph's values, and the symbols that the shapes determine.
+
+    Raises InputError for dims that contradict the declared ones or each other.
+    """
+    env: dict[Value, Any] = {v: values[v.name] for v in module.main.inputs}
     symbols: Symbols = {}
-    for name, v in declared.items():
-        env[v] = check_value(v, inputs[name])
-    for v in declared.values():
-        if isinstance(v.type, TensorType) and v.type.shape is not None:
-            bind_symbols(v.type, env[v], symbols)
-    for v in declared.values():
-        if isinstance(v.type, TensorType) and v.type.shape is not None:
-            check_dims(v, env[v].shape, symbols)
+    ranked = [v for v in env if isinstance(v.type, TensorType) and v.type.shape is not None]
+    for v in ranked:
+        bind_symbols(v.type, env[v], symbols)
+    for v in ranked:
+        check_dims(v, env[v].shape, symbols)
     return env, symbols
 
 
 def check_value(v: Value, value: Any) -> Any:
-    """`value` as the run-time form of the input `v`: a C-contiguous aligned array, or a list, dict or None."""
+    """`value` as the run-time form of the input `v`: a C-contiguous aligned array in the machine's byte order, or a list, dict or
+    None. It is copied only where it lies otherwise."""
     if not isinstance(v.type, TensorType):
         if isinstance(v.type, SequenceType) and isinstance(value, (list, tuple)):
-            return [np.asarray(x) for x in value]
+            return [np.asarray(x) if (a := as_numpy(x, f"input {v.name}")) is None else a for x in value]
         return value
     want = v.type.dtype
-    if want is STR:
-        a = np.asarray(value, dtype=object)
-    else:
-        a = np.asarray(value) if isinstance(value, np.ndarray) or hasattr(value, "__array__") else np.asarray(value, dtype=want.np)
-        if a.dtype != want.np:
-            raise InputError(f"input {v.name} has element type {a.dtype}, expected {want.np} ({v.type}); convert it with .astype")
+    a = np.asarray(value, dtype=object) if want is STR else as_numpy(value, f"input {v.name}")
+    if a is None:
+        try:
+            a = np.asarray(value, dtype=want.np)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise InputError(f"input {v.name} is a {type(value).__name__}, expected {v.type}: {e}") from e
+    if a.dtype is not want.np:
+        a = _of_type(a, want.np, v)
     if v.type.shape is not None and a.ndim != len(v.type.shape):
         raise InputError(f"input {v.name} has shape {list(a.shape)}, expected rank {len(v.type.shape)} ({v.type})")
     return np.require(a, requirements=["C", "A"])
+
+
+def _of_type(a: np.ndarray, want: np.dtype, v: Value) -> np.ndarray:
+    """The array with this very dtype, if it has it in another byte order or under another object."""
+    if a.dtype == want:
+        return a.view(want)
+    if a.dtype.newbyteorder("=") == want:
+        return a.astype(want)
+    bits = f", or, if it holds the bits of such numbers, with .view({want})" if want.kind == "V" and a.dtype.kind in "iu" else ""
+    raise InputError(f"input {v.name} has element type {a.dtype}, expected {want} ({v.type}); convert it with .astype{bits}")
 
 
 def check_dims(v: Value, shape: tuple[int, ...], symbols: Symbols) -> None:

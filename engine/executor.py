@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from ..ir.core import Module
 from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
-from ..ir.limits import Budget, nbytes_of
-from .binding import bind_inputs
+from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
+from .binding import bind_dims, read_inputs
 from .memory import Workspace
 from .options import Options
+from .outputs import Outputs
 from .plan import Plan
 from .replay import Replay, replay_of
 from .report import CompileReport
@@ -33,7 +35,7 @@ class Executable:
         self._plan = plan
         self._constants = given
         self._output_names = output_names(module)
-        self._workspaces: list[Workspace] = []  # of runs that have ended
+        self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
         self._replays: list[Replay] = []  # the latest first; never changed in place, since several threads may read it
 
     @property
@@ -62,46 +64,66 @@ class Executable:
         """The bytes of the model's own constants, which say how much a run may hold."""
         return self._constants
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def run(
+        self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
         """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.
 
-        Tensors are numpy arrays of the declared element type; what is returned belongs to the caller. Raises InputError for
-        inputs that do not fit, RunError naming the node that failed, LimitError where a limit would be passed.
+        Tensors are arrays of the declared element type, also of other libraries (DLPack, the array interface, the buffer protocol),
+        which are read in place where they are C-contiguous. What is returned belongs to the caller.
+
+        `out` maps names of outputs, not necessarily all, to arrays of the caller's that are to hold them, and which are what is
+        returned then; after an error their contents are undefined. After `timeout` seconds the run ends with DeadlineError.
+        Raises InputError for inputs and arrays that do not fit, RunError naming the node that failed, LimitError where a limit
+        would be passed.
         """
-        workspace = self._borrow()
+        if timeout is not None:
+            with interrupted_by(deadline(timeout)):
+                return self.run(inputs, out=out)
         try:
-            out = self._replay(inputs, workspace) or self._run_first(inputs, workspace)
+            workspace = self._workspaces.pop()
+        except IndexError:
+            workspace = Workspace()
+        try:
+            results = None
+            if out is None:
+                for replay in self._replays:
+                    results = replay.run(inputs, workspace, None)
+                    if results is not None:
+                        break
+            if results is None:
+                results = self._run_closely(inputs, out, workspace)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
-        if len(self._workspaces) < MOST_WORKSPACES:  # and not after an error, when a kernel may have been left half way
-            self._workspaces.append(workspace)
-        return out
+        self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
+        return results
 
-    def _replay(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any] | None:
-        """A run whose inputs look like those of an earlier one; None if none did."""
+    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace) -> dict[str, Any]:
+        """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""
+        values = read_inputs(self.module, inputs)
+        declared = dict(zip(self._output_names, self.module.main.outputs))
+        outputs = None if out is None else Outputs(out, declared, values.values())
         for replay in self._replays:
-            out = replay.run(inputs, workspace)
-            if out is not None:
-                return out
-        return None
+            results = replay.run(values, workspace, outputs)
+            if results is not None:
+                return results if outputs is None else outputs.finish(results)
+        return self._run_first(values, outputs, workspace)
 
-    def _run_first(self, inputs: Mapping[str, Any], workspace: Workspace) -> dict[str, Any]:
+    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace) -> dict[str, Any]:
         """A run that checks and binds everything."""
-        env, symbols = bind_inputs(self.module, inputs)
+        env, symbols = bind_dims(self.module, values)
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
-        results = self._plan.run(Frame(dict(env), dict(symbols), budget, self.threads, workspace))
+        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace)
+        if outputs is not None:
+            frame.places = outputs.places()
+        results = self._plan.run(frame)
         replay = replay_of(self._plan, Frame(env, symbols, budget, self.threads), self._output_names)
         if replay is not None:
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
-        return dict(zip(self._output_names, _owned(results, given, self._plan)))
-
-    def _borrow(self) -> Workspace:
-        try:
-            return self._workspaces.pop()
-        except IndexError:
-            return Workspace()
+        named = dict(zip(self._output_names, _owned(results, given, self._plan)))
+        return named if outputs is None else outputs.finish(named)
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""

@@ -113,7 +113,8 @@ class Resolved:
         table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
-        self.schedule = Schedule(table)
+        patched = np.array([word for word, _ in p.patched], np.int64)
+        self.schedule = Schedule(table, self.words.ctypes.data + 8 * patched)
 
 
 class Workspace:

@@ -6,24 +6,27 @@ to make one native call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..ir.limits import Budget
 from ..ir.types import STR, TensorType
-from ..kernels.cpu.launch import address_of
-from .memory import Workspace
+from ..kernels.cpu.launch import ARRAYS_AS_EXPECTED
+from .memory import Resolved, Workspace
+from .outputs import Outputs
 from .plan import Plan
 from .segment import Bound
 from .steps import Frame
+
+READABLE = 0x101  # C-contiguous and aligned, among the bits of `ndarray.flags.num`
 
 
 def replay_of(plan: Plan, frame: Frame, output_names: Sequence[str]) -> Replay | None:
     """The short way for the inputs that `frame` holds (and nothing else yet); None where their model has none: it is more than one
     segment, its sizes hang on what inputs hold, or it returns anything but tensors that the segment makes."""
-    bound = plan.segments.at(0, frame) if plan.steps else None
+    bound = plan.segments.at(0, frame) if plan.steps and ARRAYS_AS_EXPECTED else None
     if bound is None or bound.stop < len(plan.steps) or plan.segments.reads_contents(0):
         return None
     for v in [*plan.graph.inputs, *plan.graph.outputs]:
@@ -36,41 +39,46 @@ def replay_of(plan: Plan, frame: Frame, output_names: Sequence[str]) -> Replay |
 
 
 class Replay:
-    """One signature of a model: the element types and shapes of its inputs, and the segment bound for them."""
+    """One signature of a model: the element types and shapes of its inputs, and the segment bound for them.
+
+    `run(given, workspace, out)` makes a run; it is None where `given` has another signature, or needs a closer look. `out` are
+    the caller's arrays, for inputs that were looked at with it.
+    """
 
     def __init__(self, bound: Bound, plan: Plan, frame: Frame, output_names: Sequence[str]):
         self.bound, self.threads = bound, frame.threads
         self._budget = frame.budget
-        inputs = plan.graph.inputs
-        self._inputs = [(v.name, frame.values[v].dtype, frame.values[v].shape) for v in inputs]
-        self._read = [inputs.index(v) for v in bound.inputs]
         places = dict(bound.results)
         roots = [places[v].buffer.root() for v in plan.graph.outputs]  # type: ignore[union-attr]
-        self._outputs = [(n, places[v].shape, places[v].dtype) for n, v in zip(output_names, plan.graph.outputs)]
-        self._written = [roots.index(b) for b in bound.outputs]
+        arrays = [f"a{plan.graph.inputs.index(v)}" for v in bound.inputs] + [f"r{roots.index(b)}" for b in bound.outputs]
+        self._patched = [(word, arrays[i]) for word, i in bound.parameters.patched]
+        self._inputs = [(v.name, frame.values[v].shape, frame.values[v].dtype) for v in plan.graph.inputs]
+        self._outputs = [(name, places[v].shape, places[v].dtype) for name, v in zip(output_names, plan.graph.outputs)]
+        self.run: Callable[[Any, Workspace, Outputs | None], dict[str, np.ndarray] | None] = self._specialised()
 
-    def run(self, given: Mapping[str, Any], workspace: Workspace) -> dict[str, np.ndarray] | None:
-        """The outputs; None where the inputs have another signature, or need a closer look."""
-        if len(given) != len(self._inputs):
-            return None
-        arrays = []
-        for name, dtype, shape in self._inputs:
-            a = given.get(name)
-            if type(a) is not np.ndarray or a.shape != shape or a.dtype is not dtype:
-                return None
-            flags = a.flags
-            if not (flags.c_contiguous and flags.aligned):
-                return None
-            arrays.append(a)
-        out = {name: np.empty(shape, dtype) for name, shape, dtype in self._outputs}
-        results = list(out.values())
-        addresses = [address_of(arrays[i]) for i in self._read] + [address_of(results[i]) for i in self._written]
-        budget: Budget | None = None
+    def _specialised(self) -> Any:
+        """The run of this signature: Python without loops, which would take as long as a small model."""
+        known: dict[str, Any] = {"ndarray": np.ndarray, "empty": np.empty, "bound": self.bound, "go_on": self._go_on}
+        text = ["def run(given, workspace, out):", f" if type(given) is not dict or len(given) != {len(self._inputs)}: return None"]
+        for i, (name, shape, dtype) in enumerate(self._inputs):
+            known |= {f"name{i}": name, f"shape{i}": shape, f"dtype{i}": dtype}
+            text += [f" a{i} = given.get(name{i})",
+                     f" if type(a{i}) is not ndarray or a{i}.dtype is not dtype{i} or a{i}.shape != shape{i}"
+                     f" or a{i}.flags.num & {READABLE} != {READABLE}: return None"]  # fmt: skip
+        for i, (name, shape, dtype) in enumerate(self._outputs):
+            known |= {f"to{i}": name, f"size{i}": shape, f"type{i}": dtype}
+            text.append(f" r{i} = empty(size{i}, type{i}) if out is None else out.place(to{i}, size{i}, type{i})")
+        text += [" resolved = workspace.resolve(bound)", " view = resolved.view"]
+        text += [f" view[{word}] = id({array})" for word, array in self._patched]
+        text.append(f" if not resolved.schedule.advance({self.threads}, {len(self._patched)}): go_on(resolved)")
+        text += [" bound.check(resolved)"] * bool(self.bound.checked)
+        text.append(f" return {{{', '.join(f'to{i}: r{i}' for i in range(len(self._outputs)))}}}")
+        exec("\n".join(text), known)  # of numbers and names made here alone: what the model says stands in `known`
+        return known["run"]
 
-        def check_time() -> None:
-            nonlocal budget
-            budget = budget or Budget(self._budget.limits, self._budget.given, self._budget.fed)
+    def _go_on(self, resolved: Resolved) -> None:
+        """The rest of a run that takes longer than a slice of time."""
+        budget = Budget(self._budget.limits, self._budget.given, self._budget.fed)
+        budget.check_time(self.bound.name)
+        while not resolved.schedule.advance(self.threads):
             budget.check_time(self.bound.name)
-
-        self.bound.launch(addresses, workspace, self.threads, check_time)
-        return out

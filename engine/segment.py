@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..ir.interp import bind_symbols
 from ..ir.layout import physical
 from ..kernels.cpu.launch import ROW, address_of
 from ..kernels.spec import Call
-from .memory import FOREVER, MOST_BOUND, Buffer, Workspace, aligned, aligned_copy, assign
+from .memory import FOREVER, MOST_BOUND, Buffer, Resolved, Workspace, aligned, aligned_copy, assign
 from .steps import Frame, KernelStep, Phantom, SizeStep, Step, ViewStep, nbytes_of_shape, phantom, result_shapes
 
 MOST_STEPS = 4096  # of one segment
@@ -85,13 +85,18 @@ class Bound:
 
     def run(self, frame: Frame) -> None:
         """Runs the segment in a frame. Raises RunError where a kernel found its operands' contents wrong."""
-        memory = [aligned((b.nbytes,), _BYTE) for b in self.outputs]
+        memory = self._memory(frame.places)
         nbytes = self.arena + sum(b.nbytes for b in self.outputs)
         if not frame.budget.fits(nbytes):
             frame.budget.check_bytes(f"{self.name} and what follows", nbytes)
         addresses = [address_of(frame.values[v]) for v in self.inputs] + [address_of(m) for m in memory]
         self.launch(addresses, frame.workspace, frame.threads, lambda: frame.budget.check_time(self.name))
         self._hand_over(frame, memory)
+
+    def _memory(self, places: Mapping[Value, np.ndarray]) -> list[np.ndarray]:
+        """Bytes for what outlives the segment: the caller's, where there are any of the right shape."""
+        given = {p.buffer.root(): places[v] for v, p in self.results if p.buffer and v in places and p.shape == places[v].shape}
+        return [given[b].reshape(-1).view(_BYTE) if b in given else aligned((b.nbytes,), _BYTE) for b in self.outputs]
 
     def launch(self, addresses: Sequence[int], workspace: Workspace, threads: int, between: Callable[[], None]) -> None:
         """Runs the kernels, given where the inputs and outputs lie."""
@@ -102,6 +107,10 @@ class Bound:
         for word, i in self.parameters.patched:
             view[word] = addresses[i]
         resolved.schedule.run(threads, between)
+        self.check(resolved)
+
+    def check(self, resolved: Resolved) -> None:
+        """Raises RunError where a kernel found its operands' contents wrong."""
         if self.checked and resolved.flags[self.parameters.flags].any():
             step = next(step for at, step in self.checked if resolved.flags[at // 8])
             raise RunError(f"{step.name}: {step.source.checked}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -39,6 +39,7 @@ class Frame:
     threads: int = 1
     workspace: Workspace = field(default_factory=Workspace)
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
+    places: Mapping[Value, np.ndarray] = field(default_factory=dict)  # where the caller wants outputs, if they have this shape
     _evaluated: dict[DimLike, int] = field(default_factory=dict)
 
     def evaluate(self, d: DimLike) -> int:

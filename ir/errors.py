@@ -50,6 +50,10 @@ class LimitError(GraphmillError):
     """A limit of `graphmill.Limits` on memory, time or loop iterations would be passed."""
 
 
+class DeadlineError(LimitError, TimeoutError):
+    """A run took longer than the `timeout` that it was given."""
+
+
 class RunError(GraphmillError):
     """A node failed while the model ran; the message carries the node's path and its operands' types."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import LimitError
+from .errors import DeadlineError, LimitError
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,29 @@ _interrupt: ContextVar[Callable[[], None] | None] = ContextVar("interrupt", defa
 @contextmanager
 def interrupted_by(look: Callable[[], None]) -> Iterator[None]:
     """While it is open, runs of this thread call `look` wherever they look at the clock, which is every 20 ms or so of native work;
-    what it raises ends the run."""
-    token = _interrupt.set(look)
+    what it raises ends the run. One inside of another: both are called."""
+    outer = _interrupt.get()
+
+    def both() -> None:
+        outer()  # type: ignore[misc]
+        look()
+
+    token = _interrupt.set(look if outer is None else both)
     try:
         yield
     finally:
         _interrupt.reset(token)
+
+
+def deadline(seconds: float) -> Callable[[], None]:
+    """What raises DeadlineError when it is called more than so many seconds from now, by the clock on the wall."""
+    ends = time.monotonic() + seconds
+
+    def look() -> None:
+        if time.monotonic() >= ends:
+            raise DeadlineError(f"the run has not ended within its {seconds:g} s")
+
+    return look
 
 
 def claim(nbytes: int) -> None:

@@ -19,6 +19,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +32,22 @@ _HAS_FUTEX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch
 
 # Words of the pool's memory; those that threads share lie in cache lines of their own.
 _WORDS = {"CLAIM": 0, "DONE": 8, "CURRENT": 16, "HELPERS": 24, "WAKE": 32, "SLEEPING": 40, "STOP": 48}
-# Words of a run: what to do, and how far it has come.
-_RUN_WORDS = {"TABLE": 0, "ROWS": 1, "AT": 2, "LEFT": 3}
+# Words of a run: what to do, how far it has come (both 0 before it starts and after it ended), who helps, and OBJECTS: the address
+# of a list of parameters, of which the first COUNT hold arrays in the place of what these point to.
+_RUN_WORDS = {"TABLE": 0, "ROWS": 1, "AT": 2, "LEFT": 3, "POOL": 4, "HELP": 5, "COUNT": 6, "OBJECTS": 7}
 _RUN = """
-def kernel(run, pool, helpers):
+def kernel(run, tile, ntiles):
     table = param(run, TABLE)
     rows = param(run, ROWS)
     at = param(run, AT)
     left = param(run, LEFT)
-    until = nanoseconds() + SLICE
-    number = atomic_load(pool + 8 * CLAIM) >> 24
+    pool = param(run, POOL)
+    helpers = param(run, HELP)
+    for i in range(param(run, COUNT)):
+        word = param(param(run, OBJECTS), i)
+        st_i64(word, 0, ld_i64(ld_i64(word, 0) + DATA, 0))
+    until = 0
+    number = 0
     late = False
     called = False
     while at < rows and not late:
@@ -54,10 +61,15 @@ def kernel(run, pool, helpers):
             while left > 0 and not late:
                 call_kernel(param(row, 0), param(row, 1), tiles - left, tiles)
                 left -= 1
-                late = nanoseconds() > until
+                if left > 0 or at + 1 < rows:  # to look at the clock takes as long as a small tile
+                    now = nanoseconds()
+                    until = now + SLICE if until == 0 else until
+                    late = now > until
         else:
             if not called:
                 called = True
+                until = nanoseconds() + SLICE if until == 0 else until
+                number = atomic_load(pool + 8 * CLAIM) >> 24
                 atomic_store(pool + 8 * HELPERS, helpers)
                 atomic_add(pool + 8 * WAKE, 1)
                 if atomic_load(pool + 8 * SLEEPING) > 0:
@@ -89,7 +101,7 @@ def kernel(run, pool, helpers):
             at += 1
     if called:
         atomic_store(pool + 8 * HELPERS, 0)
-    st_i64(run, AT, at)
+    st_i64(run, AT, at if at < rows else 0)
     st_i64(run, LEFT, left)
 """
 _WORK = """
@@ -119,15 +131,19 @@ def kernel(pool, me, spin):
 """
 
 
+# numpy's C interface fixes that an array object starts with the object header and then the address of its data (PyArrayObject).
+_DATA = object.__basicsize__
+
+
 @functools.cache
-def _native(text: str) -> Callable[[int, int, int], None]:
+def _native(text: str, *types: Any) -> Callable[..., None]:
     from .objects import kernel_address
 
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernel_address(_filled(text)))
+    return ctypes.CFUNCTYPE(None, *types)(kernel_address(_filled(text)))
 
 
 def _filled(text: str) -> str:
-    return fill_in(text, SLICE=SLICE, **_WORDS, **_RUN_WORDS)
+    return fill_in(text, SLICE=SLICE, DATA=_DATA, **_WORDS, **_RUN_WORDS)
 
 
 def own_texts() -> list[str]:
@@ -149,7 +165,7 @@ class Pool:
     def helpers(self, threads: int) -> int:
         """How many workers can help a run on so many threads; starts those that are missing."""
         while self.workers < threads - 1:
-            args = (_native(_WORK), self.address, self.workers, SPIN if _may_spin() else 0)
+            args = (_native(_WORK, *[ctypes.c_int64] * 3), self.address, self.workers, SPIN if _may_spin() else 0)
             try:
                 threading.Thread(target=_work, args=args, name=f"graphmill-{self.workers}", daemon=True).start()
             except RuntimeError:  # the system gives no more, or the interpreter is ending
@@ -199,38 +215,47 @@ if hasattr(os, "register_at_fork"):
 class Schedule:
     """A table of rows (int64 [rows, 4]) that can be run again and again, by one caller at a time."""
 
-    def __init__(self, table: np.ndarray):
-        self.table = table
-        self._words = np.array([table.ctypes.data, len(table), 0, 0], np.int64)
+    def __init__(self, table: np.ndarray, objects: np.ndarray | None = None):
+        """`objects` (int64) are the addresses of those parameters that may hold arrays; see `advance`."""
+        self.table, self._objects = table, np.zeros(0, np.int64) if objects is None else objects
+        self._words = np.array([table.ctypes.data, len(table), 0, 0, 0, 0, 0, self._objects.ctypes.data], np.int64)
         self._view = memoryview(self._words)  # much faster to read and write than the array
         self._address = self._words.ctypes.data
-        self._native = _native(_RUN)
+        # A kernel's other arguments, tile and number of tiles, mean nothing here, and to pass them takes as long as a small kernel.
+        self._native = _native(_RUN, ctypes.c_void_p)
+        self._divided = bool((table[:, 2] > 1).any())  # otherwise there is nothing to help with
 
     def run(self, threads: int, between: Callable[[], None] | None = None) -> None:
         """Runs the rows in order, on up to `threads` threads. `between` is called between slices of time and may raise: no thread
         works on the table any more then."""
-        view, native, address, pool = self._view, self._native, self._address, _pool
-        view[2] = view[3] = 0
-        taken = threads > 1 and _HAS_FUTEX and pool.lock.acquire(blocking=False)
-        try:
-            helpers = pool.helpers(threads) if taken else 0
-            native(address, pool.address, helpers)
-            while view[2] < view[1]:
-                if between is not None:
-                    between()
-                native(address, pool.address, helpers)
-        finally:
-            if taken:
+        self._view[2] = self._view[3] = 0
+        while not self.advance(threads):
+            if between is not None:
+                between()
+
+    def advance(self, threads: int, objects: int = 0) -> bool:
+        """Runs for a slice of time from where the last one ended; whether all is done.
+
+        At its start, so many of the parameters that may hold arrays hold their `id`, and become the addresses of their data.
+        """
+        view = self._view
+        view[6] = objects
+        if threads > 1 and self._divided and _HAS_FUTEX and _pool.lock.acquire(blocking=False):
+            pool = _pool
+            try:
+                view[4], view[5] = pool.address, pool.helpers(threads)
+                self._native(self._address)
+            finally:
+                view[5] = 0
                 pool.lock.release()
+        else:
+            self._native(self._address)
+        return not (view[2] or view[3])
 
 
 def call(address: int, params: np.ndarray, tiles: int, threads: int) -> None:
     """Runs all tiles of one kernel."""
     Schedule(np.array([[address, params.ctypes.data, tiles, 0]], np.int64)).run(threads)
-
-
-# numpy's C interface fixes that an array object starts with the object header and then the address of its data (PyArrayObject).
-_DATA = object.__basicsize__
 
 
 def _address_in_object(a: np.ndarray) -> int:
@@ -242,5 +267,6 @@ def _address_by_attribute(a: np.ndarray) -> int:
 
 
 _PROBE = np.arange(3)[1:]
-address_of = _address_in_object if _address_in_object(_PROBE) == _PROBE.ctypes.data else _address_by_attribute
+ARRAYS_AS_EXPECTED = _address_in_object(_PROBE) == _PROBE.ctypes.data
+address_of = _address_in_object if ARRAYS_AS_EXPECTED else _address_by_attribute
 """The address of an array's first element; several times faster than `a.ctypes.data` where numpy's objects lie as they should."""

@@ -1,0 +1,130 @@
+"""Arrays of other libraries as numpy's, in the same memory: DLPack, the array interface, the buffer protocol.
+
+numpy knows no bfloat16 and no float8 in DLPack. Of such a tensor it is handed the capsule with the element type exchanged for an
+integer of the same width (the DLTensor of DLPack's header says where that stands), and sees the integers as ml_dtypes' type; out
+again the other way round. So numpy alone keeps track of who owns the memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import InputError
+from ..ir.types import DTYPES, dtype_of
+
+_READABLE = (1, 3, 11)  # DLDeviceType: the CPU, and host memory pinned for CUDA or ROCm
+_DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "managed by CUDA", 14: "oneAPI", 15: "WebGPU"}
+# DLDataTypeCode of the types that numpy refuses.
+_CODES = {4: "bf16", 10: "f8e4m3fn", 11: "f8e4m3fnuz", 12: "f8e5m2", 13: "f8e5m2fnuz", 14: "f8e8m0"}
+_UINT = 1
+_TYPE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}  # of the DLDataType in what a capsule of this name holds
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+_name = ctypes.pythonapi.PyCapsule_GetName
+_name.restype, _name.argtypes = ctypes.c_char_p, (ctypes.py_object,)
+
+
+def as_numpy(x: Any, what: str) -> np.ndarray | None:
+    """The array that shares memory with `x`; None where `x` offers no memory (a list, a number). Raises InputError, in which
+    `what` names the value, for memory that is not the CPU's and for what its owner does not export."""
+    if isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+            raise InputError(f"{what} has masked elements; say with .filled(value) what they should count as")
+        return np.asarray(x)
+    if hasattr(x, "__dlpack__"):
+        return _from_dlpack(x, what)
+    if isinstance(x, (bytes, bytearray)):
+        return np.frombuffer(x, np.uint8)
+    if hasattr(x, "__array__") or hasattr(x, "__array_interface__") or isinstance(x, memoryview) or _has_buffer(x):
+        try:
+            return np.asarray(x)
+        except (TypeError, ValueError, BufferError, RuntimeError) as e:
+            raise InputError(f"{what} is a {type(x).__name__} that numpy cannot read: {e}") from e
+    return None
+
+
+def _has_buffer(x: Any) -> bool:
+    if isinstance(x, (str, list, tuple, int, float)):
+        return False
+    try:
+        memoryview(x).release()
+    except TypeError:
+        return False
+    return True
+
+
+def _from_dlpack(x: Any, what: str) -> np.ndarray:
+    try:
+        kind, number = x.__dlpack_device__()
+        if kind not in _READABLE:
+            place = _DEVICES.get(kind, f"of DLPack's kind {int(kind)}")
+            raise InputError(f"{what} lies in memory of a device ({place}, {number}), expected the CPU's; copy it there (.cpu())")
+        seen = _Exchanged(x)
+        array = np.from_dlpack(seen)
+        return array if seen.dtype is None else array.view(seen.dtype)
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as e:
+        raise InputError(f"{what} is a {type(x).__name__} that cannot be read by DLPack: {e}") from e
+
+
+class _Exchanged:
+    """A tensor whose capsules tell of integers where they would of a type that numpy refuses, which is `dtype` then."""
+
+    def __init__(self, x: Any):
+        self._capsule, self._device = _capsule(x), x.__dlpack_device__()
+        code = _data_type(self._capsule)
+        name = _CODES.get(code[0])
+        self.dtype = DTYPES[name].np if name is not None and code[2:] == [1, 0] else None  # one lane
+        if self.dtype is not None:
+            code[0] = _UINT
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device  # type: ignore[no-any-return]
+
+
+def _capsule(x: Any) -> Any:
+    try:
+        return x.__dlpack__(max_version=(1, 0))
+    except TypeError:  # older than version 1
+        return x.__dlpack__()
+
+
+def _data_type(capsule: Any) -> Any:
+    """The DLDataType of a capsule: bytes of its code, its bits, and its lanes (two)."""
+    name = _name(capsule)
+    if name not in _TYPE_AT:
+        raise ValueError(f"the capsule is named {name!r}, expected one of {sorted(_TYPE_AT)}")
+    return (ctypes.c_uint8 * 4).from_address(_pointer(capsule, name) + _TYPE_AT[name])
+
+
+class Exported:
+    """An array under DLPack's protocol; see `as_dlpack`."""
+
+    def __init__(self, array: np.ndarray):
+        self._array = array
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        name = dtype_of(self._array.dtype).name
+        code = next((c for c, n in _CODES.items() if n == name), None)
+        if code is None:
+            return self._array.__dlpack__(**asked)
+        capsule = self._array.view(f"u{self._array.itemsize}").__dlpack__(**asked)
+        _data_type(capsule)[0] = code
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()  # type: ignore[return-value]
+
+
+def as_dlpack(array: np.ndarray) -> Exported:
+    """The array as a producer of DLPack capsules, in the same memory: `torch.from_dlpack(gm.as_dlpack(y))`.
+
+    Needed for bfloat16 and float8, which numpy's own `__dlpack__` refuses; other arrays are exported as numpy exports them.
+    """
+    return Exported(array)

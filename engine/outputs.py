@@ -1,0 +1,127 @@
+"""The caller's arrays as the place of outputs (`Executable.run(..., out=)`).
+
+What kernels can write to directly they get; into the rest the output is copied when all is computed, so that an array which shares
+memory with an input is right too. What cannot hold its output at all is refused before anything is computed, or, where only
+the run tells a size, before anything is written to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Value
+from ..ir.errors import InputError
+from ..ir.types import STR, TensorType
+from .foreign import as_numpy
+
+WRITABLE = 0x501  # C-contiguous, aligned and writeable, among the bits of `ndarray.flags.num`
+_MOST_WORK = 1 << 16  # steps of a search for a shared element
+
+
+class Outputs:
+    """The arrays of one run: `direct` are those that kernels may write to, by name."""
+
+    def __init__(self, given: Mapping[str, Any], declared: Mapping[str, Value], inputs: Iterable[Any]):
+        """`given` by the names of outputs, of which `declared` are all; `inputs` are what the run reads.
+
+        Raises InputError for a name that there is not, and for an array that is no place for its output.
+        """
+        if not isinstance(given, Mapping):
+            raise InputError(f"out is a {type(given).__name__}, expected a mapping from names of outputs to arrays")
+        unknown = [n for n in given if n not in declared]
+        if unknown:
+            raise InputError(f"out: no output is named {unknown}; the model has {', '.join(declared)}")
+        self._given, self._declared = given, declared
+        self._arrays = {name: _place(name, x, declared[name]) for name, x in given.items()}
+        self._keep_apart()
+        read = [a for a in inputs if isinstance(a, np.ndarray)]
+        self.direct = {
+            name: a
+            for name, a in self._arrays.items()
+            if a.flags.num & WRITABLE == WRITABLE and a.dtype != object and not any(np.may_share_memory(a, r) for r in read)
+        }
+
+    def _keep_apart(self) -> None:
+        arrays = list(self._arrays.items())
+        for i, (name, a) in enumerate(arrays):
+            for other, b in arrays[:i]:
+                if np.may_share_memory(a, b) and _overlap(a, b):
+                    raise InputError(f"out: the arrays of {other} and {name} share memory; give each output memory of its own")
+
+    def place(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Where kernels write an output: the caller's array, or a new one. Raises InputError for an array of another shape."""
+        a = self._arrays.get(name)
+        if a is not None and a.shape != shape:
+            raise self._wrong_shape(name, shape)
+        return self.direct[name] if name in self.direct else np.empty(shape, dtype)
+
+    def places(self) -> dict[Value, np.ndarray]:
+        """The arrays that kernels may write to, of the outputs that are row-major in memory."""
+        found = [(self._declared[name], a) for name, a in self.direct.items()]
+        return {v: a for v, a in found if v.tensor.layout is None}
+
+    def _wrong_shape(self, name: str, shape: Sequence[int]) -> InputError:
+        found = list(self._arrays[name].shape)
+        return InputError(f"out: the array of {name} has shape {found}, expected {list(shape)} ({self._declared[name].type})")
+
+    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs of a run that is over: what the caller gave, filled, in the place of what was computed."""
+        for name, a in self._arrays.items():
+            if np.shape(results[name]) != a.shape:
+                raise self._wrong_shape(name, np.shape(results[name]))
+        todo = {n: results[n] for n, a in self._arrays.items() if not _same_memory(a, results[n])}
+        for name, r in todo.items():  # a result that is a view of an input, or of another output, must not change under way
+            if any(np.may_share_memory(r, a) for a in self._arrays.values()):
+                todo[name] = r.copy()
+        for name, r in todo.items():
+            np.copyto(self._arrays[name], r)
+        return {name: self._given.get(name, x) for name, x in results.items()}
+
+
+def _place(name: str, x: Any, v: Value) -> np.ndarray:
+    """The caller's memory as an array that can hold the output, as far as its type says."""
+    t = v.type
+    if not isinstance(t, TensorType):
+        raise InputError(f"out: the output {name} is {t}, and only tensors can be written into an array; leave it out")
+    a = as_numpy(x, f"out: the array of {name}")
+    if a is None:
+        raise InputError(f"out: what is given for {name} is a {type(x).__name__}, expected an array of {t}")
+    if a.dtype != t.dtype.np and not (t.dtype is STR and a.dtype == object):
+        raise InputError(f"out: the array of {name} has element type {a.dtype}, expected {t.dtype.np} ({t})")
+    static = t.shape is None or (len(t.shape) == a.ndim and all(d in (n, None) for d, n in zip(_known(t), a.shape)))
+    if not static:
+        raise InputError(f"out: the array of {name} has shape {list(a.shape)}, expected {t}")
+    if not a.flags.writeable:
+        raise InputError(f"out: the array of {name} is read-only, expected one that can be written to")
+    if _folded(a):
+        raise InputError(f"out: elements of the array of {name} share memory with each other (strides {a.strides}); make it whole")
+    return a
+
+
+def _known(t: TensorType) -> list[int | None]:
+    return [d if isinstance(d, int) else None for d in t.shape or ()]
+
+
+def _folded(a: np.ndarray) -> bool:
+    """Whether two elements of an array may lie in the same place: unless each axis steps over all that shorter steps reach."""
+    reach = a.itemsize
+    for step, n in sorted((abs(s), n) for s, n in zip(a.strides, a.shape) if n != 1):
+        if step < reach and a.size:
+            return True
+        reach += step * (n - 1)
+    return False
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=_MOST_WORK)  # type: ignore[arg-type]  # any number, numpy says
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _same_memory(a: np.ndarray, b: Any) -> bool:
+    """Whether two arrays of one shape are the same memory in the same order."""
+    return isinstance(b, np.ndarray) and a.strides == b.strides and a.ctypes.data == b.ctypes.data
