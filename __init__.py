@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .engine.compiler import compile
     from .engine.executor import Executable
     from .engine.extend import converter, op, register_pass, rewrite
+    from .engine.foreign import as_dlpack
     from .frontends.onnx.reader import read as read_onnx
     from .frontends.onnx.writer import export as export_onnx
     from .frontends.onnx.writer import write as write_onnx
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Executable", "Limits", "__version__", "cli", "compile", "converter", "engine", "errors", "export_onnx", "frontends", "ir",
+    "Executable", "Limits", "__version__", "as_dlpack", "cli", "compile", "converter", "engine", "errors", "export_onnx", "frontends", "ir",
     "kernels", "load", "op", "ort", "read_onnx", "read_text", "register_pass", "rewrite", "write_onnx", "write_text",
 ]  # fmt: skip
 
@@ -38,6 +39,7 @@ _FACE = {
     "write_onnx": "frontends.onnx.writer:write",
     "read_text": "frontends.text:read_text",
     "write_text": "frontends.text:write_text",
+    "as_dlpack": "engine.foreign:as_dlpack",
     "op": "engine.extend:op",
     "converter": "engine.extend:converter",
     "rewrite": "engine.extend:rewrite",

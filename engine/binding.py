@@ -58,6 +58,8 @@ def check_value(v: Value, value: Any) -> Any:
         return value
     want = v.type.dtype
     a = np.asarray(value, dtype=object) if want is STR else as_numpy(value, f"input {v.name}")
+    if value is None:  # which numpy would make NaN
+        raise InputError(f"input {v.name} is None, expected {v.type}")
     if a is None:
         try:
             a = np.asarray(value, dtype=want.np)

@@ -115,7 +115,8 @@ def test_a_new_shape_compiles_nothing(affine: gm.Executable) -> None:
         ({"x": None}, r"the inputs \['x'\] are missing; the model takes x: f32\[\$N,3\]"),
         ({"q": np.zeros(1)}, r"no input is named \['q'\]"),
         ({"x": np.zeros((2, 3))}, r"input x has element type float64, expected float32 .*astype"),
-        ({"x": np.zeros((2, 3), ">f4")}, r"input x has element type >f4, expected float32"),
+        ({"x": np.zeros((2, 3), ">f8")}, r"input x has element type >f8, expected float32"),
+        ({"x": [[1.0, 2.0], [3.0]]}, "input x is a list, expected f32"),
         ({"x": np.zeros((2, 3), np.int32)}, "element type int32"),
         ({"x": np.zeros(3, np.float32)}, r"input x has shape \[3\], expected rank 2"),
         ({"b": np.zeros(1, np.float32)}, r"input b has shape \[1\], expected rank 0"),
@@ -139,7 +140,7 @@ def test_one_symbol_has_one_size() -> None:
         exe(np.zeros(2, np.float32), np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize("form", ["fortran", "reversed", "strided", "readonly", "unaligned", "list"])
+@pytest.mark.parametrize("form", ["fortran", "reversed", "strided", "readonly", "unaligned", "bytes swapped", "list"])
 def test_every_way_to_lie_in_memory(affine: gm.Executable, form: str) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     backing = np.zeros(25, np.uint8)[1:]
@@ -147,7 +148,7 @@ def test_every_way_to_lie_in_memory(affine: gm.Executable, form: str) -> None:
         "fortran": lambda: np.asfortranarray(x), "reversed": lambda: x[::-1, ::-1].copy()[::-1, ::-1],
         "strided": lambda: np.repeat(x, 2, axis=1)[:, ::2], 
         "readonly": lambda: np.frombuffer(x.tobytes(), np.float32).reshape(2, 3),
-        "unaligned": lambda: backing.view(np.float32).reshape(2, 3), "list": x.tolist,
+        "bytes swapped": lambda: x.astype(">f4"), "unaligned": lambda: backing.view(np.float32).reshape(2, 3), "list": x.tolist,
     }  # fmt: skip
     given = forms[form]()
     if form == "unaligned":
