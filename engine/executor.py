@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .plan import Plan
 from .replay import Replay, replay_of
 from .report import CompileReport
 from .steps import Frame
+
+if TYPE_CHECKING:
+    from .background import Run  # which imports asyncio
 
 MOST_REPLAYS = 8
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
@@ -97,6 +100,27 @@ class Executable:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
+
+    def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
+                  timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip
+        """`run` in the background: a future that can be awaited (`await exe.run_async(inputs)`), waited for (`.result()`) and
+        cancelled, also while it runs; see `Run`.
+
+        As many runs at a time as the process has CPUs, the others wait in order; `timeout` counts from now. The inputs are read,
+        and `out` is written to, until the future is done. All errors are the future's.
+        """
+        from .background import submit
+
+        look = None if timeout is None else deadline(timeout)
+
+        def work() -> dict[str, Any]:
+            if look is None:
+                return self.run(inputs, out=out)
+            look()
+            with interrupted_by(look):
+                return self.run(inputs, out=out)
+
+        return submit(work)
 
     def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace) -> dict[str, Any]:
         """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""

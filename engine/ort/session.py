@@ -221,8 +221,10 @@ class InferenceSession:
     def run_async(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any],
                   callback: Callable[[list[Any], Any, str], None], user_data: Any,
                   run_options: RunOptions | None = None) -> None:  # fmt: skip
-        """Runs in a thread of its own, which calls `callback(results, user_data, error)` at the end; `error` is empty where it went
-        well. Raises as `run` for inputs that are missing."""
+        """Runs in a thread of the process's few for this (see `Executable.run_async`), which calls `callback(results, user_data,
+        error)` at the end; `error` is empty where it went well. Raises as `run` for inputs that are missing."""
+        from ..background import submit
+
         self._checked(None, input_feed)
 
         def work() -> None:
@@ -231,9 +233,12 @@ class InferenceSession:
                 results = self.run(output_names, input_feed, run_options)
             except Exception as e:  # who waits for the callback must be told of any
                 error = str(e) or type(e).__name__
-            callback(results, user_data, error)
+            try:
+                callback(results, user_data, error)
+            except BaseException as e:  # there is nobody else to tell
+                threading.excepthook(threading.ExceptHookArgs((type(e), e, e.__traceback__, threading.current_thread())))
 
-        threading.Thread(target=work, name="graphmill-run-async").start()
+        submit(work)
 
     def run_with_ort_values(self, output_names: Sequence[str] | None, input_dict_ort_values: Mapping[str, OrtValue],
                             run_options: RunOptions | None = None) -> list[OrtValue]:  # fmt: skip
