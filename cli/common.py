@@ -6,9 +6,13 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from ..engine.executor import Executable
 
 MOST_VALUES = 1000  # elements of a tensor that JSON holds
 LONGEST = 2000  # characters of one value, or of one name in a table
@@ -16,6 +20,8 @@ LONGEST = 2000  # characters of one value, or of one name in a table
 model_argument = click.argument("model", type=click.Path(exists=True, dir_okay=False))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 set_option = click.option("--set", "sizes", multiple=True, metavar="DIM=SIZE", help="Fix a symbolic dimension (repeatable).")
+accuracy_option = click.option("--accuracy", type=click.Choice(["fast", "strict"]), default="fast", show_default=True,
+                               help="strict: no kernel that rounds worse than an operator's formula.")  # fmt: skip
 target_option = click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
 
 
@@ -44,13 +50,28 @@ def clean(text: str, longest: int | None = None) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def parse_sizes(sizes: tuple[str, ...]) -> dict[str, int]:
+def load_artifact(path: str, threads: int | None, trust: bool, **compiling: bool) -> Executable:
+    """The executable of a .gmill; `compiling` are options that only compiling has, and whether they were given."""
+    given = [f"--{name.replace('_', '-')}" for name, was in compiling.items() if was]
+    if given:
+        raise click.UsageError(f"{path} is compiled already; give {' and '.join(given)} to `graphmill compile`")
+    from ..engine.artifact import load
+
+    return load(path, threads=threads, trust=trust)
+
+
+def was_given(name: str) -> bool:
+    """Whether an option stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def parse_sizes(sizes: tuple[str, ...], option: str = "--set") -> dict[str, int]:
     """`("N=1",)` as {"N": 1}."""
     out = {}
     for item in sizes:
         name, eq, value = item.rpartition("=")
         if not (eq and name and value.isascii() and value.isdigit() and len(value) < 19):
-            raise click.BadParameter(f"{item!r}: expected DIM=SIZE, a number that is not negative", param_hint="--set")
+            raise click.BadParameter(f"{item!r}: expected DIM=SIZE, a number that is not negative", param_hint=option)
         out[name.removeprefix("$")] = int(value)
     return out
 

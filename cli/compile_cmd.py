@@ -6,7 +6,18 @@ import os
 
 import click
 
-from .common import Verb, clean, json_option, model_argument, parse_sizes, print_json, progress, set_option, target_option
+from .common import (
+    Verb,
+    accuracy_option,
+    clean,
+    json_option,
+    model_argument,
+    parse_sizes,
+    print_json,
+    progress,
+    set_option,
+    target_option,
+)
 
 
 @click.command(cls=Verb, name="compile")
@@ -17,10 +28,11 @@ from .common import Verb, clean, json_option, model_argument, parse_sizes, print
 @click.option("--strict-native", is_flag=True, help="Fail where a node has no native kernel.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node is served, and what was not in the cache, and why.")
 @target_option
+@accuracy_option
 @set_option
 @json_option
 def compile_(model: str, output: str, threads: int | None, no_packed: bool, strict_native: bool, verbose: bool, target: str,
-             sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+             accuracy: str, sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
     """Compile MODEL and write it to FILE.gmill, which `graphmill run` and graphmill.load take."""
     from ..engine.compiler import compile
 
@@ -28,7 +40,7 @@ def compile_(model: str, output: str, threads: int | None, no_packed: bool, stri
         raise click.BadParameter(f"{output!r}: expected a name that ends in .gmill", param_hint="--output")
     with progress("compiling") as say:
         exe = compile(model, target, threads=threads, strict_native=strict_native, shapes=parse_sizes(sizes),
-                      observe=lambda p, m: say(p.name))  # fmt: skip
+                      accuracy=accuracy, observe=lambda p, m: say(p.name))  # fmt: skip
         say("writing")
         exe.save(output, packed=not no_packed)
     r, nbytes = exe.report, os.path.getsize(output)

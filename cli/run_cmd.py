@@ -7,12 +7,24 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, progress, set_option, target_option
+from .common import (
+    LONGEST,
+    Verb,
+    accuracy_option,
+    clean,
+    json_option,
+    load_artifact,
+    model_argument,
+    parse_sizes,
+    print_json,
+    progress,
+    set_option,
+    target_option,
+    was_given,
+)
 
 if TYPE_CHECKING:
-    from ..engine.executor import Executable
     from ..ir.core import Module
 
 
@@ -27,20 +39,23 @@ if TYPE_CHECKING:
 @click.option("--trust", is_flag=True, help="Run the machine code that MODEL.gmill brings along.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node was served.")
 @target_option
+@accuracy_option
 @set_option
 @json_option
 def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | None, save: str | None, threads: int | None,
-        strict_native: bool, trust: bool, verbose: bool, target: str, sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+        strict_native: bool, trust: bool, verbose: bool, target: str, accuracy: str, sizes: tuple[str, ...],
+        as_json: bool) -> None:  # fmt: skip
     """Compile MODEL, or load MODEL.gmill, and run it once."""
-    given, fixed = _read_inputs(inputs, archive), parse_sizes(sizes)
+    given, fixed = read_inputs(inputs, archive), parse_sizes(sizes)
     with progress("compiling") as say:
         if model.endswith(".gmill"):
-            exe = _loaded_artifact(model, threads, trust, strict_native)
+            options = {"target": was_given("target"), "accuracy": was_given("accuracy"), "strict_native": strict_native}
+            exe = load_artifact(model, threads, trust, **options)
         else:
             from ..engine.compiler import compile
 
             exe = compile(model, target, threads=threads, strict_native=strict_native, shapes=fixed,
-                          observe=lambda p, m: say(p.name))  # fmt: skip
+                          accuracy=accuracy, observe=lambda p, m: say(p.name))  # fmt: skip
     if seed is not None:
         given = random_inputs(exe.module, seed, fixed) | given
     with progress("running"):
@@ -59,15 +74,6 @@ def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | No
     for name, value in out.items():
         click.echo(clean(f"{name}: {exe.outputs[name]} {_describe(value)}", LONGEST))
         click.echo(clean(_text(value), LONGEST))
-
-
-def _loaded_artifact(path: str, threads: int | None, trust: bool, strict_native: bool) -> Executable:
-    ctx = click.get_current_context()
-    if ctx.get_parameter_source("target") is not ParameterSource.DEFAULT or strict_native:
-        raise click.UsageError(f"{path} is compiled already; give --target and --strict-native to `graphmill compile`")
-    from ..engine.artifact import load
-
-    return load(path, threads=threads, trust=trust)
 
 
 def _describe(value: Any) -> str:
@@ -91,7 +97,7 @@ def _save(path: str, out: Mapping[str, Any]) -> None:
         np.savez(f, **arrays)  # type: ignore[arg-type]
 
 
-def _read_inputs(inputs: tuple[str, ...], archive: str | None) -> dict[str, Any]:
+def read_inputs(inputs: tuple[str, ...], archive: str | None) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if archive:
         given.update(_loaded(archive, "--inputs", lambda z: {k: z[k] for k in z.files}))

@@ -20,10 +20,10 @@ T = TypeVar("T")
 class Run(Future[T]):
     """A run in the background: a `concurrent.futures.Future` that can also be awaited, in any event loop.
 
-    It is the future of threads and not asyncio's, since so it serves code with and without an event loop, and several loops at once.
-    Other than usual, `cancel` ends a run that has begun too, within about 20 ms of native work; the future is done when nothing of
-    the run goes on any more, and the arrays given as `out` are the caller's again. An await that is cancelled (by
-    `asyncio.timeout`, a task group) cancels the run and waits for that.
+    It is the future of threads and not asyncio's, since that serves code with and without an event loop, and several loops. Other
+    than usual, `cancel` ends a run that has begun too, within about 20 ms of native work; the future is done when nothing of the
+    run goes on any more, and the arrays given as `out` are the caller's again. An await that is cancelled (by `asyncio.timeout`, a
+    task group) cancels the run and waits for that.
     """
 
     def __init__(self, work: Callable[[], T]):

@@ -113,8 +113,9 @@ class Resolved:
         table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
-        patched = np.array([word for word, _ in p.patched], np.int64)
-        self.schedule = Schedule(table, self.words.ctypes.data + 8 * patched)
+        patches = np.array(p.patched, np.int64).reshape(-1, 2)
+        patches[:, 0] = self.words.ctypes.data + 8 * patches[:, 0]
+        self.schedule = Schedule(table, patches)
 
 
 class Workspace:

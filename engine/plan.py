@@ -49,21 +49,25 @@ class Plan:
         """Runs the steps in `frame`; the graph's outputs in logical order."""
         at = 0
         while at < len(self.steps):
-            step = self.steps[at]
-            frame.budget.check_time(step.name)
+            frame.budget.check_time(self.steps[at].name)
             bound = self.segments.at(at, frame)
             if bound is not None:
                 bound.run(frame)
                 at = bound.stop
-                continue
-            step.run(frame)
-            for v in step.node.results:
-                frame.hold(v)
-            for v in step.frees:
-                frame.hold(v, -1)
-                frame.values.pop(v, None)
-            at += 1
+            else:
+                self.run_step(at, frame)
+                at += 1
         return [frame.logical(v) for v in self.graph.outputs]
+
+    def run_step(self, at: int, frame: Frame) -> None:
+        """Runs one step by itself."""
+        step = self.steps[at]
+        step.run(frame)
+        for v in step.node.results:
+            frame.hold(v)
+        for v in step.frees:
+            frame.hold(v, -1)
+            frame.values.pop(v, None)
 
     def callable(self, outer: Frame) -> Callable[..., tuple]:
         """The plan as the function that a control operator's reference calls, closed over the values around it."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..ir.limits import Budget
 from ..ir.types import STR, TensorType
-from ..kernels.cpu.launch import ARRAYS_AS_EXPECTED
-from .memory import Resolved, Workspace
+from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
+from .memory import Workspace
 from .outputs import Outputs
 from .plan import Plan
 from .segment import Bound
@@ -51,7 +51,7 @@ class Replay:
         places = dict(bound.results)
         roots = [places[v].buffer.root() for v in plan.graph.outputs]  # type: ignore[union-attr]
         arrays = [f"a{plan.graph.inputs.index(v)}" for v in bound.inputs] + [f"r{roots.index(b)}" for b in bound.outputs]
-        self._patched = [(word, arrays[i]) for word, i in bound.parameters.patched]
+        self._arrays = {i: arrays[i] for _, i in bound.parameters.patched}  # the array that each number of `patched` stands for
         self._inputs = [(v.name, frame.values[v].shape, frame.values[v].dtype) for v in plan.graph.inputs]
         self._outputs = [(name, places[v].shape, places[v].dtype) for name, v in zip(output_names, plan.graph.outputs)]
         self.run: Callable[[Any, Workspace, Outputs | None], dict[str, np.ndarray] | None] = self._specialised()
@@ -68,17 +68,17 @@ class Replay:
         for i, (name, shape, dtype) in enumerate(self._outputs):
             known |= {f"to{i}": name, f"size{i}": shape, f"type{i}": dtype}
             text.append(f" r{i} = empty(size{i}, type{i}) if out is None else out.place(to{i}, size{i}, type{i})")
-        text += [" resolved = workspace.resolve(bound)", " view = resolved.view"]
-        text += [f" view[{word}] = id({array})" for word, array in self._patched]
-        text.append(f" if not resolved.schedule.advance({self.threads}, {len(self._patched)}): go_on(resolved)")
+        text += [" resolved = workspace.resolve(bound)", " schedule = resolved.schedule", " view = schedule.view"]
+        text += [f" view[{ARRAYS + i}] = id({array})" for i, array in self._arrays.items()]
+        text.append(f" if not schedule.advance({self.threads}, {len(self.bound.parameters.patched)}): go_on(schedule)")
         text += [" bound.check(resolved)"] * bool(self.bound.checked)
         text.append(f" return {{{', '.join(f'to{i}: r{i}' for i in range(len(self._outputs)))}}}")
         exec("\n".join(text), known)  # of numbers and names made here alone: what the model says stands in `known`
         return known["run"]
 
-    def _go_on(self, resolved: Resolved) -> None:
+    def _go_on(self, schedule: Schedule) -> None:
         """The rest of a run that takes longer than a slice of time."""
         budget = Budget(self._budget.limits, self._budget.given, self._budget.fed)
         budget.check_time(self.bound.name)
-        while not resolved.schedule.advance(self.threads):
+        while not schedule.advance(self.threads):
             budget.check_time(self.bound.name)

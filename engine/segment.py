@@ -64,7 +64,6 @@ class Parameters:
     relative: np.ndarray  # which of the words are such addresses
     patched: list[tuple[int, int]]  # which of the words are addresses of inputs and outputs, and of which
     table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
-    flags: np.ndarray  # of the words of the arena, those that say that a kernel's operands were wrong
     keep: list[np.ndarray]  # what the other addresses point into
 
 
@@ -111,7 +110,7 @@ class Bound:
 
     def check(self, resolved: Resolved) -> None:
         """Raises RunError where a kernel found its operands' contents wrong."""
-        if self.checked and resolved.flags[self.parameters.flags].any():
+        if self.checked and resolved.schedule.fault:
             step = next(step for at, step in self.checked if resolved.flags[at // 8])
             raise RunError(f"{step.name}: {step.source.checked}")
 
@@ -344,8 +343,7 @@ class _Binder:
                     words.append(p.buffer.root().offset)
             words += row.ints
         keep = [p.array for row in self.rows for p in row.pointers if p.array is not None]
-        flags = _ints([flag // 8 for *_, flag in table if flag >= 0])
-        return Parameters(_ints(words), _ints(relative), patched, _ints(table).reshape(-1, ROW), flags, keep)
+        return Parameters(_ints(words), _ints(relative), patched, _ints(table).reshape(-1, ROW), keep)
 
 
 def _ints(x: Sequence[Any]) -> np.ndarray:

@@ -65,22 +65,12 @@ class IOBinding:
     def _run(self, run_options: RunOptions | None) -> None:
         if not self._outputs:
             raise RuntimeError("Error in execution: At least one output should be requested.")
+        places = {name: v.numpy() for name, v in self._outputs.items() if v is not None}
         try:
-            made = self._session.run(list(self._outputs), self._inputs, run_options)
+            made = self._session._run_into(list(self._outputs), self._inputs, run_options, places or None)
         except (OrtError, ValueError) as e:
             raise RuntimeError(f"Error in execution: {e}") from e
-        self._results = [self._placed(*x) for x in zip(self._outputs.items(), made)]
-
-    @staticmethod
-    def _placed(bound: tuple[str, OrtValue | None], made: Any) -> OrtValue:
-        name, place = bound
-        if place is None:
-            return OrtValue(made)
-        try:
-            place.update_inplace(made)
-        except (TypeError, RuntimeError) as e:
-            raise RuntimeError(f"Error in execution: the output {name}: {e}") from e
-        return place
+        self._results = [OrtValue(x) if v is None else v for v, x in zip(self._outputs.values(), made)]
 
     def get_outputs(self) -> list[OrtValue]:
         """What the last run made, in the order in which outputs were bound."""

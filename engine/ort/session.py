@@ -151,6 +151,11 @@ class InferenceSession:
         ValueError for inputs that are missing, InvalidArgument for those that do not fit and for outputs that there are not, Fail
         where a node fails.
         """
+        return self._run_into(output_names, input_feed, run_options, None)
+
+    def _run_into(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: RunOptions | None,
+                  out: Mapping[str, np.ndarray] | None) -> list[Any]:  # fmt: skip
+        """`run`, with the memory of outputs where there is any for them (see `Executable.run`)."""
         names = self._checked(output_names, input_feed)
         for value in input_feed.values():
             if type(value) is not np.ndarray:
@@ -159,14 +164,14 @@ class InferenceSession:
         started = time.time_ns() if self._started else 0
         try:
             if run_options is None:
-                out = self._exe.run(input_feed)
+                results = self._exe.run(input_feed, out=out)
             else:
-                out = self._run_stoppable(input_feed, run_options)
+                results = self._run_stoppable(input_feed, run_options, out)
         except GraphmillError as e:
             raise running(e) from e
         if started:
             self._profile("model_run", started)
-        return list(out.values()) if names is self._output_names else [out[n] for n in names]
+        return list(results.values()) if names is self._output_names else [results[n] for n in names]
 
     def _checked(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> Sequence[str]:
         """The names of the outputs that are asked for, after a look at all names."""
@@ -196,7 +201,7 @@ class InferenceSession:
         if isinstance(value, OrtValue):
             return value._value
         t = self._types.get(name)
-        if not isinstance(t, TensorType) or t.dtype is STR or isinstance(value, np.ndarray):
+        if not isinstance(t, TensorType) or t.dtype is STR or isinstance(value, np.ndarray) or hasattr(value, "__dlpack__"):
             return value
         if value is None:
             raise InvalidArgument(f"the input {name} is None, expected {t}")
@@ -206,7 +211,7 @@ class InferenceSession:
         except (TypeError, ValueError, OverflowError) as e:
             raise InvalidArgument(f"the input {name} cannot be made an array of {t.dtype}: {e}") from e
 
-    def _run_stoppable(self, feed: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
+    def _run_stoppable(self, feed: Mapping[str, Any], options: RunOptions, out: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
         if not isinstance(options, RunOptions):
             raise TypeError(f"run(): run_options is a {type(options).__name__}; expected RunOptions")
 
@@ -216,7 +221,7 @@ class InferenceSession:
 
         look()
         with interrupted_by(look):
-            return self._exe.run(feed)
+            return self._exe.run(feed, out=out)
 
     def run_async(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any],
                   callback: Callable[[list[Any], Any, str], None], user_data: Any,

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.errors import InputError
 from ...ir.types import ONNX_DTYPES, STR, DType, MapType, OptionalType, SequenceType, TensorType, Type, dtype_of
+from ..foreign import as_dlpack, as_numpy
 from .devices import CPU_MEMORY, OrtMemoryInfo, need_cpu
 from .errors import NotOffered
 
@@ -98,7 +100,12 @@ class OrtValue:
         """Over the memory of an object that has `__dlpack__`, in the CPU's memory."""
         if not hasattr(data, "__dlpack__"):
             raise TypeError(f"a {type(data).__name__} has no __dlpack__; hand in the array or tensor, not its capsule")
-        return cls(np.require(np.from_dlpack(data), requirements=["C", "A"]))
+        try:
+            array = as_numpy(data, "the tensor")
+        except InputError as e:
+            raise NotOffered(str(e)) from e
+        assert array is not None  # it has __dlpack__
+        return cls(np.require(array, requirements=["C", "A"]))
 
     @classmethod
     def ort_value_from_sparse_tensor(cls, sparse_tensor: Any) -> OrtValue:
@@ -119,7 +126,7 @@ class OrtValue:
         return np.array(self._tensor(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, *, stream: Any = None) -> Any:
-        return self._tensor().__dlpack__()
+        return as_dlpack(self._tensor()).__dlpack__()
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._tensor().__dlpack_device__()  # type: ignore[return-value]
@@ -172,6 +179,8 @@ class OrtValue:
             raise RuntimeError(
                 f"{data.dtype}{list(data.shape)} cannot be copied into {mine.dtype}{list(mine.shape)}; expected the same"
             )
+        if not mine.flags.writeable:
+            raise RuntimeError("this OrtValue was made from a read-only array, which cannot be updated")
         np.copyto(mine, data)
 
 

@@ -32,9 +32,12 @@ _HAS_FUTEX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch
 
 # Words of the pool's memory; those that threads share lie in cache lines of their own.
 _WORDS = {"CLAIM": 0, "DONE": 8, "CURRENT": 16, "HELPERS": 24, "WAKE": 32, "SLEEPING": 40, "STOP": 48}
-# Words of a run: what to do, how far it has come (both 0 before it starts and after it ended), who helps, and OBJECTS: the address
-# of a list of parameters, of which the first COUNT hold arrays in the place of what these point to.
-_RUN_WORDS = {"TABLE": 0, "ROWS": 1, "AT": 2, "LEFT": 3, "POOL": 4, "HELP": 5, "COUNT": 6, "OBJECTS": 7}
+# Words of a run: what to do, how far it has come (both 0 before it starts and after it ended), who helps; PATCHES: the address of
+# COUNT pairs, a parameter's address and which of the arrays from ARRAYS on it points to; FAULT: 1 if a word that was cleared for
+# its row did not stay so; TIMES: where to write when the run began and each row ended (0: nowhere).
+_RUN_WORDS = {"TABLE": 0, "ROWS": 1, "AT": 2, "LEFT": 3, "POOL": 4, "HELP": 5, "COUNT": 6, "PATCHES": 7, "FAULT": 8, "TIMES": 9,
+              "ARRAYS": 16}  # fmt: skip
+ARRAYS = _RUN_WORDS["ARRAYS"]
 _RUN = """
 def kernel(run, tile, ntiles):
     table = param(run, TABLE)
@@ -44,8 +47,13 @@ def kernel(run, tile, ntiles):
     pool = param(run, POOL)
     helpers = param(run, HELP)
     for i in range(param(run, COUNT)):
-        word = param(param(run, OBJECTS), i)
-        st_i64(word, 0, ld_i64(ld_i64(word, 0) + DATA, 0))
+        patch = param(run, PATCHES) + 16 * i
+        st_i64(param(patch, 0), 0, ld_i64(param(run, ARRAYS + param(patch, 1)) + DATA, 0))
+    times = param(run, TIMES)
+    if at == 0 and left == 0:
+        st_i64(run, FAULT, 0)
+        if times != 0:
+            st_i64(times, 0, nanoseconds())
     until = 0
     number = 0
     late = False
@@ -98,6 +106,11 @@ def kernel(run, tile, ntiles):
                 else:
                     give_way()
         if left == 0:
+            if param(row, 3) != 0:
+                if ld_i64(param(row, 3), 0) != 0:
+                    st_i64(run, FAULT, 1)
+            if times != 0:
+                st_i64(times, at + 1, nanoseconds())
             at += 1
     if called:
         atomic_store(pool + 8 * HELPERS, 0)
@@ -215,11 +228,12 @@ if hasattr(os, "register_at_fork"):
 class Schedule:
     """A table of rows (int64 [rows, 4]) that can be run again and again, by one caller at a time."""
 
-    def __init__(self, table: np.ndarray, objects: np.ndarray | None = None):
-        """`objects` (int64) are the addresses of those parameters that may hold arrays; see `advance`."""
-        self.table, self._objects = table, np.zeros(0, np.int64) if objects is None else objects
-        self._words = np.array([table.ctypes.data, len(table), 0, 0, 0, 0, 0, self._objects.ctypes.data], np.int64)
-        self._view = memoryview(self._words)  # much faster to read and write than the array
+    def __init__(self, table: np.ndarray, patches: np.ndarray | None = None):
+        """`patches` (int64 [n, 2]) are the addresses of parameters that point into arrays, and into which; see `advance`."""
+        self.table, self._patches = table, np.zeros((0, 2), np.int64) if patches is None else patches
+        self._words = np.zeros(ARRAYS + 1 + self._patches[:, 1].max(initial=0), np.int64)
+        self._words[:8] = table.ctypes.data, len(table), 0, 0, 0, 0, 0, self._patches.ctypes.data
+        self.view = memoryview(self._words)  # type: ignore[arg-type]  # much faster to read and write than the array
         self._address = self._words.ctypes.data
         # A kernel's other arguments, tile and number of tiles, mean nothing here, and to pass them takes as long as a small kernel.
         self._native = _native(_RUN, ctypes.c_void_p)
@@ -228,18 +242,19 @@ class Schedule:
     def run(self, threads: int, between: Callable[[], None] | None = None) -> None:
         """Runs the rows in order, on up to `threads` threads. `between` is called between slices of time and may raise: no thread
         works on the table any more then."""
-        self._view[2] = self._view[3] = 0
+        self.view[2] = self.view[3] = 0
         while not self.advance(threads):
             if between is not None:
                 between()
 
-    def advance(self, threads: int, objects: int = 0) -> bool:
+    def advance(self, threads: int, patches: int = 0) -> bool:
         """Runs for a slice of time from where the last one ended; whether all is done.
 
-        At its start, so many of the parameters that may hold arrays hold their `id`, and become the addresses of their data.
+        At its start, so many of the patches are done: parameters get the addresses of the data of the arrays whose `id` stands in
+        the words of `view` from ARRAYS on.
         """
-        view = self._view
-        view[6] = objects
+        view = self.view
+        view[6] = patches
         if threads > 1 and self._divided and _HAS_FUTEX and _pool.lock.acquire(blocking=False):
             pool = _pool
             try:
@@ -251,6 +266,17 @@ class Schedule:
         else:
             self._native(self._address)
         return not (view[2] or view[3])
+
+    @property
+    def fault(self) -> bool:
+        """Whether a row of the last run left something in the word that was cleared for it."""
+        return bool(self.view[8])
+
+    def time_rows(self) -> np.ndarray:
+        """From now on each run writes here (int64 [rows + 1]) when it began and when each row ended, in nanoseconds."""
+        self._times = np.zeros(len(self.table) + 1, np.int64)
+        self.view[9] = self._times.ctypes.data
+        return self._times
 
 
 def call(address: int, params: np.ndarray, tiles: int, threads: int) -> None:

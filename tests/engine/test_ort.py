@@ -398,6 +398,57 @@ def test_iobinding_that_does_not_fit(bind: Callable) -> None:
     assert both(script) == ("RuntimeError", "RuntimeError")
 
 
+def test_bound_outputs_are_written_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = ort.InferenceSession(ADD)
+    place = np.zeros((2, 3), np.float32)
+    want = s.run(["z", "u"], FEED)
+    value = ort.OrtValue.ortvalue_from_shape_and_type(want[1].shape, want[1].dtype)
+    b = s.io_binding()
+    for name, a in FEED.items():
+        b.bind_cpu_input(name, a)
+    b.bind_output("z", "cpu", 0, np.float32, (2, 3), place.ctypes.data)
+    b.bind_ortvalue_output("u", value)
+    s.run_with_iobinding(b)
+    monkeypatch.setattr(np, "copyto", lambda *a: pytest.fail("copied"))
+    place[:] = 0
+    s.run_with_iobinding(b, ort.RunOptions())
+    np.testing.assert_array_equal(place, want[0])
+    np.testing.assert_array_equal(value.numpy(), want[1])
+    assert b.get_outputs()[1] is value
+
+
+def test_bound_memory_that_overlaps_an_input() -> None:
+    s = ort.InferenceSession(
+        model("(float[N] x) => (float[N] y) { y = CumSum(x, axis) }".replace("{", "{ axis = Constant<value_int = 0>()"))
+    )
+    whole = np.arange(8, dtype=np.float32)
+    b = s.io_binding()
+    b.bind_input("x", "cpu", 0, np.float32, [6], whole.ctypes.data)
+    b.bind_output("y", "cpu", 0, np.float32, [6], whole[2:].ctypes.data)
+    want = np.cumsum(whole[:6])
+    s.run_with_iobinding(b)
+    np.testing.assert_array_equal(whole[2:], want)
+
+
+def test_bfloat16_by_dlpack() -> None:
+    import ml_dtypes
+
+    a = np.array([1, 2], ml_dtypes.bfloat16)
+    v = ort.OrtValue.from_dlpack(gm.as_dlpack(a))
+    assert v.data_type() == "tensor(bfloat16)" and v.data_ptr() == a.ctypes.data
+    assert ort.OrtValue.from_dlpack(v).numpy().tolist() == [1, 2]
+    s = ort.InferenceSession(model("(bfloat16[N] x) => (bfloat16[N] y) { y = Neg(x) }"))
+    assert s.run(None, {"x": gm.as_dlpack(a)})[0].tolist() == [-1, -2]
+
+
+def test_an_ortvalue_of_a_read_only_array() -> None:
+    a = x.copy()
+    a.flags.writeable = False
+    v = ort.OrtValue.ortvalue_from_numpy(a)
+    with pytest.raises(RuntimeError, match="read-only"):
+        v.update_inplace(x)
+
+
 def test_run_with_ort_values() -> None:
     def script(m: Any) -> Any:
         return [

@@ -103,7 +103,7 @@ def test_what_cannot_hold_an_output(two: gm.Executable, feeds: dict[str, np.ndar
 
 def test_outputs_must_not_share_memory(two: gm.Executable, feeds: dict[str, np.ndarray]) -> None:
     whole = hole((7, 2))
-    with pytest.raises(gm.errors.InputError, match="the arrays of (s and p|p and s) share memory"):
+    with pytest.raises(gm.errors.InputError, match=r"the arrays of (s and p|p and s) share memory"):
         two.run(feeds, out={"s": whole[:3], "p": whole[2:5]})
     both = hole((3, 4))
     out = two.run(feeds, out={"s": both[:, ::2], "p": both[:, 1::2]})  # side by side: no element is shared
@@ -157,7 +157,7 @@ def test_other_kinds_of_output(target: str) -> None:
     assert u.tolist() == ["a", "b"] and f == 5 and out["e"] is e and c.tolist() == [1, 2]
     c[:] = 0
     assert exe.run(given)["c"].tolist() == [1, 2]
-    with pytest.raises(gm.errors.InputError, match="the output q is seq<.*only tensors"):
+    with pytest.raises(gm.errors.InputError, match=r"the output q is seq<.*only tensors"):
         exe.run(given, out={"q": hole()})
 
 

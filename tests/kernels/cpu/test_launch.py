@@ -119,3 +119,48 @@ def test_address_of() -> None:
     for a in (np.arange(5), np.arange(5)[2:], np.zeros((0, 3)), np.ones((4, 4), np.uint8).T[1:], np.array(3.0)):
         assert launch.address_of(a) == a.ctypes.data
     assert launch.address_of is launch._address_in_object
+
+
+def test_parameters_that_point_into_arrays() -> None:
+    """`advance` puts the addresses of arrays' data where patches say."""
+    table, lines, params = make_table()
+    first, last = np.zeros(TILES, np.int64), np.zeros(TILES, np.int64)
+    patches = np.array([[params[0].ctypes.data, 0], [params[-1].ctypes.data + 8, 2]], np.int64)
+    schedule = launch.Schedule(table, patches)
+    for threads in (1, 2):
+        for k in (3, 4):
+            first[:], last[:] = k, 0
+            schedule.view[launch.ARRAYS], schedule.view[launch.ARRAYS + 2] = id(first), id(last)
+            assert schedule.advance(threads, 2)
+            assert (last == k + 2 * ROWS).all() and not lines[0].any() and not lines[-1].any()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fault_is_told(threads: int) -> None:
+    table, _lines, params = make_table()
+    flag, out = np.zeros(1, np.int64), np.zeros(TILES, np.int64)
+    table[3, 3] = flag.ctypes.data
+    schedule = launch.Schedule(table)
+    schedule.run(threads)
+    assert not schedule.fault
+    written, params[3][1] = params[3][1], out.ctypes.data
+    table[3, 3] = out[5:].ctypes.data  # which is cleared, and then written by the kernel
+    schedule.run(threads)
+    assert schedule.fault and out[5]
+    table[3, 3], params[3][1] = flag.ctypes.data, written
+    schedule.run(threads)
+    assert not schedule.fault
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_are_timed(threads: int) -> None:
+    out = np.zeros(8, np.float32)
+    params = [np.array([out.ctypes.data, n], np.int64) for n in (10, 1_000_000, 10)]
+    schedule = launch.Schedule(np.array([[kernel_address(SLOW), p.ctypes.data, 8, 0] for p in params], np.int64))
+    times = schedule.time_rows()
+    assert not times.any()
+    schedule.run(threads)
+    assert times.shape == (4,) and times[0] and (np.diff(times) >= 0).all() and np.diff(times).argmax() == 1
+    before = times.copy()
+    schedule.run(threads)
+    assert (times >= before[-1]).all()
