@@ -151,7 +151,7 @@ class Executable:
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""
-        names = list(self.inputs)
+        names = [v.name for v in self.module.main.inputs]
         if len(args) != len(names):
             raise InputError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(args)} were given")
         out = tuple(self.run(dict(zip(names, args))).values())
