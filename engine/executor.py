@@ -88,13 +88,11 @@ class Executable:
         except IndexError:
             workspace = Workspace()
         try:
-            results = None
-            if out is None:
-                for replay in self._replays:
-                    results = replay.run(inputs, workspace, None)
-                    if results is not None:
-                        break
-            if results is None:
+            for replay in self._replays:
+                results = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
+                if results is not None:
+                    break
+            else:
                 results = self._run_closely(inputs, out, workspace)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
@@ -128,7 +126,7 @@ class Executable:
         declared = dict(zip(self._output_names, self.module.main.outputs))
         outputs = None if out is None else Outputs(out, declared, values.values())
         for replay in self._replays:
-            results = replay.run(values, workspace, outputs)
+            results = replay.run_into(values, workspace, {} if outputs is None else outputs.direct)
             if results is not None:
                 return results if outputs is None else outputs.finish(results)
         return self._run_first(values, outputs, workspace)
@@ -144,7 +142,7 @@ class Executable:
             frame.places = outputs.places()
         results = self._plan.run(frame)
         replay = replay_of(self._plan, Frame(env, symbols, budget, self.threads), self._output_names)
-        if replay is not None:
+        if replay is not None and all(replay.bound is not r.bound for r in self._replays):
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
         named = dict(zip(self._output_names, _owned(results, given, self._plan)))
         return named if outputs is None else outputs.finish(named)

@@ -7,7 +7,7 @@ the run tells a size, before anything is written to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,27 +51,17 @@ class Outputs:
                 if np.may_share_memory(a, b) and _overlap(a, b):
                     raise InputError(f"out: the arrays of {other} and {name} share memory; give each output memory of its own")
 
-    def place(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Where kernels write an output: the caller's array, or a new one. Raises InputError for an array of another shape."""
-        a = self._arrays.get(name)
-        if a is not None and a.shape != shape:
-            raise self._wrong_shape(name, shape)
-        return self.direct[name] if name in self.direct else np.empty(shape, dtype)
-
     def places(self) -> dict[Value, np.ndarray]:
         """The arrays that kernels may write to, of the outputs that are row-major in memory."""
         found = [(self._declared[name], a) for name, a in self.direct.items()]
         return {v: a for v, a in found if v.tensor.layout is None}
 
-    def _wrong_shape(self, name: str, shape: Sequence[int]) -> InputError:
-        found = list(self._arrays[name].shape)
-        return InputError(f"out: the array of {name} has shape {found}, expected {list(shape)} ({self._declared[name].type})")
-
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs of a run that is over: what the caller gave, filled, in the place of what was computed."""
         for name, a in self._arrays.items():
             if np.shape(results[name]) != a.shape:
-                raise self._wrong_shape(name, np.shape(results[name]))
+                found, wanted = list(a.shape), list(np.shape(results[name]))
+                raise InputError(f"out: the array of {name} has shape {found}, expected {wanted} ({self._declared[name].type})")
         todo = {n: results[n] for n, a in self._arrays.items() if not _same_memory(a, results[n])}
         for name, r in todo.items():  # a result that is a view of an input, or of another output, must not change under way
             if any(np.may_share_memory(r, a) for a in self._arrays.values()):

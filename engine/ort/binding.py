@@ -65,9 +65,10 @@ class IOBinding:
     def _run(self, run_options: RunOptions | None) -> None:
         if not self._outputs:
             raise RuntimeError("Error in execution: At least one output should be requested.")
+        feed = {name: v._value for name, v in self._inputs.items()}
         places = {name: v.numpy() for name, v in self._outputs.items() if v is not None}
         try:
-            made = self._session._run_into(list(self._outputs), self._inputs, run_options, places or None)
+            made = self._session._run_into(list(self._outputs), feed, run_options, places or None)
         except (OrtError, ValueError) as e:
             raise RuntimeError(f"Error in execution: {e}") from e
         self._results = [OrtValue(x) if v is None else v for v, x in zip(self._outputs.values(), made)]
