@@ -1,12 +1,15 @@
 """The short way through a run whose inputs look like those of an earlier one, of a model that is one segment.
 
-All that depends on shapes was checked and bound by then: what is left is to look at the inputs' types, to allocate the outputs and
-to make one native call.
+All that depends on shapes was checked and bound by then: what is left is to look at the inputs' types, to find memory for the
+outputs and to make one native call. That is Python without loops, written for the number of inputs and outputs: loops would take as
+long as a small model.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,7 @@ from .segment import Bound
 from .steps import Frame
 
 READABLE = 0x101  # C-contiguous and aligned, among the bits of `ndarray.flags.num`
-
-
-def _unlike(array: str, shape: str, dtype: str, flags: int) -> str:
-    """The line that gives up where an array is not as it was."""
-    return (f" if type({array}) is not ndarray or {array}.dtype is not {dtype} or {array}.shape != {shape}"
-            f" or {array}.flags.num & {flags} != {flags}: return None")  # fmt: skip
+Results = dict[str, np.ndarray]
 
 
 def replay_of(plan: Plan, frame: Frame, output_names: Sequence[str]) -> Replay | None:
@@ -51,47 +49,25 @@ class Replay:
     something has another signature, or needs a closer look.
     """
 
+    run: Callable[[Any, Workspace], Results | None]
+    run_into: Callable[[Any, Workspace, Any], Results | None]
+
     def __init__(self, bound: Bound, plan: Plan, frame: Frame, output_names: Sequence[str]):
         self.bound, self.threads = bound, frame.threads
         self._budget = frame.budget
-        places = dict(bound.results)
-        roots = [places[v].buffer.root() for v in plan.graph.outputs]  # type: ignore[union-attr]
-        arrays = [f"a{plan.graph.inputs.index(v)}" for v in bound.inputs] + [f"r{roots.index(b)}" for b in bound.outputs]
-        self._arrays = {i: arrays[i] for _, i in bound.parameters.patched}  # the array that each number of `patched` stands for
-        self._inputs = [(v.name, frame.values[v].shape, frame.values[v].dtype) for v in plan.graph.inputs]
-        self._outputs = [(name, places[v].shape, places[v].dtype) for name, v in zip(output_names, plan.graph.outputs)]
-        self.run: Callable[[Any, Workspace], dict[str, np.ndarray] | None] = self._specialised(False)
-        self.run_into: Callable[[Any, Workspace, Any], dict[str, np.ndarray] | None] = self._specialised(True)
-
-    def _specialised(self, into: bool) -> Any:
-        """The run of this signature: Python without loops, which would take as long as a small model."""
-        known: dict[str, Any] = {"ndarray": np.ndarray, "empty": np.empty, "bound": self.bound, "go_on": self._go_on}
-        text = [f"def run(given, workspace{', out' * into}):"]
-        text.append(f" if type(given) is not dict or len(given) != {len(self._inputs)}: return None")
-        for i, (name, shape, dtype) in enumerate(self._inputs):
-            known |= {f"name{i}": name, f"shape{i}": shape, f"dtype{i}": dtype}
-            text += [f" a{i} = given.get(name{i})", _unlike(f"a{i}", f"shape{i}", f"dtype{i}", READABLE)]
-        for i, (name, shape, dtype) in enumerate(self._outputs):
-            known |= {f"to{i}": name, f"size{i}": shape, f"type{i}": dtype}
-        text += self._places(known) if into else [f" r{i} = empty(size{i}, type{i})" for i in range(len(self._outputs))]
-        text += [" resolved = workspace.resolve(bound)", " schedule = resolved.schedule", " view = schedule.view"]
-        text += [f" view[{ARRAYS + i}] = id({array})" for i, array in self._arrays.items()]
-        text.append(f" if not schedule.advance({self.threads}, {len(self.bound.parameters.patched)}): go_on(schedule)")
-        text += [" bound.check(resolved)"] * bool(self.bound.checked)
-        text.append(f" return {{{', '.join(f'to{i}: r{i}' for i in range(len(self._outputs)))}}}")
-        exec("\n".join(text), known)  # of numbers and names made here alone: what the model says stands in `known`
-        return known["run"]
-
-    def _places(self, known: dict[str, Any]) -> list[str]:
-        """The lines that take outputs' arrays from `out`: of the right kind, and apart from the inputs and from each other."""
-        known["share"] = np.may_share_memory  # which compares where they begin and end: exact for contiguous arrays
-        text, outputs = [" if type(out) is not dict: return None", " count = 0"], range(len(self._outputs))
-        for i in outputs:
-            text += [f" r{i} = out.get(to{i})", f" if r{i} is None: r{i} = empty(size{i}, type{i})", " else:", "  count += 1",
-                     " " + _unlike(f"r{i}", f"size{i}", f"type{i}", WRITABLE)]  # fmt: skip
-            others = [f"a{j}" for j in range(len(self._inputs))] + [f"r{j}" for j in range(i)]
-            text += [f"  if share(r{i}, {other}): return None" for other in others]
-        return [*text, " if count != len(out): return None"]
+        inputs, outputs, places = plan.graph.inputs, plan.graph.outputs, dict(bound.results)
+        roots = [places[v].buffer.root() for v in outputs]  # type: ignore[union-attr]
+        arrays = [f"a{inputs.index(v)}" for v in bound.inputs] + [f"r{roots.index(b)}" for b in bound.outputs]
+        patches = bound.parameters.patched
+        form = len(inputs), len(outputs), tuple(sorted({(i, arrays[i]) for _, i in patches})), bool(bound.checked)
+        known: dict[str, Any] = {"bound": bound, "threads": frame.threads, "patches": len(patches), "go_on": self._go_on}
+        for i, v in enumerate(inputs):
+            known |= {f"name{i}": v.name, f"shape{i}": frame.values[v].shape, f"dtype{i}": frame.values[v].dtype}
+        for i, (name, v) in enumerate(zip(output_names, outputs)):
+            known |= {f"to{i}": name, f"size{i}": places[v].shape, f"type{i}": places[v].dtype}
+        known |= {"ndarray": np.ndarray, "empty": np.empty, "apart": _apart}
+        exec(_code(*form), known)
+        self.run, self.run_into = known["run"], known["run_into"]
 
     def _go_on(self, schedule: Schedule) -> None:
         """The rest of a run that takes longer than a slice of time."""
@@ -99,3 +75,46 @@ class Replay:
         budget.check_time(self.bound.name)
         while not schedule.advance(self.threads):
             budget.check_time(self.bound.name)
+
+
+@functools.lru_cache(maxsize=256)
+def _code(inputs: int, outputs: int, arrays: tuple[tuple[int, str], ...], checked: bool) -> CodeType:
+    """The two functions of a `Replay`. `arrays` tells which array stands for which number in the segment's patches. Nothing of the
+    model is in the text: names and shapes are looked up."""
+    get = [f" if type(given) is not dict or len(given) != {inputs}: return None"]
+    for i in range(inputs):
+        get += [f" a{i} = given.get(name{i})", _unlike(f"a{i}", f"shape{i}", f"dtype{i}", READABLE)]
+    call = [" resolved = workspace.resolve(bound)", " schedule = resolved.schedule", " view = schedule.view"]
+    call += [f" view[{ARRAYS + i}] = id({array})" for i, array in arrays]
+    call += [" if not schedule.advance(threads, patches): go_on(schedule)", *[" bound.check(resolved)"] * checked]
+    call += [f" return {{{', '.join(f'to{i}: r{i}' for i in range(outputs))}}}"]
+    make = [f" r{i} = empty(size{i}, type{i})" for i in range(outputs)]
+    take = _places(inputs, outputs)
+    text = ["def run(given, workspace):", *get, *make, *call, "def run_into(given, workspace, out):", *get, *take, *call]
+    return compile("\n".join(text), "<replay>", "exec")
+
+
+def _places(inputs: int, outputs: int) -> list[str]:
+    """The lines that take outputs' arrays from `out`: of the right kind, and apart from the inputs and from each other."""
+    text = [" if type(out) is not dict: return None", " count = 0"]
+    for i in range(outputs):
+        text += [f" r{i} = out.get(to{i})", f" if r{i} is None: r{i} = empty(size{i}, type{i})", " else:", "  count += 1"]
+        text.append(" " + _unlike(f"r{i}", f"size{i}", f"type{i}", WRITABLE))
+    results, given = ("".join(f"{kind}{i}, " for i in range(n)) for kind, n in (("r", outputs), ("a", inputs)))
+    return [*text, f" if count != len(out) or not apart(({results}), ({given})): return None"]
+
+
+def _apart(results: tuple[np.ndarray, ...], given: tuple[np.ndarray, ...]) -> bool:
+    """Whether no result shares memory with an input or another result; they are contiguous, so where they begin and end tells."""
+    share = np.may_share_memory
+    for i, r in enumerate(results):
+        for other in given + results[:i]:
+            if share(r, other):
+                return False
+    return True
+
+
+def _unlike(array: str, shape: str, dtype: str, flags: int) -> str:
+    """The line that gives up where an array is not as it was."""
+    return (f" if type({array}) is not ndarray or {array}.dtype is not {dtype} or {array}.shape != {shape}"
+            f" or {array}.flags.num & {flags} != {flags}: return None")  # fmt: skip
