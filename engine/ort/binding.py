@@ -19,8 +19,9 @@ class IOBinding:
 
     def __init__(self, session: InferenceSession):
         self._session = session
-        self._inputs: dict[str, OrtValue] = {}
+        self._feed: dict[str, Any] = {}  # what the inputs' OrtValues hold
         self._outputs: dict[str, OrtValue | None] = {}  # None: memory of the result's own
+        self._places: dict[str, np.ndarray] = {}  # the memory of the others
         self._results: list[OrtValue] = []
 
     def bind_cpu_input(self, name: str, arr_on_cpu: np.ndarray) -> None:
@@ -43,7 +44,7 @@ class IOBinding:
     def _bind(self, name: str, value: OrtValue) -> None:
         if name not in self._session._types:
             raise RuntimeError(f"Failed to find NodeArg with name: {name} in the def list")
-        self._inputs[name] = value
+        self._feed[name] = value._value
 
     def bind_output(self, name: str, device_type: str = "cpu", device_id: int = 0, element_type: Any = None,
                     shape: Sequence[int] | None = None, buffer_ptr: int | None = None) -> None:  # fmt: skip
@@ -52,23 +53,22 @@ class IOBinding:
         need_cpu(device_type, device_id)
         if buffer_ptr is None:
             self._outputs[name] = None
+            self._places.pop(name, None)
             return
         if element_type is None or shape is None:
             raise ValueError("`element_type` and `shape` are to be provided if pre-allocated memory is provided")
-        self._outputs[name] = OrtValue(array_at(buffer_ptr, shape, element_dtype(element_type)))
+        self.bind_ortvalue_output(name, OrtValue(array_at(buffer_ptr, shape, element_dtype(element_type))))
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
         if not isinstance(ortvalue, OrtValue):
             raise TypeError(f"a {type(ortvalue).__name__} cannot be bound; expected an OrtValue")
-        self._outputs[name] = ortvalue
+        self._outputs[name], self._places[name] = ortvalue, ortvalue.numpy()
 
     def _run(self, run_options: RunOptions | None) -> None:
         if not self._outputs:
             raise RuntimeError("Error in execution: At least one output should be requested.")
-        feed = {name: v._value for name, v in self._inputs.items()}
-        places = {name: v.numpy() for name, v in self._outputs.items() if v is not None}
         try:
-            made = self._session._run_into(list(self._outputs), feed, run_options, places or None)
+            made = self._session._run_into(list(self._outputs), self._feed, run_options, self._places)
         except (OrtError, ValueError) as e:
             raise RuntimeError(f"Error in execution: {e}") from e
         self._results = [OrtValue(x) if v is None else v for v, x in zip(self._outputs.values(), made)]
@@ -85,10 +85,10 @@ class IOBinding:
         return [np.array(v._value) if v.is_tensor() else v._value for v in self._results]
 
     def clear_binding_inputs(self) -> None:
-        self._inputs = {}
+        self._feed = {}
 
     def clear_binding_outputs(self) -> None:
-        self._outputs, self._results = {}, []
+        self._outputs, self._places, self._results = {}, {}, []
 
     def synchronize_inputs(self) -> None:
         """Nothing is copied in the background."""
