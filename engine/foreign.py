@@ -52,7 +52,7 @@ def _has_buffer(x: Any) -> bool:
         return False
     try:
         memoryview(x).release()
-    except TypeError:
+    except (TypeError, ValueError, BufferError):  # none, or none at present
         return False
     return True
 

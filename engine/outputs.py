@@ -87,7 +87,9 @@ def _place(name: str, x: Any, v: Value) -> np.ndarray:
     if not a.flags.writeable:
         raise InputError(f"out: the array of {name} is read-only, expected one that can be written to")
     if _folded(a):
-        raise InputError(f"out: elements of the array of {name} share memory with each other (strides {a.strides}); make it whole")
+        raise InputError(
+            f"out: elements of the array of {name} may lie in the same place (strides {a.strides}); hand in a plain one"
+        )
     return a
 
 

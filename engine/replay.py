@@ -23,6 +23,7 @@ from .plan import Plan
 from .segment import Bound
 from .steps import Frame
 
+MOST_ARRAYS = 512  # of one run: each is some lines of Python
 READABLE = 0x101  # C-contiguous and aligned, among the bits of `ndarray.flags.num`
 Results = dict[str, np.ndarray]
 
@@ -30,14 +31,17 @@ Results = dict[str, np.ndarray]
 def replay_of(plan: Plan, frame: Frame, output_names: Sequence[str]) -> Replay | None:
     """The short way for the inputs that `frame` holds (and nothing else yet); None where their model has none: it is more than one
     segment, its sizes hang on what inputs hold, or it returns anything but tensors that the segment makes."""
-    bound = plan.segments.at(0, frame) if plan.steps and ARRAYS_AS_EXPECTED else None
+    graph = plan.graph
+    if not (ARRAYS_AS_EXPECTED and plan.steps and len(graph.inputs) + len(graph.outputs) <= MOST_ARRAYS):
+        return None
+    bound = plan.segments.at(0, frame)
     if bound is None or bound.stop < len(plan.steps) or plan.segments.reads_contents(0):
         return None
-    for v in [*plan.graph.inputs, *plan.graph.outputs]:
+    for v in [*graph.inputs, *graph.outputs]:
         if not isinstance(v.type, TensorType) or v.type.layout is not None or v.type.dtype is STR:
             return None
-    made = {p.buffer.root() for v, p in bound.results if p.buffer is not None and v in plan.graph.outputs}
-    if len(made) < len(plan.graph.outputs) or len(made) != len(bound.outputs):
+    made = {p.buffer.root() for v, p in bound.results if p.buffer is not None and v in graph.outputs}
+    if len(made) < len(graph.outputs) or len(made) != len(bound.outputs):
         return None
     return Replay(bound, plan, frame, output_names)
 

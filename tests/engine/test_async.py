@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -215,3 +217,20 @@ def test_cancel_and_end_at_the_same_time() -> None:
         assert concurrent.futures.wait([run], SOON).done == {run}
         assert run.cancelled() == told
         assert told or run.result() == 1
+
+
+def test_a_process_ends_while_a_run_goes_on() -> None:
+    code = f"""
+import graphmill as gm, numpy as np, time
+from onnx import parser
+exe = gm.compile(parser.parse_model('''<ir_version: 10, opset_import: ["" : 21]> {LONG}'''), limits=gm.Limits(seconds=None, loop_iterations=None))
+run = exe.run_async({{"n": np.array(10**9), "a": np.eye(256, dtype=np.float32)}})
+while not run.running(): time.sleep(0.001)
+time.sleep(0.05)
+print("end")
+"""
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0 and done.stdout == "end\n" and not done.stderr

@@ -6,7 +6,9 @@ from typing import Any
 
 import graphmill as gm
 import numpy as np
+import onnx
 import pytest
+from graphmill.engine import replay
 from graphmill.engine.executor import MOST_REPLAYS
 from onnx import parser as onnx_parser
 
@@ -108,3 +110,33 @@ def test_a_kernels_complaint() -> None:
     with pytest.raises(gm.errors.RunError, match="gather"):
         exe(x, np.array([0, 4]))
     assert exe(x, np.array([-1, 1])).tolist() == [3, 1]
+
+
+def test_without_a_look_into_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where numpy's arrays do not lie as expected there is no short way, and the answers are the same."""
+    monkeypatch.setattr(replay, "ARRAYS_AS_EXPECTED", False)
+    exe = compiled(TWO)
+    x, b = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([1, 2], np.float32)
+    for _ in range(2):
+        assert (exe.run({"x": x, "b": b})["p"] == x * b).all()
+    assert not exe._replays
+
+
+def test_names_are_never_code() -> None:
+    name = "x'); raise SystemExit #\\\n\""
+    node = onnx.helper.make_node("Neg", [name], [name[::-1]])
+    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2]) for n in (name, name[::-1])]
+    exe = gm.compile(onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]), ir_version=10))
+    for _ in range(3):
+        assert exe.run({name: np.float32([1, 2])})[name[::-1]].tolist() == [-1, -2]
+    assert len(exe._replays) == 1
+
+
+def test_one_way_for_a_signature() -> None:
+    exe = compiled(TWO)
+    x, b = np.ones((2, 2), np.float32), np.ones(2, np.float32)
+    exe.run({"x": x, "b": b})
+    for _ in range(3):
+        with pytest.raises(gm.errors.InputError):
+            exe.run({"x": x, "b": b}, out={"p": np.empty((3, 2), np.float32)})
+    assert len(exe._replays) == 1
