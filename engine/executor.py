@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.core import Module
+from ..ir.core import Module, Value
 from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
@@ -38,6 +38,7 @@ class Executable:
         self._plan = plan
         self._constants = given
         self._output_names = output_names(module)
+        self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
         self._replays: list[Replay] = []  # the latest first; never changed in place, since several threads may read it
 
@@ -49,7 +50,7 @@ class Executable:
     @property
     def outputs(self) -> dict[str, str]:
         """The type of each output, as text."""
-        return dict(zip(self._output_names, (str(v.type) for v in self.module.main.outputs)))
+        return {name: str(v.type) for name, v in self._named.items()}
 
     def save(self, path: str | os.PathLike, *, packed: bool = True) -> None:
         """Writes all that `graphmill.load` needs to one file, `m.gmill`; see `artifact.save`."""
@@ -123,8 +124,7 @@ class Executable:
     def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace) -> dict[str, Any]:
         """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""
         values = read_inputs(self.module, inputs)
-        declared = dict(zip(self._output_names, self.module.main.outputs))
-        outputs = None if out is None else Outputs(out, declared, values.values())
+        outputs = None if out is None else Outputs(out, self._named, values.values())
         for replay in self._replays:
             results = replay.run_into(values, workspace, {} if outputs is None else outputs.direct)
             if results is not None:
@@ -144,7 +144,8 @@ class Executable:
         replay = replay_of(self._plan, Frame(env, symbols, budget, self.threads), self._output_names)
         if replay is not None and all(replay.bound is not r.bound for r in self._replays):
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
-        named = dict(zip(self._output_names, _owned(results, given, self._plan)))
+        named = dict(zip(self._output_names, results))
+        named |= _owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
 
     def __call__(self, *args: Any) -> Any:
@@ -156,18 +157,22 @@ class Executable:
         return out[0] if len(out) == 1 else out
 
 
-def _owned(results: list[Any], given: list[np.ndarray], plan: Plan) -> list[Any]:
-    """Copies what would share memory with an input, a constant or another output."""
+def _owned(
+    results: dict[str, Any], given: list[np.ndarray], values: Mapping[str, Value], placed: Collection[str]
+) -> dict[str, Any]:
+    """The results, of which those are copies that would share memory with an input, a constant or another output; those that are
+    `placed` in memory of the caller's come first."""
     seen = {_root(a) for a in given}
-    out = []
-    for v, x in zip(plan.graph.outputs, results):
+    out = {}
+    for name in [*placed, *(n for n in results if n not in placed)]:
+        x = results[name]
         if isinstance(x, list):
             x = [e.copy() if isinstance(e, np.ndarray) else e for e in x]
         if isinstance(x, np.ndarray):
-            if v.is_const or _root(x) in seen or not x.flags.writeable or not x.flags.c_contiguous:
+            if values[name].is_const or _root(x) in seen or not x.flags.writeable or not x.flags.c_contiguous:
                 x = np.array(x, order="C")
             seen.add(_root(x))
-        out.append(x)
+        out[name] = x
     return out
 
 

@@ -37,7 +37,7 @@ class Outputs:
         self._given, self._declared = given, declared
         self._arrays = {name: _place(name, x, declared[name]) for name, x in given.items()}
         self._keep_apart()
-        read = [a for a in inputs if isinstance(a, np.ndarray)]
+        read = [a for x in inputs for a in (x if isinstance(x, list) else [x]) if isinstance(a, np.ndarray)]
         self.direct = {
             name: a
             for name, a in self._arrays.items()
@@ -90,7 +90,7 @@ def _place(name: str, x: Any, v: Value) -> np.ndarray:
         raise InputError(
             f"out: elements of the array of {name} may lie in the same place (strides {a.strides}); hand in a plain one"
         )
-    return a
+    return a if t.dtype is STR or a.dtype is t.dtype.np else a.view(t.dtype.np)
 
 
 def _known(t: TensorType) -> list[int | None]:

@@ -195,3 +195,36 @@ def test_many_threads_write_into_arrays_of_their_own(two: gm.Executable) -> None
     for t in threads:
         t.join(60)
     assert not wrong and not any(t.is_alive() for t in threads)
+
+
+@pytest.mark.parametrize("named", ["y", "z", "w"])
+def test_what_is_not_given_shares_nothing_with_what_is(named: str) -> None:
+    """Views of one value, and a value returned under two names, in any order."""
+    exe = compiled("m (float[4] x) => (float[2,2] z, float[4] y, float[4] w) "
+                   "{ y = Neg (x)  s = Constant <value_ints = [2, 2]> ()  z = Reshape (y, s)  w = Identity (y) }")  # fmt: skip
+    x = np.arange(4, dtype=np.float32)
+    place = hole((2, 2) if named == "z" else (4,))
+    for _ in range(2):
+        out = exe.run({"x": x}, out={named: place})
+        assert out[named] is place and list(out) == ["z", "y", "w"]
+        assert all(a.ravel().tolist() == [0, -1, -2, -3] for a in out.values())
+        assert not any(np.shares_memory(out[a], out[b]) for a in out for b in out if a != b)
+
+
+def test_an_array_that_overlaps_an_element_of_a_list() -> None:
+    exe = compiled(
+        "m (seq(float[N]) q) => (float[M] y, float[M] z) { c = ConcatFromSequence <axis = 0> (q)  y = Neg (c)  z = Exp (c) }"
+    )
+    for shift in (0, 1):
+        whole = np.arange(6, dtype=np.float32)
+        parts, place = [whole[:2], whole[2:4]], whole[shift : shift + 4]
+        want = -whole[:4]
+        out = exe.run({"q": parts}, out={"y": place})
+        assert (place == want).all()
+        np.testing.assert_allclose(out["z"], np.exp(-want), rtol=1e-6)
+
+
+def test_a_dtype_that_is_another_object(two: gm.Executable, feeds: dict[str, np.ndarray]) -> None:
+    kept = list(two._replays)
+    place = hole().view(np.dtype("f4", metadata={"unit": "m"}))
+    assert two.run(feeds, out={"p": place})["p"] is place and (place == feeds["x"] * feeds["b"]).all() and two._replays == kept
