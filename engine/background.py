@@ -28,7 +28,7 @@ class Run(Future[T]):
 
     def __init__(self, work: Callable[[], T]):
         super().__init__()
-        self._work = work
+        self._work: Callable[[], T] | None = work
         self._begun = self._stop = False
 
     def cancel(self) -> bool:
@@ -39,6 +39,7 @@ class Run(Future[T]):
             self._stop = True
             if self._begun:
                 return True
+            self._work = None
         return super().cancel()
 
     def running(self) -> bool:
@@ -62,13 +63,14 @@ class Run(Future[T]):
     def carry_out(self) -> None:
         """Runs. All the while the future is pending to its base class, which can cancel nothing else."""
         with self._condition:
-            self._begun = not self.done()
-        if not self._begun:
+            work, self._work = self._work, None  # which holds the inputs
+            self._begun = work is not None
+        if work is None:
             self.set_running_or_notify_cancel()
             return
         try:
             with interrupted_by(self._look):
-                result = self._work()
+                result = work()
         except BaseException as e:  # it belongs to who asks for the result
             if self._counts():
                 self.set_exception(e)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import graphmill as gm
@@ -234,3 +236,26 @@ print("end")
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path}
     )
     assert done.returncode == 0 and done.stdout == "end\n" and not done.stderr
+
+
+def test_a_run_that_is_over_holds_no_inputs(negate: gm.Executable, endless: gm.Executable) -> None:
+    class Array(np.ndarray):
+        pass
+
+    given = np.ones(3, np.float32).view(Array)
+    alive = weakref.ref(given)
+    busy = [endless.run_async(FOREVER) for _ in range(granted_cpus())]
+    for run in busy:
+        begun(run)
+    waiting = negate.run_async({"x": given})
+    waiting.cancel()
+    for run in busy:
+        run.cancel()
+    done = negate.run_async({"x": given})
+    done.result(SOON)
+    del given
+    end = time.monotonic() + SOON
+    while alive() is not None and time.monotonic() < end:  # the thread lets go of it just after
+        gc.collect()
+        time.sleep(0.01)
+    assert alive() is None and waiting.cancelled() and done.done()
