@@ -37,10 +37,15 @@ class Run(Future[T]):
             if self.done() or super().running():
                 return False
             self._stop = True
-            if self._begun:
+            if self._begun or self._work is None:
                 return True
-            self._work = None
-        return super().cancel()
+            self._work = None  # from here on nobody begins it
+        return self._end_cancelled()
+
+    def _end_cancelled(self) -> bool:
+        super().cancel()
+        self.set_running_or_notify_cancel()
+        return True
 
     def running(self) -> bool:
         """Whether it has begun and is not over."""
@@ -66,7 +71,6 @@ class Run(Future[T]):
             work, self._work = self._work, None  # which holds the inputs
             self._begun = work is not None
         if work is None:
-            self.set_running_or_notify_cancel()
             return
         try:
             with interrupted_by(self._look):
@@ -87,8 +91,7 @@ class Run(Future[T]):
         with self._condition:
             if not self._stop:
                 return self.set_running_or_notify_cancel()
-        super().cancel()
-        return self.set_running_or_notify_cancel()
+        return not self._end_cancelled()
 
 
 class Threads:
