@@ -175,14 +175,8 @@ class InferenceSession:
 
     def _checked(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> Sequence[str]:
         """The names of the outputs that are asked for, after a look at all names."""
-        given = feed.keys()
-        if not self._required <= given:
-            missing = [i.name for i in self._inputs if i.name in self._required and i.name not in given]
-            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(given)}).")
-        if len(given) != len(self._types) or not self._types.keys() >= given:
-            for name in given:
-                if name not in self._types:
-                    raise InvalidArgument(f"Invalid input name: {name}{self._why_no_input(name)}")
+        if feed.keys() != self._types.keys():
+            self._check_names(feed)
         if not output_names:
             return self._output_names
         if isinstance(output_names, (str, bytes)):
@@ -191,6 +185,14 @@ class InferenceSession:
             if name not in self._output_names:
                 raise InvalidArgument(f"Invalid output name:{name}; the model has {', '.join(self._output_names)}")
         return output_names
+
+    def _check_names(self, feed: Mapping[str, Any]) -> None:
+        missing = [i.name for i in self._inputs if i.name in self._required and i.name not in feed]
+        if missing:
+            raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(feed)}).")
+        for name in feed:
+            if name not in self._types:
+                raise InvalidArgument(f"Invalid input name: {name}{self._why_no_input(name)}")
 
     def _why_no_input(self, name: str) -> str:
         given = json.loads(self._exe.module.meta.get("onnx.default_inputs", "[]"))
