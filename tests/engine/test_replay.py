@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import graphmill as gm
@@ -140,3 +141,15 @@ def test_one_way_for_a_signature() -> None:
         with pytest.raises(gm.errors.InputError):
             exe.run({"x": x, "b": b}, out={"p": np.empty((3, 2), np.float32)})
     assert len(exe._replays) == 1
+
+
+def test_arrays_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was pickled has a dtype that is equal and another object."""
+    exe = compiled(TWO)
+    x, b = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([1, 2], np.float32)
+    exe.run({"x": x, "b": b})
+    monkeypatch.setattr(exe, "_run_closely", lambda *a: pytest.fail("not the short way"))
+    sent, place = pickle.loads(pickle.dumps(x)), pickle.loads(pickle.dumps(x))
+    assert sent.dtype is not x.dtype
+    assert (exe.run({"x": sent, "b": b})["p"] == x * b).all()
+    assert exe.run({"x": sent, "b": b}, out={"p": place})["p"] is place and (place == x * b).all()
