@@ -119,6 +119,6 @@ def _apart(results: tuple[np.ndarray, ...], given: tuple[np.ndarray, ...]) -> bo
 
 
 def _unlike(array: str, shape: str, dtype: str, flags: int) -> str:
-    """The line that gives up where an array is not as it was. Equal dtypes are mostly one object; that of an unpickled array is not."""
+    """The line that gives up where an array is not as it was. Equal dtypes are mostly one object, but not after unpickling."""
     other = f"{array}.dtype is not {dtype} and {array}.dtype != {dtype} or {array}.shape != {shape}"
     return f" if type({array}) is not ndarray or {other} or {array}.flags.num & {flags} != {flags}: return None"
