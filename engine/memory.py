@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..kernels.cpu.launch import Schedule
+from .recording import Tape, value_of
 
 if TYPE_CHECKING:
-    from .segment import Bound
+    from .bound import Bound
 
 ALIGN = 64
 MOST_BOUND = 32  # signatures that are kept, for a place in a plan and for an arena
@@ -70,6 +72,42 @@ def _rounded(nbytes: int) -> int:
     return max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
 
 
+def stacker(tape: Tape) -> Callable[[Iterable[Buffer]], int]:
+    """What gives buffers of recorded sizes their offsets, and the bytes of all, as expressions.
+
+    Best fit on the sizes that they have now tells which buffer lies above which. For other sizes each lies as low as the buffers
+    allow that it lies above and that live at the same time. So no two of those ever overlap, whatever the sizes.
+    """
+
+    def place(buffers: Iterable[Buffer]) -> int:
+        buffers = list(buffers)
+        now = [Buffer(value_of(b.nbytes), b.first, b.last) for b in buffers]
+        assign(now)
+        sizes = [tape.maximum([(b.nbytes + (ALIGN - 1)) // ALIGN * ALIGN, ALIGN]) for b in buffers]
+        below = _directly_below(now)
+        for i in sorted(range(len(buffers)), key=lambda i: now[i].offset):
+            buffers[i].offset = tape.maximum(buffers[j].offset + sizes[j] for j in below[i])
+        return tape.maximum(b.offset + n for b, n in zip(buffers, sizes))
+
+    return place
+
+
+def _directly_below(buffers: Sequence[Buffer]) -> list[set[int]]:
+    """For each buffer, which lie next below it in the moment when it, or they, are first written. All that live at the same time are
+    connected by chains of such neighbours."""
+    below: list[set[int]] = [set() for _ in buffers]
+    live: list[tuple[int, int]] = []  # offsets and numbers, by offset
+    for i in sorted(range(len(buffers)), key=lambda i: buffers[i].first):
+        live = [(offset, j) for offset, j in live if buffers[j].last >= buffers[i].first]
+        at = bisect(live, (buffers[i].offset, i))
+        if at:
+            below[i].add(live[at - 1][1])
+        if at < len(live):
+            below[live[at][1]].add(i)
+        live.insert(at, (buffers[i].offset, i))
+    return below
+
+
 def _free(holes: dict[int, int], b: Buffer) -> None:
     at, size = b.offset, _rounded(b.nbytes)
     size += holes.pop(at + size, 0)
@@ -108,8 +146,7 @@ class Resolved:
     def __init__(self, bound: Bound, arena: np.ndarray):
         p, base = bound.parameters, arena.ctypes.data
         self.flags = arena[: bound.arena // 8 * 8].view(np.int64)  # the arena as words, of which some are looked at after a run
-        self.words, table = aligned_copy(p.words), p.table.copy()
-        self.words[p.relative] += base
+        self.words, table = aligned_copy(p.words + p.relative * base), p.table.copy()
         table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array

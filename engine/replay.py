@@ -14,9 +14,9 @@ import numpy as np
 from ..ir.limits import Budget
 from ..ir.types import STR, TensorType
 from ..kernels.cpu.launch import address_of
+from .bound import Bound
 from .memory import Workspace
 from .plan import Plan
-from .segment import Bound
 from .steps import Frame
 
 
