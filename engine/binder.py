@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.core import Value
-from ..ir.errors import GraphmillError
+from ..ir.errors import GraphmillError, LimitError
 from ..ir.interp import bind_dims
 from ..ir.layout import physical
 from ..ir.symbols import Unbound, evaluate
@@ -23,7 +23,7 @@ from ..ir.types import I64, TensorType
 from ..kernels.spec import Call
 from .bound import BYTE, Place
 from .memory import Buffer, aligned_copy
-from .recording import Tape, is_size, value_of
+from ..ir.recording import Tape, is_size, value_of
 from .steps import Frame, KernelStep, Shaped, SizeStep, Step, ViewStep, nbytes_of_shape, result_shapes
 
 MOST_CONTENTS = 1 << 12  # elements of an operand whose contents are part of a signature
@@ -48,7 +48,7 @@ class Row:
 class Binder:
     """Binds one segment for one signature: what `frame` holds of the values that it `reads`, of some of them the `contents`.
 
-    After `walk` there are its rows and buffers, and in `claims` the bytes that each kernel asks for.
+    After `walk` there are the steps that could be bound, their rows and buffers, and in `claims` the bytes that each kernel asks for.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Binder:
         self.rows: list[Row] = []
         self.buffers: list[Buffer] = []
         self.claims: list[int] = []
+        self.limited = False  # whether what a run may hold was what ended the walk
         if tape is not None:
             self.frame.symbols = {s: tape.size(f"symbols[{i}]", n) for i, (s, n) in enumerate(frame.symbols.items())}
         for i, v in enumerate(reads):
@@ -74,17 +75,16 @@ class Binder:
                 self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, x)
             self.places[v] = Place(shape, x.dtype, outer=v)
 
-    def walk(self) -> bool:
-        """Walks the steps as far as they can be bound, and forgets the others; whether any is left."""
+    def walk(self) -> None:
+        """Walks the steps as far as they can be bound, and forgets the others."""
         bound = 0
         try:
             for step in self.steps:
                 self._step(step)
                 bound += 1
-        except (Cut, GraphmillError, ValueError):  # run by itself, the step will say what is wrong
-            pass
+        except (Cut, GraphmillError, ValueError) as e:  # run by itself, the step will say what is wrong
+            self.limited = isinstance(e, LimitError)
         self.steps = self.steps[:bound]
-        return bound > 0
 
     def _recorded_shape(self, tape: Tape, i: int, v: Value, shape: tuple[int, ...], fixed: bool) -> tuple[int, ...]:
         """The physical shape of read number i: by its type where the symbols are known, else sizes of their own."""

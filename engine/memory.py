@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..kernels.cpu.launch import Schedule
-from .recording import Tape, value_of
+from ..ir.recording import greatest, value_of
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -72,24 +72,20 @@ def _rounded(nbytes: int) -> int:
     return max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
 
 
-def stacker(tape: Tape) -> Callable[[Iterable[Buffer]], int]:
-    """What gives buffers of recorded sizes their offsets, and the bytes of all, as expressions.
+def stack(buffers: Iterable[Buffer]) -> int:
+    """Gives buffers of recorded sizes their offsets, and tells the bytes of all, as expressions.
 
     Best fit on the sizes that they have now tells which buffer lies above which. For other sizes each lies as low as the buffers
     allow that it lies above and that live at the same time. So no two of those ever overlap, whatever the sizes.
     """
-
-    def place(buffers: Iterable[Buffer]) -> int:
-        buffers = list(buffers)
-        now = [Buffer(value_of(b.nbytes), b.first, b.last) for b in buffers]
-        assign(now)
-        sizes = [tape.maximum([(b.nbytes + (ALIGN - 1)) // ALIGN * ALIGN, ALIGN]) for b in buffers]
-        below = _directly_below(now)
-        for i in sorted(range(len(buffers)), key=lambda i: now[i].offset):
-            buffers[i].offset = tape.maximum(buffers[j].offset + sizes[j] for j in below[i])
-        return tape.maximum(b.offset + n for b, n in zip(buffers, sizes))
-
-    return place
+    buffers = list(buffers)
+    now = [Buffer(value_of(b.nbytes), b.first, b.last) for b in buffers]
+    assign(now)
+    sizes = [greatest((b.nbytes + (ALIGN - 1)) // ALIGN * ALIGN, ALIGN) for b in buffers]
+    below = _directly_below(now)
+    for i in sorted(range(len(buffers)), key=lambda i: now[i].offset):
+        buffers[i].offset = greatest(*(buffers[j].offset + sizes[j] for j in below[i])) if below[i] else 0
+    return greatest(0, *(b.offset + n for b, n in zip(buffers, sizes)))
 
 
 def _directly_below(buffers: Sequence[Buffer]) -> list[set[int]]:

@@ -21,8 +21,8 @@ from ..kernels.cpu.launch import ROW
 from .binder import MOST_CONTENTS, Binder, takes_contents_as_sizes
 from .bound import Bound, Parameters, Place
 from .draft import Draft, draft_of
-from .memory import FOREVER, Buffer, aligned_copy, stacker
-from .recording import Tape, is_size
+from .memory import FOREVER, Buffer, aligned_copy, stack
+from ..ir.recording import Tape, greatest, is_size
 from .steps import Frame, Step
 
 MOST_RECIPES = 8  # of one segment
@@ -38,49 +38,59 @@ class Signature(NamedTuple):
     contents: tuple[Any, ...]  # of what sizes hang on: a list of integers where they are few, else bytes; None if too many
 
 
+class Misfit(Exception):
+    """A recipe, or recording at all, is of no use for a signature."""
+
+
 class Recipes:
-    """The recipes of one segment. For one thread at a time."""
+    """Binds one segment for one signature after another. For one thread at a time."""
 
     def __init__(self, steps: Sequence[Step], start: int, reads: list[Value], contents: list[Value]):
-        self.steps, self.start, self.reads, self.contents = steps, start, reads, contents
-        self.found: list[Recipe] = []  # the latest used first
-        self.met = 0  # signatures
-        self.in_vain = 0
+        self._segment = steps, start
+        self._reads, self._contents = reads, contents
+        self._recipes: list[Recipe] = []  # the latest used first
+        self._reached: int | None = None  # how many steps the walks without recording bound, at most
+        self._in_vain = 0
 
     def bind(self, frame: Frame) -> Bound | None:
-        """The segment bound for the frame's sizes; None where it must be walked without recording."""
-        self.met += 1
-        if self.met == 1 or not self.reads:
-            return None
+        """The segment bound for the frame's sizes; None where not even its first step can be bound."""
         signature = self._signature(frame)
-        for i, recipe in enumerate(self.found):
-            bound = recipe.bind(signature, frame)
-            if bound is not None:
-                self.found.insert(0, self.found.pop(i))
-                self.in_vain = 0
-                return bound
-        return self._record(signature, frame)
+        for i, recipe in enumerate(self._recipes):
+            try:
+                bound = recipe.bind(signature, frame)
+            except Misfit:
+                continue
+            self._recipes.insert(0, self._recipes.pop(i))
+            self._in_vain = 0
+            return bound
+        if self._reached is not None and self._in_vain < MOST_IN_VAIN:
+            self._in_vain += 1
+            try:
+                return self._record(signature, frame)
+            except Misfit:
+                pass
+        binder = Binder(*self._segment, frame, self._reads, self._contents)
+        binder.walk()
+        self._reached = max(self._reached or 0, len(binder.steps))
+        return draft_of(binder).bound() if binder.steps else None
 
     def _signature(self, frame: Frame) -> Signature:
         values, symbols = frame.values, frame.symbols
-        contents = tuple([_contents(values[v]) for v in self.contents])
-        return Signature(tuple([values[v].shape for v in self.reads]), tuple(symbols), tuple(symbols.values()), contents)
+        contents = tuple([_contents(values[v]) for v in self._contents])
+        return Signature(tuple([values[v].shape for v in self._reads]), tuple(symbols), tuple(symbols.values()), contents)
 
     def _record(self, signature: Signature, frame: Frame) -> Bound | None:
-        if self.in_vain >= MOST_IN_VAIN:
-            return None
-        self.in_vain += 1
-        tape = Tape()
-        binder = Binder(self.steps, self.start, frame, self.reads, self.contents, tape)
+        """Walks the segment on recorded sizes and keeps the recipe."""
+        binder = Binder(*self._segment, frame, self._reads, self._contents, Tape())
         try:
-            if not binder.walk():
-                return None
-            recipe = Recipe(draft_of(binder, stacker(tape)), binder.claims, signature.names, tape)
-        except (TypeError, AttributeError, OverflowError):  # something that a Size cannot do
-            return None
+            binder.walk()
+            if binder.limited or len(binder.steps) < (self._reached or 0):  # it came to what a recorded size cannot do
+                raise Misfit
+            recipe = Recipe(binder, signature.names)
+        except (TypeError, AttributeError, OverflowError) as e:
+            raise Misfit from e
         bound = recipe.bind(signature, frame)
-        if bound is not None:
-            self.found = [recipe, *self.found[: MOST_RECIPES - 1]]
+        self._recipes = [recipe, *self._recipes[: MOST_RECIPES - 1]]
         return bound
 
 
@@ -93,34 +103,54 @@ def _contents(x: np.ndarray) -> Any:
 class Recipe:
     """How a segment is bound for all signatures on which a recorded walk decides the same."""
 
-    def __init__(self, draft: Draft, claims: list[int], names: tuple[str, ...], tape: Tape):
-        self._names = names
+    def __init__(self, binder: Binder, names: tuple[str, ...]):
+        assert binder.tape is not None
+        self._names, numbers, rest = names, list[Any](), ()
+        self._maker = None
+        if binder.steps:
+            draft = draft_of(binder, stack)
+            self._maker = _Maker(draft, numbers)
+            rest = _per_signature(draft)
+        self._function = binder.tape.function("shapes, symbols, contents", (greatest(0, *binder.claims), numbers, *rest))
+
+    def bind(self, signature: Signature, frame: Frame) -> Bound | None:
+        """The bound segment, None where not even its first step can be bound. Raises Misfit where a walk might come to another
+        one, or to an error."""
+        if signature.names != self._names:
+            raise Misfit
+        try:
+            found = self._function(signature.shapes, signature.symbols, signature.contents)
+            if found is None or not frame.budget.fits(found[0]):
+                raise Misfit
+            numbers = np.array(found[1], np.int64)
+        except (ArithmeticError, IndexError) as e:  # OverflowError among them: a number beyond 64 bits
+            raise Misfit from e
+        return None if self._maker is None else self._maker.bound(numbers, *found[2:])
+
+
+def _per_signature(draft: Draft) -> tuple[Any, ...]:
+    """What `_Maker.bound` takes beside the numbers."""
+    shapes = [p.shape for _, p in draft.results]
+    return draft.arena, [b.nbytes for b in draft.outputs], shapes, [at for at, _ in draft.checked], draft.symbols
+
+
+class _Maker:
+    """Makes bound segments of a draft: what is the same for all of them, and where the numbers go that are not."""
+
+    def __init__(self, draft: Draft, numbers: list[Any]):
         self._stop, self._name, self._inputs, self._dead = draft.stop, draft.name, draft.inputs, draft.dead
         self._relative, self._patched, self._keep = draft.relative, draft.patched, draft.keep
-        numbers: list[Any] = []
         self._block = _Spread([*draft.words, *(x for row in draft.table for x in row)], numbers)
         self._words = len(draft.words)
         self._flagged = np.array([i for i, row in enumerate(draft.table) if is_size(row[3]) or row[3] >= 0], np.intp)
         self._checked = [step for _, step in draft.checked]
         self._facts = _Facts(draft, numbers)
         self._results = [_Result.of(v, p, draft, self._facts) for v, p in draft.results]
-        given = "shapes, symbols, contents"
-        self._function = tape.function(given, (numbers, tape.maximum(claims), draft.arena, [b.nbytes for b in draft.outputs],
-                                               [p.shape for _, p in draft.results], [at for at, _ in draft.checked],
-                                               draft.symbols))  # fmt: skip
 
-    def bind(self, signature: Signature, frame: Frame) -> Bound | None:
-        """The bound segment; None where a walk might come to another one, or to an error."""
-        if signature.names != self._names:
-            return None
-        try:
-            found = self._function(signature.shapes, signature.symbols, signature.contents)
-            if found is None or not frame.budget.fits(found[1]):
-                return None
-            numbers = np.array(found[0], np.int64)
-        except (ArithmeticError, IndexError):  # OverflowError among them: a number beyond 64 bits
-            return None
-        _, _, arena, nbytes, shapes, checked, symbols = found
+    def bound(
+        self, numbers: np.ndarray, arena: int, nbytes: Sequence[int], shapes: Sequence[tuple[int, ...]], checked: Sequence[int],
+        symbols: dict[str, int],
+    ) -> Bound:  # fmt: skip
         block = self._block.fill(numbers)
         words, table = block[: self._words], block[self._words :].reshape(-1, ROW)
         facts = self._facts.fill(numbers, words)

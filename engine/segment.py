@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ir.core import Value
-from .binder import MOST_CONTENTS, Binder
+from .binder import MOST_CONTENTS
 from .bound import Bound
-from .draft import draft_of
 from .memory import MOST_BOUND
 from .rebind import Recipes
 from .steps import Frame, KernelStep, SizeStep, Step, ViewStep
@@ -51,19 +50,12 @@ class Segments:
             if key in known:
                 known.move_to_end(key)
                 return known[key]
-            bound = known[key] = self._bind(start, frame)
+            if start not in self._recipes:
+                self._recipes[start] = Recipes(self.steps[start:stop], start, reads, contents)
+            bound = known[key] = self._recipes[start].bind(frame)
             if len(known) > MOST_BOUND:
                 known.popitem(last=False)
             return bound
-
-    def _bind(self, start: int, frame: Frame) -> Bound | None:
-        stop, reads, contents = self._reads(start)
-        recipes = self._recipes.setdefault(start, Recipes(self.steps[start:stop], start, reads, contents))
-        bound = recipes.bind(frame)
-        if bound is not None:
-            return bound
-        binder = Binder(self.steps[start:stop], start, frame, reads, contents)
-        return draft_of(binder).bound() if binder.walk() else None
 
     def reads_contents(self, start: int) -> bool:
         """Whether the sizes in the segment that starts at a step hang on the contents of what it reads."""

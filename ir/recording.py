@@ -18,7 +18,7 @@ guards hold: every decision in it would be the same. What a `Size` cannot do rai
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _COMPUTE: dict[str, Callable[[int, int], int]] = {
@@ -33,7 +33,7 @@ _OPPOSITE = {"<": "{1} <= {0}", "<=": "{1} < {0}", "==": "{0} != {1}"}
 
 
 class Size:
-    """An integer that has a value now and may have another one next time. Its arithmetic and comparisons are recorded on its tape."""
+    """An integer that has a value now and may have another one next time. Its arithmetic and comparisons go on its tape."""
 
     __slots__ = ("name", "tape", "value")
 
@@ -60,11 +60,11 @@ class Size:
     def __hash__(self) -> int:
         return hash(int(self))
 
-    def __repr__(self) -> str:
-        return str(int(self))
+    def __repr__(self) -> str:  # for messages: no text decides what is computed from sizes
+        return str(self.value)
 
     def __format__(self, spec: str) -> str:
-        return format(int(self), spec)
+        return format(self.value, spec)
 
     def __neg__(self) -> Any:
         return 0 - self
@@ -108,6 +108,9 @@ class Size:
     def __rfloordiv__(self, other: Any) -> Any:
         return self.tape.compute("//", other, self)
 
+    def __rshift__(self, other: int) -> Any:
+        return self // (1 << other)
+
     def __mod__(self, other: Any) -> Any:
         return self.tape.compute("%", self, other)
 
@@ -132,6 +135,23 @@ class Size:
     def __ne__(self, other: object) -> Any:
         equal = self.tape.compare("==", self, other)
         return equal if equal is NotImplemented else not equal
+
+
+def greatest(*xs: int) -> int:
+    """The largest of some numbers: of recorded sizes an expression, where `max` would record which of them it is."""
+    return _extreme("max", xs)
+
+
+def least(*xs: int) -> int:
+    """The least of some numbers, as `greatest`."""
+    return _extreme("min", xs)
+
+
+def _extreme(fn: str, xs: Sequence[Any]) -> Any:
+    for x in xs:
+        if type(x) is Size:
+            return x.tape.extreme(fn, xs)
+    return max(xs) if fn == "max" else min(xs)
 
 
 def is_size(x: Any) -> bool:
@@ -166,18 +186,16 @@ class Tape:
         text = _render(sizes, needed)
         self.guard(f"{expression} == {text}", *_sizes_in(*sizes))
 
-    def maximum(self, xs: Iterable[int | Size]) -> int | Size:
-        """The largest of some numbers of 0 and above (0 where there are none), as one expression and without a guard."""
-        xs = list(xs)
+    def extreme(self, fn: str, xs: Sequence[int | Size]) -> Any:
+        """The `max` or `min` of some numbers, as one expression."""
+        pick = max if fn == "max" else min
         sizes = {x.name: x for x in xs if type(x) is Size}
-        least = max((x for x in xs if type(x) is not Size), default=0)
-        if not sizes:
-            return least
-        parts = sorted(sizes) + [str(least)] * (least > 0)
+        numbers = [pick(numbers)] if (numbers := [int(x) for x in xs if type(x) is not Size]) else []
+        parts = [*sorted(sizes), *map(str, numbers)]
         if len(parts) == 1:
-            return sizes[parts[0]]
-        value = max(least, *(x.value for x in sizes.values()))
-        return self._define(("max", *parts), f"max({', '.join(parts)})", tuple(sizes.values()), value)
+            return next(iter(sizes.values()))
+        value = pick([*numbers, *(x.value for x in sizes.values())])
+        return self._define((fn, *parts), f"{fn}({', '.join(parts)})", tuple(sizes.values()), value)
 
     def compute(self, op: str, a: Any, b: Any) -> Any:
         """a op b: a Size, or an int where it does not depend on sizes."""
@@ -194,6 +212,8 @@ class Tape:
         if found is None:
             value = _COMPUTE[op](value_of(x), value_of(y))
             found = self._define(key, f"{key[1]} {op} {key[2]}", _sizes_in(x, y), value)
+            if op == "-" and type(x) is int and x == 0:  # sizes are rounded up by negating twice
+                self._sizes["-", "0", found.name] = y
         return found
 
     def compare(self, op: str, a: Any, b: Any) -> Any:
@@ -223,13 +243,13 @@ class Tape:
                 lines.append(f"if not ({expression}): return None" if name is None else f"{name} = {expression}")
         body = [*reversed(lines), f"return {text}"]
         scope: dict[str, Any] = {}
-        exec("\n    ".join([f"def rebind({parameters}):", *body]), {"max": max}, scope)
+        exec("\n    ".join([f"def rebind({parameters}):", *body]), {"max": max, "min": min}, scope)
         return scope["rebind"]
 
     def _define(self, key: Any, expression: str, needs: tuple[Size, ...], value: int) -> Size:
         found = self._sizes.get(key)
         if found is None:
-            found = self._sizes[key] = Size(self, f"v{len(self._sizes)}", value)
+            found = self._sizes[key] = Size(self, f"v{len(self._lines)}", value)
             self._lines.append((found.name, expression, needs))
         return found
 
