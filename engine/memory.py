@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..kernels.cpu.launch import Schedule
-from ..ir.recording import greatest, value_of
+from ..ir.recording import greatest, is_size, value_of
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 ALIGN = 64
 MOST_BOUND = 32  # signatures that are kept, for a place in a plan and for an arena
 
-
 FOREVER = 1 << 60
+SMALL = 1 << 20  # bytes of an arena that need no better order
 
 
 @dataclass(eq=False)
@@ -76,7 +76,8 @@ def stack(buffers: Iterable[Buffer]) -> int:
     """Gives buffers of recorded sizes their offsets, and tells the bytes of all, as expressions.
 
     Best fit on the sizes that they have now tells which buffer lies above which. For other sizes each lies as low as the buffers
-    allow that it lies above and that live at the same time. So no two of those ever overlap, whatever the sizes.
+    allow that it lies above and that live at the same time. So no two of those ever overlap, whatever the sizes; and a guard on
+    the bytes of all sees to it that best fit is asked again where the order has become a bad one.
     """
     buffers = list(buffers)
     now = [Buffer(value_of(b.nbytes), b.first, b.last) for b in buffers]
@@ -85,7 +86,31 @@ def stack(buffers: Iterable[Buffer]) -> int:
     below = _directly_below(now)
     for i in sorted(range(len(buffers)), key=lambda i: now[i].offset):
         buffers[i].offset = greatest(*(buffers[j].offset + sizes[j] for j in below[i])) if below[i] else 0
-    return greatest(0, *(b.offset + n for b, n in zip(buffers, sizes)))
+    total, least_total = greatest(0, *(b.offset + n for b, n in zip(buffers, sizes))), _most_alive(buffers, sizes)
+    allowed = least_total * (value_of(total) * 11) // (10 * max(value_of(least_total), 1))
+    if total > greatest(allowed, SMALL):  # it is not so now: this is the guard
+        raise AssertionError(f"{total} bytes, where {allowed} were expected")
+    return total
+
+
+def _most_alive(buffers: Sequence[Buffer], sizes: Sequence[int]) -> int:
+    """The most bytes that live at the same time, which no order can do without."""
+    kinds = {str(n.name) if is_size(n) else str(n): n for n in sizes}
+    names = [str(n.name) if is_size(n) else str(n) for n in sizes]
+    order = sorted(range(len(buffers)), key=lambda i: buffers[i].first)
+    ends = sorted(order, key=lambda i: buffers[i].last)
+    live: Counter[str] = Counter()
+    seen: set[tuple[tuple[str, int], ...]] = set()  # how many of each size live at once, before some of them die
+    done = 0
+    for i in order:
+        if buffers[ends[done]].last < buffers[i].first:
+            seen.add(tuple(sorted(live.items())))
+        while buffers[ends[done]].last < buffers[i].first:
+            live[names[ends[done]]] -= 1
+            done += 1
+        live[names[i]] += 1
+    seen.add(tuple(sorted(live.items())))
+    return greatest(0, *(sum(kinds[name] * count for name, count in found if count) for found in seen))
 
 
 def _directly_below(buffers: Sequence[Buffer]) -> list[set[int]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.ops.move import slice_ends
 from ...ir.types import DType, dtype_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .boxes import Box, copy_text, dense, launch, runs
@@ -114,18 +115,10 @@ def split(node: Node) -> KernelSource | Refusal:
     return copier(node, boxes)
 
 
-def _first(start: int, step: int, n: int) -> int:
-    """The first of `slice(start, None, step).indices(n)`, in plain arithmetic (sizes may be recorded)."""
-    if step == 0:
-        raise ValueError("slice step cannot be zero")
-    least, most = (0, n) if step > 0 else (-1, n - 1)
-    return max(start + n, least) if start < 0 else min(start, most)
-
-
 @serves("slice")
 def slice_(node: Node) -> KernelSource | Refusal:
     x, y, out, host = node.operands[0], node.results[0], first_result(node), set()
-    starts, _, axes, steps = (host_value(node, i, host) for i in range(1, 5))  # ends decide the result's shape
+    starts, ends, axes, steps = (host_value(node, i, host) for i in range(1, 5))
 
     def boxes(call: Call) -> list[Box]:
         shape, xs = call.operands[0], dense(x, call.operands[0])
@@ -134,9 +127,9 @@ def slice_(node: Node) -> KernelSource | Refusal:
         which = range(len(first)) if which is None else which.tolist()
         step = [1] * len(first) if step is None else step.tolist()
         at, strides = 0, list(xs)
-        for a, b, s in zip(which, first, step, strict=True):
+        for a, b, e, s in zip(which, first, ends(call).tolist(), step, strict=True):
             a %= len(shape)
-            at += _first(b, s, shape[a]) * xs[a]
+            at += slice_ends(b, e, s, shape[a])[0] * xs[a]
             strides[a] = s * xs[a]
         return [Box(call.results[0], 0, tuple(strides), out, dense(y, call.results[0]), at)]
 
