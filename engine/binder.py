@@ -18,12 +18,12 @@ from ..ir.core import Value
 from ..ir.errors import GraphmillError, LimitError
 from ..ir.interp import bind_dims
 from ..ir.layout import physical
+from ..ir.recording import Tape, is_size, value_of
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import I64, TensorType
 from ..kernels.spec import Call
 from .bound import BYTE, Place
 from .memory import Buffer, aligned_copy
-from ..ir.recording import Tape, is_size, value_of
 from .steps import Frame, KernelStep, Shaped, SizeStep, Step, ViewStep, nbytes_of_shape, result_shapes
 
 MOST_CONTENTS = 1 << 12  # elements of an operand whose contents are part of a signature
@@ -48,7 +48,7 @@ class Row:
 class Binder:
     """Binds one segment for one signature: what `frame` holds of the values that it `reads`, of some of them the `contents`.
 
-    After `walk` there are the steps that could be bound, their rows and buffers, and in `claims` the bytes that each kernel asks for.
+    After `walk` there are the steps that could be bound, their rows and buffers, and in `claims` the bytes that kernels ask for.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Binder:
         self.claims: list[int] = []
         self.limited = False  # whether what a run may hold was what ended the walk
         if tape is not None:
-            self.frame.symbols = {s: tape.size(f"symbols[{i}]", n) for i, (s, n) in enumerate(frame.symbols.items())}
+            for i, (s, n) in enumerate(frame.symbols.items()):
+                self.frame.symbols[s] = tape.size(f"symbols[{i}]", n)  # type: ignore[assignment]  # as good as an int
         for i, v in enumerate(reads):
             x = frame.values[v]
             at = contents.index(v) if v in contents and x.size <= MOST_CONTENTS else None
             if tape is None:
-                known = at is not None or x.dtype == object
-                shape, self.frame.values[v] = x.shape, x if known else Shaped(x.shape, x.dtype)
+                shape, self.frame.values[v] = x.shape, Shaped(x.shape, x.dtype) if at is None else x
             else:
                 shape = self._recorded_shape(tape, i, v, x.shape, at is not None)
                 self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, x)
@@ -218,6 +218,8 @@ class Binder:
 
 def _recorded_contents(tape: Tape, at: int, x: np.ndarray) -> Shaped | np.ndarray:
     """Contents number `at` of a signature: each element a size of its own where they are a few integers, else as they are."""
+    if x.dtype == object:
+        raise TypeError("strings cannot be compared by their bytes")
     if not takes_contents_as_sizes(x):
         tape.guard(f"contents[{at}] == {x.tobytes()!r}")
         return x

@@ -18,8 +18,8 @@ from .steps import KernelStep
 
 @dataclass
 class Draft:
-    """A bound segment before its numbers stand in arrays: while sizes are recorded, `symbols`, the bytes of `outputs`, the shapes of
-    `results`, `arena`, `checked`, `words` and `table` hold expressions. Meanings as in `Bound` and `Parameters`."""
+    """A bound segment before its numbers stand in arrays: where sizes were recorded, `symbols`, the bytes of `outputs`, the shapes
+    of `results`, `arena`, `checked`, `words` and `table` hold expressions. Meanings as in `Bound` and `Parameters`."""
 
     stop: int
     name: str

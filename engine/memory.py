@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..kernels.cpu.launch import Schedule
 from ..ir.recording import greatest, is_size, value_of
+from ..kernels.cpu.launch import Schedule
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -95,8 +95,8 @@ def stack(buffers: Iterable[Buffer]) -> int:
 
 def _most_alive(buffers: Sequence[Buffer], sizes: Sequence[int]) -> int:
     """The most bytes that live at the same time, which no order can do without."""
-    kinds = {str(n.name) if is_size(n) else str(n): n for n in sizes}
-    names = [str(n.name) if is_size(n) else str(n) for n in sizes]
+    names = [n.name if is_size(n) else str(n) for n in sizes]
+    kinds = dict(zip(names, sizes))
     order = sorted(range(len(buffers)), key=lambda i: buffers[i].first)
     ends = sorted(order, key=lambda i: buffers[i].last)
     live: Counter[str] = Counter()
@@ -114,8 +114,8 @@ def _most_alive(buffers: Sequence[Buffer], sizes: Sequence[int]) -> int:
 
 
 def _directly_below(buffers: Sequence[Buffer]) -> list[set[int]]:
-    """For each buffer, which lie next below it in the moment when it, or they, are first written. All that live at the same time are
-    connected by chains of such neighbours."""
+    """For each buffer, which lie next below it in the moment when it, or they, are first written. All that live at the same time
+    are connected by chains of such neighbours."""
     below: list[set[int]] = [set() for _ in buffers]
     live: list[tuple[int, int]] = []  # offsets and numbers, by offset
     for i in sorted(range(len(buffers)), key=lambda i: buffers[i].first):

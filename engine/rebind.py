@@ -1,11 +1,12 @@
 """Binding a segment again for other sizes, by what was recorded when it was bound before.
 
-The first signature of a segment is bound by walking its steps. At the second one the walk is *recorded*: it runs on sizes that write
-down what is done to them (`recording.py`), and what it finds becomes a `Recipe`: a Python function from the signature to all
-numbers of the bound segment that differ from one signature to the next (or to None, where a decision of the walk would be another),
-and the arrays into which these numbers are spread. A signature that no recipe fits is walked again, which makes another recipe.
+The first signature of a segment is bound by walking its steps. At the second one the walk is *recorded*: it runs on sizes that
+write down what is done to them (`ir/recording.py`), and what it finds becomes a `Recipe`: a Python function from the signature to
+all numbers of the bound segment that differ from one signature to the next (or to None, where a decision of the walk would be
+another), and the arrays into which these numbers are spread. A signature that no recipe fits is walked and recorded again; where
+several recordings in a row were of no use for a later signature, it is only walked.
 
-What is not decided by sizes is no part of a recipe: which memory a run may still claim is asked each time.
+How much memory a run may still claim does not follow from its sizes alone, and is asked each time.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..ir.core import Value
+from ..ir.recording import Tape, greatest, is_size
 from ..kernels.cpu.launch import ROW
 from .binder import MOST_CONTENTS, Binder, takes_contents_as_sizes
 from .bound import Bound, Parameters, Place
 from .draft import Draft, draft_of
 from .memory import FOREVER, Buffer, aligned_copy, stack
-from ..ir.recording import Tape, greatest, is_size
 from .steps import Frame, Step
 
 MOST_RECIPES = 8  # of one segment
@@ -184,7 +185,7 @@ class _Spread:
 
 
 class _Facts:
-    """Integers that follow from sizes and that kernels read as tensors, in one block; each tensor begins at a multiple of 64 bytes."""
+    """Integers that follow from sizes and that kernels read as tensors, in one block: each tensor at a multiple of 64 bytes."""
 
     def __init__(self, draft: Draft, numbers: list[Any]):
         tensors = [p.sizes for _, p in draft.results if p.sizes is not None] + [t for _, t in draft.computed]

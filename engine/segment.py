@@ -1,9 +1,9 @@
 """Segments: runs of steps whose sizes are known before they run, bound once for each signature and run by one native call.
 
 Binding a segment (`binder.py`) walks its steps with values that have a shape and no contents, finds all sizes and launches, and
-`memory.py` assigns every value that dies inside the segment a place in one block of memory, the arena; what lives longer gets memory
-of its own. Where a step needs contents that the segment itself computes, the segment ends before it: the next one is bound when it
-is reached. A segment that is met with one size after another is recorded while it is bound, and from then on bound by what was
+`memory.py` assigns every value that dies inside the segment a place in one block of memory, the arena; what lives longer gets
+memory of its own. Where a step needs contents that the segment itself computes, the segment ends before it: the next one is bound
+when it is reached. A segment that is met with other sizes is recorded while it is bound, and from then on bound by what was
 recorded (`rebind.py`).
 """
 
@@ -84,5 +84,3 @@ def _bindable(step: Step) -> bool:
 
 def _reads_contents(step: Step, i: int) -> bool:
     return i in step.source.host if isinstance(step, KernelStep) else isinstance(step, ViewStep) and i > 0
-
-

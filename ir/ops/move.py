@@ -245,8 +245,8 @@ def slice_ends(start: int, end: int, step: int, size: int) -> tuple[int, int]:
 def slice_size(c: InferContext, size: DimLike, start: DimLike | None, end: DimLike | None, step: DimLike | None) -> DimLike:
     """How many elements start:end:step takes of `size`; a new symbol where signs or bounds cannot be settled."""
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int) and isinstance(step, int):
-        first, last = slice_ends(start, end, step, size)
-        return greatest(-((first - last) // step), 0)
+        begin, stop = slice_ends(start, end, step, size)
+        return greatest(-((begin - stop) // step), 0)
     if start is None or end is None or not isinstance(step, int):
         return c.symbol()
     lo, hi = (0, size) if step > 0 else (-1, size - 1)

@@ -96,7 +96,9 @@ def test_equals_a_walk(name: str, sizes: list[list[int]], seed: int) -> None:
                 np.testing.assert_array_equal(x, results[1][k])
 
 
-@pytest.mark.parametrize(("name", "most"), [("chain", 2), ("attention", 4), ("heads", 4), ("images", 6), ("movement", 4), ("shapes", 4)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("chain", 2), ("attention", 4), ("heads", 4), ("images", 6), ("movement", 4), ("shapes", 4)]
+)
 def test_most_signatures_are_rebound(name: str, most: int) -> None:
     """Of 40 signatures only few are recorded; the first is walked, all others are bound by a recipe."""
     exe, rng = compiled(MODELS[name], threads=1), np.random.default_rng(0)
@@ -187,4 +189,3 @@ def test_several_threads_rebind_at_once() -> None:
     for t in threads:
         t.join()
     assert not wrong
-

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 NUMBERS = st.integers(0, 40)
 OPS = ["+", "-", "*", "//", "%", "max", "min", "neg", "divmod", "shift"]
-PROGRAMS = st.lists(st.tuples(st.sampled_from(OPS), st.integers(0, 30), st.integers(-3, 30), st.booleans(), st.integers(0, 3)), max_size=12)
+PROGRAMS = st.lists(
+    st.tuples(st.sampled_from(OPS), st.integers(0, 30), st.integers(-3, 30), st.booleans(), st.integers(0, 3)), max_size=12
+)
 
 
 def run(program: list[tuple[str, int, int, bool, int]], a: Any, b: Any) -> list[Any]:
@@ -25,16 +27,26 @@ def run(program: list[tuple[str, int, int, bool, int]], a: Any, b: Any) -> list[
         if op in ("//", "%", "divmod") and y <= 0:
             y = 3
         match op:
-            case "+": made.append(x + y)
-            case "-": made.append(y - x)
-            case "*": made.append(x * y)
-            case "//": made.append(x // y)
-            case "%": made.append(x % y)
-            case "max": made.append(greatest(x, y, 7))
-            case "min": made.append(least(y, x))
-            case "neg": made.append(-(-x // 4))
-            case "divmod": made += divmod(x, y)
-            case "shift": made.append(x >> 2)
+            case "+":
+                made.append(x + y)
+            case "-":
+                made.append(y - x)
+            case "*":
+                made.append(x * y)
+            case "//":
+                made.append(x // y)
+            case "%":
+                made.append(x % y)
+            case "max":
+                made.append(greatest(x, y, 7))
+            case "min":
+                made.append(least(y, x))
+            case "neg":
+                made.append(-(-x // 4))
+            case "divmod":
+                made += divmod(x, y)
+            case "shift":
+                made.append(x >> 2)
     return made  # fmt: skip
 
 
@@ -60,7 +72,7 @@ def test_other_sizes_are_computed_where_decisions_stay() -> None:
 
 @pytest.mark.parametrize("use", [
     lambda n: list(range(n)), lambda n: [1, 2, 3, 4, 5, 6][n], int, float, hash, lambda n: n / 2, lambda n: 7 / n, lambda n: n * 0.5,
-    lambda n: 0.5 < n, lambda n: np.zeros(n), lambda n: np.array([n], np.int64), lambda n: {5: 1}.get(n), lambda n: "ab" * n,
+    lambda n: n > 0.5, lambda n: np.zeros(n), lambda n: np.array([n], np.int64), lambda n: {5: 1}.get(n), lambda n: "ab" * n,
 ])  # fmt: skip
 def test_what_needs_an_int_pins_the_size(use: Any) -> None:
     tape = Tape()
@@ -85,7 +97,7 @@ def test_equal_expressions_are_one() -> None:
     tape = Tape()
     a, b = tape.size("a", 4), tape.size("b", 6)
     assert (a * 64 + b) is (b + 64 * a)
-    assert -(-a) is a and a + 0 is a and 1 * a is a and a // 1 is a
+    assert 0 - (-a) is a and a + 0 is a and 1 * a is a and a // 1 is a
     assert a * 0 == 0 and not is_size(a * 0) and not is_size(a - a)
     assert greatest(a, 3, b, 1) is greatest(b, a, 3)
 
@@ -102,7 +114,9 @@ def test_a_size_passes_for_an_int() -> None:
     assert is_size(np.int64(3) * n) and is_size(n + np.int64(3)) and value_of(n * True) == 5
 
 
-@pytest.mark.parametrize("use", [lambda n: n**2, lambda n: 1 << n, lambda n: n & 7, lambda n: n + "a", lambda n: n < "a", lambda n: n < None])
+@pytest.mark.parametrize(
+    "use", [lambda n: n**2, lambda n: 1 << n, lambda n: n & 7, lambda n: n + "a", lambda n: n < "a", lambda n: n < None]
+)
 def test_what_a_size_cannot_do_raises(use: Any) -> None:
     with pytest.raises(TypeError):
         use(Tape().size("a", 5))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+import graphmill.ir.ops  # noqa: F401  (fills OPS)
 import numpy as np
 import pytest
-import graphmill.ir.ops  # noqa: F401  (fills OPS)
 from graphmill.ir.errors import GraphmillError
 from graphmill.ir.op import OPS, OpDef
 from graphmill.ir.recording import Tape, value_of
@@ -38,10 +38,10 @@ def sources(op: OpDef) -> Iterator[tuple[KernelSource, Shapes, Shapes, dict[int,
                 yield source, [None if x is None else np.shape(x) for x in example.operands], [r.shape for r in results], host
 
 
-def launched(source: KernelSource, operands: Shapes, results: Sequence[Any], host: dict[int, np.ndarray], sizes: dict[int, Any]) -> Any:
+def launched(source: KernelSource, operands: Shapes, results: Shapes, host: dict[int, np.ndarray], sizes: dict[int, Any]) -> Any:
     """What `bind` answers with each size of the shapes replaced."""
     new = [None if s is None else tuple(sizes[n] for n in s) for s in operands]
-    launch = source.bind(Call(new, [tuple(sizes[n] for n in s) for s in results], host))
+    launch = source.bind(Call(new, [tuple(sizes[n] for n in s or ()) for s in results], host))
     return tuple(launch.ints), launch.tiles, launch.scratch
 
 
