@@ -35,10 +35,11 @@ _OPPOSITE = {"<": "{1} <= {0}", "<=": "{1} < {0}", "==": "{0} != {1}"}
 class Size:
     """An integer that has a value now and may have another one next time. Its arithmetic and comparisons go on its tape."""
 
-    __slots__ = ("name", "tape", "value")
+    __slots__ = ("base", "name", "plus", "tape", "times", "value")
 
     def __init__(self, tape: Tape, name: str, value: int):
         self.tape, self.name, self.value = tape, name, value
+        self.base, self.times, self.plus = self, 1, 0  # what it is in terms of another size: base * times + plus
 
     @property  # type: ignore[misc]  # of object, which lets it be set
     def __class__(self) -> type:  # what asks whether it has a number (isinstance) goes the way of numbers
@@ -174,7 +175,7 @@ class Tape:
 
     def size(self, expression: str, value: int) -> Size:
         """A size that is given: an expression of the function's parameters (see `function`)."""
-        return self._define(("given", expression), expression, (), value)
+        return self._define(("given", expression), expression, (), int, value)
 
     def guard(self, expression: str, *needs: Size) -> None:
         """Demands that an expression over the names of sizes and the function's parameters be true."""
@@ -188,32 +189,56 @@ class Tape:
 
     def extreme(self, fn: str, xs: Sequence[int | Size]) -> Any:
         """The `max` or `min` of some numbers, as one expression."""
-        pick = max if fn == "max" else min
+        pick, better = (max, ">") if fn == "max" else (min, "<")
         sizes = {x.name: x for x in xs if type(x) is Size}
-        numbers = [pick(numbers)] if (numbers := [int(x) for x in xs if type(x) is not Size]) else []
-        parts = [*sorted(sizes), *map(str, numbers)]
-        if len(parts) == 1:
-            return next(iter(sizes.values()))
-        value = pick([*numbers, *(x.value for x in sizes.values())])
-        return self._define((fn, *parts), f"{fn}({', '.join(parts)})", tuple(sizes.values()), value)
+        first, *others = [sizes[name] for name in sorted(sizes)]
+        numbers = [x for x in xs if type(x) is not Size]
+        for x in [*others, *([pick(numbers)] if numbers else [])]:
+            a, b = first.name, _text(x)  # a conditional expression takes a third of the time of a call
+            first = self._define((fn, a, b), f"{a} if {a} {better} {b} else {b}", _sizes_in(first, x), pick, first, x)
+        return first
 
     def compute(self, op: str, a: Any, b: Any) -> Any:
         """a op b: a Size, or an int where it does not depend on sizes."""
         x, y = _integer(a), _integer(b)
         if x is None or y is None:
             return _COMPUTE[op](_pinned(a), _pinned(b)) if _is_float(a) or _is_float(b) else NotImplemented
-        known = _simplified(op, x, y)
+        known = self._linear(op, x, y)
         if known is not None:
             return known
-        if op in "+*" and (type(x) is not Size or (type(y) is Size and y.name < x.name)):
+        if op in "+*" and y.name < x.name:
             x, y = y, x
-        key = (op, _text(x), _text(y))
+        return self._define((op, _text(x), _text(y)), f"{_text(x)} {op} {_text(y)}", _sizes_in(x, y), _COMPUTE[op], x, y)
+
+    def _linear(self, op: str, x: Any, y: Any) -> Any:
+        """What is a multiple of one size plus a number, which needs no chain of definitions; None for all else."""
+        if type(y) is int:
+            if op == "+":
+                return self._multiple(x.base, x.times, x.plus + y)
+            if op == "-":
+                return self._multiple(x.base, x.times, x.plus - y)
+            if op == "*":
+                return self._multiple(x.base, x.times * y, x.plus * y)
+            if y and x.times % y == 0:
+                return x.plus % y if op == "%" else self._multiple(x.base, x.times // y, x.plus // y)
+        elif type(x) is int:
+            if op == "-":
+                return self._multiple(y.base, -y.times, x - y.plus)
+            return self._linear(op, y, x) if op in "+*" else None
+        elif x.base is y.base and op in "+-":
+            sign = 1 if op == "+" else -1
+            return self._multiple(x.base, x.times + sign * y.times, x.plus + sign * y.plus)
+        return None
+
+    def _multiple(self, base: Size, times: int, plus: int) -> Any:
+        if times == 0 or (times, plus) == (1, 0):
+            return base if times else plus
+        text = f"{base.name} * {times}" if times != 1 else base.name
+        key = ("linear", base.name, times, plus)
         found = self._sizes.get(key)
         if found is None:
-            value = _COMPUTE[op](value_of(x), value_of(y))
-            found = self._define(key, f"{key[1]} {op} {key[2]}", _sizes_in(x, y), value)
-            if op == "-" and type(x) is int and x == 0:  # sizes are rounded up by negating twice
-                self._sizes["-", "0", found.name] = y
+            found = self._define(key, f"{text} + {plus}" if plus else text, (base,), lambda n: n * times + plus, base)
+            found.base, found.times, found.plus = base, times, plus
         return found
 
     def compare(self, op: str, a: Any, b: Any) -> Any:
@@ -243,13 +268,14 @@ class Tape:
                 lines.append(f"if not ({expression}): return None" if name is None else f"{name} = {expression}")
         body = [*reversed(lines), f"return {text}"]
         scope: dict[str, Any] = {}
-        exec("\n    ".join([f"def rebind({parameters}):", *body]), {"max": max, "min": min}, scope)
+        exec("\n    ".join([f"def rebind({parameters}):", *body]), scope)
         return scope["rebind"]
 
-    def _define(self, key: Any, expression: str, needs: tuple[Size, ...], value: int) -> Size:
+    def _define(self, key: Any, expression: str, needs: tuple[Size, ...], fn: Callable[..., int], *args: int | Size) -> Size:
+        """The size of an expression, whose value is fn(*args)."""
         found = self._sizes.get(key)
         if found is None:
-            found = self._sizes[key] = Size(self, f"v{len(self._lines)}", value)
+            found = self._sizes[key] = Size(self, f"v{len(self._lines)}", fn(*map(value_of, args)))
             self._lines.append((found.name, expression, needs))
         return found
 
@@ -278,19 +304,6 @@ def _text(x: int | Size) -> str:
 
 def _sizes_in(*xs: Any) -> tuple[Size, ...]:
     return tuple(x for x in xs if type(x) is Size)
-
-
-def _simplified(op: str, x: Any, y: Any) -> Any:
-    """What needs no new expression; None for all else."""
-    if y == 0 if type(y) is int else False:
-        return x if op in ("+", "-") else 0 if op == "*" else None
-    if y == 1 if type(y) is int else False:
-        return x if op in ("*", "//") else 0 if op == "%" else None
-    if type(x) is int and op in ("+", "*") and x == (0 if op == "+" else 1):
-        return y
-    if type(x) is int and op == "*" and x == 0:
-        return 0
-    return 0 if op == "-" and x is y else None
 
 
 def _render(x: Any, needed: set[str]) -> str:
