@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ MOST_BOUND = 32  # signatures that are kept, for a place in a plan and for an ar
 
 FOREVER = 1 << 60
 SMALL = 1 << 20  # bytes of an arena that need no better order
+MOMENTS = 8
 
 
 @dataclass(eq=False)
@@ -86,31 +87,34 @@ def stack(buffers: Iterable[Buffer]) -> int:
     below = _directly_below(now)
     for i in sorted(range(len(buffers)), key=lambda i: now[i].offset):
         buffers[i].offset = greatest(*(buffers[j].offset + sizes[j] for j in below[i])) if below[i] else 0
-    total, least_total = greatest(0, *(b.offset + n for b, n in zip(buffers, sizes))), _most_alive(buffers, sizes)
-    allowed = least_total * (value_of(total) * 11) // (10 * max(value_of(least_total), 1))
+    top = set(range(len(buffers))).difference(*below)
+    total, needed = greatest(0, *(buffers[i].offset + sizes[i] for i in top)), _alive_at_once(buffers, sizes)
+    allowed = needed * (value_of(total) * 11) // (10 * max(value_of(needed), 1))
     if total > greatest(allowed, SMALL):  # it is not so now: this is the guard
         raise AssertionError(f"{total} bytes, where {allowed} were expected")
     return total
 
 
-def _most_alive(buffers: Sequence[Buffer], sizes: Sequence[int]) -> int:
-    """The most bytes that live at the same time, which no order can do without."""
-    names = [n.name if is_size(n) else str(n) for n in sizes]
-    kinds = dict(zip(names, sizes))
+def _alive_at_once(buffers: Sequence[Buffer], sizes: Sequence[int]) -> int:
+    """The most bytes that live at the same time, of the few moments when the most do now."""
     order = sorted(range(len(buffers)), key=lambda i: buffers[i].first)
     ends = sorted(order, key=lambda i: buffers[i].last)
-    live: Counter[str] = Counter()
-    seen: set[tuple[tuple[str, int], ...]] = set()  # how many of each size live at once, before some of them die
-    done = 0
+    live: set[int] = set()
+    moments: dict[frozenset[int], int] = {}  # recorded sizes that live together, and how many bytes of other sizes with them
+    done = fixed = 0
     for i in order:
-        if buffers[ends[done]].last < buffers[i].first:
-            seen.add(tuple(sorted(live.items())))
         while buffers[ends[done]].last < buffers[i].first:
-            live[names[ends[done]]] -= 1
-            done += 1
-        live[names[i]] += 1
-    seen.add(tuple(sorted(live.items())))
-    return greatest(0, *(sum(kinds[name] * count for name, count in found if count) for found in seen))
+            k, done = ends[done], done + 1
+            live.discard(k)
+            fixed -= 0 if is_size(sizes[k]) else sizes[k]
+        if is_size(sizes[i]):
+            live.add(i)
+        else:
+            fixed += sizes[i]
+        key = frozenset(live)
+        moments[key] = max(moments.get(key, 0), fixed)
+    most = sorted(moments, key=lambda m: moments[m] + sum(value_of(sizes[i]) for i in m))[-MOMENTS:]
+    return greatest(0, *(moments[m] + sum(sizes[i] for i in sorted(m)) for m in most))
 
 
 def _directly_below(buffers: Sequence[Buffer]) -> list[set[int]]:
