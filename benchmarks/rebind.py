@@ -112,7 +112,7 @@ def measure(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-HEADS = ("model", "dim", "steps", "rebinding, us", "us for 300 steps", "walking, us", "outside of kernels: new shape, us", "known, us",
+HEADS = ("model", "dim", "steps", "rebinding, us", "for 300 steps", "walking, us", "outside of kernels: new shape, us", "known, us",
          "recorded walks", "sizes", "largest arena / best fit")  # fmt: skip
 
 

@@ -67,7 +67,11 @@ class Binder:
                 self.frame.symbols[s] = tape.size(f"symbols[{i}]", n)  # type: ignore[assignment]  # as good as an int
         for i, v in enumerate(reads):
             x = frame.values[v]
-            at = contents.index(v) if v in contents and x.size <= MOST_CONTENTS else None
+            at = contents.index(v) if v in contents else None
+            if at is not None and x.size > MOST_CONTENTS:
+                if tape is not None:
+                    tape.guard(f"contents[{at}] is None")
+                at = None
             if tape is None:
                 shape, self.frame.values[v] = x.shape, Shaped(x.shape, x.dtype) if at is None else x
             else:

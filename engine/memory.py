@@ -171,7 +171,9 @@ class Resolved:
     def __init__(self, bound: Bound, arena: np.ndarray):
         p, base = bound.parameters, arena.ctypes.data
         self.flags = arena[: bound.arena // 8 * 8].view(np.int64)  # the arena as words, of which some are looked at after a run
-        self.words, table = aligned_copy(p.words + p.relative * base), p.table.copy()
+        self.words, table = aligned(p.words.shape, p.words.dtype), p.table.copy()
+        np.multiply(p.relative, base, out=self.words)
+        self.words += p.words
         table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array

@@ -1,6 +1,6 @@
 """Integers that record what is done to them, so that a computation on sizes can be done again for other sizes in no time.
 
-Binding a segment (see `binder.py`) is ordinary Python over sizes: every kernel's `bind` multiplies, divides and compares them. A
+Binding a segment (`engine/binder.py`) is ordinary Python over sizes: every kernel's `bind` multiplies, divides and compares them. A
 `Tape` hands out `Size`s for the sizes that may be others next time. A `Size` is used like the int that it is now, and the tape
 writes down, in order,
 
@@ -10,7 +10,8 @@ writes down, in order,
 
 What Python or numpy need a true int for (`range`, an index, a key of a dict, the float of a division) *pins* the size: the guard
 says that it has just this value. So whatever the computation does, it is right to repeat its results for other sizes as long as all
-guards hold: every decision in it would be the same. What a `Size` cannot do raises TypeError.
+guards hold: every decision in it would be the same. What a `Size` cannot do raises TypeError. `max` and `min` are decisions too;
+`greatest` and `least` are definitions.
 
 `Tape.function` makes a Python function of all that: straight down, each definition once, `None` where a guard fails.
 """
