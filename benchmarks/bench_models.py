@@ -3,10 +3,12 @@
 usage: python benchmarks/bench_models.py check [--cold] [--markdown docs/benchmark_models.md] [--json OUT] [NAME ...]
        python benchmarks/bench_models.py speed [--threads 1,2] [--engines graphmill,onnxruntime,openvino] [--seconds 4] [--quick]
                                                [--markdown OUT.md] [--json OUT] [NAME ...]
+       python benchmarks/bench_models.py rebind [--markdown OUT.md] [--json OUT] [NAME ...]
 
 `check` holds graphmill's outputs against ONNX Runtime's, unoptimised, with each symbolic dim at two sizes, as `real_models.py`
-does. `speed` times engines against each other, as `speed.py` tells; a peer that is not installed is left out, and named. Each
-model has a process of its own. `--folder` says where the exports lie.
+does. `speed` times engines against each other, as `speed.py` tells; a peer that is not installed is left out, and named. `rebind`
+times the binding of new shapes, for the exports with a symbolic dim, as `rebind.py` tells. Each model has a process of its own.
+`--folder` says where the exports lie.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from typing import Any
 import export
 import machine
 import real_models
+import realset
+import rebind
 import speed
 
 
@@ -141,6 +145,30 @@ def write_json(path: Path, results: list[dict[str, Any]], engines: list[str], se
     path.write_text(json.dumps({**made, "geometric_mean": mean, "results": results}, indent=1))
 
 
+# ---- rebind -----------------------------------------------------------------------------------------------------
+
+
+def rebind_all(a: argparse.Namespace) -> int:
+    results, failed = [], 0
+    for entry in selected(a.folder, a.names):
+        if not realset.symbolic_axes(entry):
+            continue
+        try:
+            results.append(apart(rebind.measure, entry, a.folder))
+        except Exception as e:
+            print(f"{entry['name']}: {type(e).__name__}: {e}", flush=True)
+            failed += 1
+    page = speed.markdown_table(rebind.HEADS, map(rebind.row, results))
+    print(page)
+    if a.json:
+        Path(a.json).write_text(json.dumps(results, indent=1))
+    if a.markdown:
+        made = machine.made_by(f"python benchmarks/bench_models.py rebind --markdown {a.markdown}")
+        about = "\n\n".join(" ".join(p.split()) for p in (rebind.__doc__ or "").split("\n\n"))
+        Path(a.markdown).write_text(f"# Rebinding\n\n{made}\n{about}\n\n{page}")
+    return failed
+
+
 # ---- the command ------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The number of exports that are wrong or cannot be timed."""
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = ap.add_subparsers(required=True)
-    for verb, f in (("check", check), ("speed", time_all)):
+    for verb, f in (("check", check), ("speed", time_all), ("rebind", rebind_all)):
         p = verbs.add_parser(verb)
         p.set_defaults(verb=f)
         p.add_argument("names", nargs="*")
@@ -164,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         p.add_argument("--json")
         if f is check:
             p.add_argument("--cold", action="store_true", help="compile every kernel anew, with an empty cache")
+        if f is not time_all:
             continue
         p.add_argument("--threads", type=lambda s: [int(t) for t in s.split(",")], default=[1, 2])
         p.add_argument("--engines", type=engine_names, default=list(speed.ENGINES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..ir.recording import greatest, is_size, value_of
 from ..kernels.cpu.launch import Schedule
 
 if TYPE_CHECKING:
-    from .segment import Bound
+    from .bound import Bound
 
 ALIGN = 64
 MOST_BOUND = 32  # signatures that are kept, for a place in a plan and for an arena
 
-
 FOREVER = 1 << 60
+SMALL = 1 << 20  # bytes of an arena that need no better order
+MOMENTS = 8
 
 
 @dataclass(eq=False)
@@ -70,6 +73,66 @@ def _rounded(nbytes: int) -> int:
     return max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
 
 
+def stack(buffers: Iterable[Buffer]) -> int:
+    """Gives buffers of recorded sizes their offsets, and tells the bytes of all, as expressions.
+
+    Best fit on the sizes that they have now tells which buffer lies above which. For other sizes each lies as low as the buffers
+    allow that it lies above and that live at the same time. So no two of those ever overlap, whatever the sizes; and a guard on
+    the bytes of all sees to it that best fit is asked again where the order has become a bad one.
+    """
+    buffers = list(buffers)
+    now = [Buffer(value_of(b.nbytes), b.first, b.last) for b in buffers]
+    assign(now)
+    sizes = [greatest((b.nbytes + (ALIGN - 1)) // ALIGN * ALIGN, ALIGN) for b in buffers]
+    below = _directly_below(now)
+    for i in sorted(range(len(buffers)), key=lambda i: now[i].offset):
+        buffers[i].offset = greatest(*(buffers[j].offset + sizes[j] for j in below[i])) if below[i] else 0
+    top = set(range(len(buffers))).difference(*below)
+    total, needed = greatest(0, *(buffers[i].offset + sizes[i] for i in top)), _alive_at_once(buffers, sizes)
+    allowed = needed * (value_of(total) * 11) // (10 * max(value_of(needed), 1))
+    if total > greatest(allowed, SMALL):  # it is not so now: this is the guard
+        raise AssertionError(f"{total} bytes, where {allowed} were expected")
+    return total
+
+
+def _alive_at_once(buffers: Sequence[Buffer], sizes: Sequence[int]) -> int:
+    """The most bytes that live at the same time, of the few moments when the most do now."""
+    order = sorted(range(len(buffers)), key=lambda i: buffers[i].first)
+    ends = sorted(order, key=lambda i: buffers[i].last)
+    live: set[int] = set()
+    moments: dict[frozenset[int], int] = {}  # recorded sizes that live together, and how many bytes of other sizes with them
+    done = fixed = 0
+    for i in order:
+        while buffers[ends[done]].last < buffers[i].first:
+            k, done = ends[done], done + 1
+            live.discard(k)
+            fixed -= 0 if is_size(sizes[k]) else sizes[k]
+        if is_size(sizes[i]):
+            live.add(i)
+        else:
+            fixed += sizes[i]
+        key = frozenset(live)
+        moments[key] = max(moments.get(key, 0), fixed)
+    most = sorted(moments, key=lambda m: moments[m] + sum(value_of(sizes[i]) for i in m))[-MOMENTS:]
+    return greatest(0, *(moments[m] + sum(sizes[i] for i in sorted(m)) for m in most))
+
+
+def _directly_below(buffers: Sequence[Buffer]) -> list[set[int]]:
+    """For each buffer, which lie next below it in the moment when it, or they, are first written. All that live at the same time
+    are connected by chains of such neighbours."""
+    below: list[set[int]] = [set() for _ in buffers]
+    live: list[tuple[int, int]] = []  # offsets and numbers, by offset
+    for i in sorted(range(len(buffers)), key=lambda i: buffers[i].first):
+        live = [(offset, j) for offset, j in live if buffers[j].last >= buffers[i].first]
+        at = bisect(live, (buffers[i].offset, i))
+        if at:
+            below[i].add(live[at - 1][1])
+        if at < len(live):
+            below[live[at][1]].add(i)
+        live.insert(at, (buffers[i].offset, i))
+    return below
+
+
 def _free(holes: dict[int, int], b: Buffer) -> None:
     at, size = b.offset, _rounded(b.nbytes)
     size += holes.pop(at + size, 0)
@@ -108,8 +171,9 @@ class Resolved:
     def __init__(self, bound: Bound, arena: np.ndarray):
         p, base = bound.parameters, arena.ctypes.data
         self.flags = arena[: bound.arena // 8 * 8].view(np.int64)  # the arena as words, of which some are looked at after a run
-        self.words, table = aligned_copy(p.words), p.table.copy()
-        self.words[p.relative] += base
+        self.words, table = aligned(p.words.shape, p.words.dtype), p.table.copy()
+        np.multiply(p.relative, base, out=self.words)
+        self.words += p.words
         table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array

@@ -20,7 +20,7 @@ from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .memory import Workspace
 from .outputs import WRITABLE
 from .plan import Plan
-from .segment import Bound
+from .bound import Bound
 from .steps import Frame
 
 MOST_ARRAYS = 512  # of one run: each is some lines of Python

@@ -20,7 +20,7 @@ from ..ir.layout import physical
 from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
 from ..ir.symbols import DimLike, Unbound, evaluate
-from ..ir.types import STR, DType, TensorType, type_of
+from ..ir.types import STR, DType, TensorType, dtype_of, type_of
 from ..kernels.spec import Call, KernelSource, Launch, trimmed
 from .binding import Symbols
 from .memory import ALIGN, Workspace, aligned, aligned_copy, as_aligned
@@ -74,15 +74,22 @@ class Frame:
         self.budget.held += n
 
 
-class Phantom(np.ndarray):
-    """An array with a shape and no contents: stands for what is not computed yet."""
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """Stands for an array that is not computed yet, where only sizes matter. Of integers that follow from recorded sizes
+    (`recording.Size`, which arrays of numbers cannot hold) the `contents` are known, as an array of objects."""
 
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    contents: np.ndarray | None = None
 
-_NOTHING = bytes(16)  # as large as the largest element
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
-
-def phantom(shape: Sequence[int], dtype: np.dtype) -> Phantom:
-    return Phantom(shape, dtype, _NOTHING, 0, (0,) * len(shape))
+    def transpose(self, perm: Sequence[int]) -> Shaped:
+        """The same with its axes in another order; of contents there are none where a layout is."""
+        return Shaped(tuple([self.shape[a] for a in perm]), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -297,9 +304,14 @@ def _ranked(r: Value) -> bool:
     return True
 
 
-def _is_small(x: Any) -> bool:
-    """Whether a value has contents that inference may look at."""
-    return isinstance(x, np.ndarray) and x.size <= MAX_CONTENTS and not isinstance(x, Phantom)
+def _contents(x: Any) -> np.ndarray | None:
+    """The contents of a value, where inference may look at them."""
+    known = x.contents if isinstance(x, Shaped) else x
+    return known if isinstance(known, np.ndarray) and known.size <= MAX_CONTENTS else None
+
+
+def _type(x: Any) -> Any:
+    return TensorType(dtype_of(x.dtype), x.shape) if isinstance(x, Shaped) else type_of(x)
 
 
 def concrete_types(node: Node, operands: Sequence[Any]) -> list[Any]:
@@ -308,10 +320,10 @@ def concrete_types(node: Node, operands: Sequence[Any]) -> list[Any]:
         return _concrete_region(node, operands)
     c = InferContext(
         node.op,
-        [None if x is None else type_of(x) for x in operands],
+        [None if x is None else _type(x) for x in operands],
         node.all_attrs(),
         len(node.results),
-        [x if _is_small(x) else None for x in operands],
+        [_contents(x) for x in operands],
     )
     try:
         out = node.op.infer(c)
@@ -324,8 +336,8 @@ def concrete_types(node: Node, operands: Sequence[Any]) -> list[Any]:
 
 def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
     region = node.regions[0]
-    types = {v: type_of(x) for v, x in zip(region.inputs, operands) if x is not None}
-    arrays = {v: x for v, x in zip(region.inputs, operands) if _is_small(x)}
+    types = {v: _type(x) for v, x in zip(region.inputs, operands) if x is not None}
+    arrays = {v: _contents(x) for v, x in zip(region.inputs, operands)}
     for inner in region:
         c = InferContext(inner.op, [None if v is None else types[v] for v in inner.operands], inner.all_attrs(), len(inner.results),
                          [None if v is None else arrays.get(v) for v in inner.operands])  # fmt: skip

@@ -35,8 +35,14 @@ class Env:
 
 def bind_symbols(t: Type | None, x: Any, symbols: dict[str, int]) -> None:
     """Takes the value of every dim of an array's type that is one symbol and not bound yet."""
-    if isinstance(t, TensorType) and t.shape is not None and isinstance(x, np.ndarray) and len(t.shape) == x.ndim:
-        for d, n in zip(t.shape, x.shape):
+    if isinstance(t, TensorType) and isinstance(x, np.ndarray):
+        bind_dims(t, x.shape, symbols)
+
+
+def bind_dims(t: TensorType, shape: Sequence[int], symbols: dict[str, int]) -> None:
+    """`bind_symbols` for a tensor of which only the shape is known."""
+    if t.shape is not None and len(t.shape) == len(shape):
+        for d, n in zip(t.shape, shape):
             s = None if isinstance(d, int) else as_symbol(d)
             if s is not None and s.name not in symbols:
                 symbols[s.name] = n

@@ -133,7 +133,7 @@ class InferContext:
         d = self.data(i)
         if d is None:
             return None
-        return [x if x is None or isinstance(x, Dim) else int(x) for x in np.asarray(d).ravel().tolist()]
+        return [x if x is None or isinstance(x, (int, Dim)) else int(x) for x in np.asarray(d).ravel().tolist()]
 
     def symbol(self, lo: int = 0, hi: int | None = None) -> Dim:
         """A new symbol for a size that is known only at run time."""

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .recording import greatest, least
+
 INF = 1 << 62  # an upper bound that stands for "unbounded"
 
 
@@ -139,7 +141,7 @@ def symbol(name: str, lo: int = 0, hi: int = INF) -> Dim:
 
 
 def _terms(d: DimLike) -> dict[Monomial, int]:
-    return dict(d.terms) if isinstance(d, Dim) else ({(): int(d)} if d else {})
+    return dict(d.terms) if isinstance(d, Dim) else ({(): d} if d else {})
 
 
 def _build(terms: Mapping[Monomial, int]) -> DimLike:
@@ -239,7 +241,7 @@ def ceildiv(a: DimLike, b: DimLike) -> DimLike:
 
 def dim_min(a: DimLike, b: DimLike) -> DimLike:
     if isinstance(a, int) and isinstance(b, int):
-        return min(a, b)
+        return least(a, b)
     if prove_le(a, b):
         return a
     return b if prove_le(b, a) else _commutative("min", a, b)
@@ -247,7 +249,7 @@ def dim_min(a: DimLike, b: DimLike) -> DimLike:
 
 def dim_max(a: DimLike, b: DimLike) -> DimLike:
     if isinstance(a, int) and isinstance(b, int):
-        return max(a, b)
+        return greatest(a, b)
     if prove_le(a, b):
         return b
     return a if prove_le(b, a) else _commutative("max", a, b)
@@ -374,7 +376,7 @@ def apply_int(fn: str, a: int, b: int) -> int:
         if a != b and a != 1 and b != 1:
             raise ValueError(f"dimensions {a} and {b} do not broadcast")
         return a if b == 1 else b
-    return min(a, b) if fn == "min" else max(a, b)
+    return least(a, b) if fn == "min" else greatest(a, b)
 
 
 def substitute(d: DimLike, values: Mapping[str, DimLike]) -> DimLike:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..op import InferContext, Onnx, OnnxCall, attr_to_input, ex, op
+from ..recording import greatest, least
 from ..shapes import normalize_axes, permuted
 from ..symbols import DimLike, bounds, ceildiv, dim_max, dim_min
 from ..types import I64, TensorType, Type
@@ -232,10 +233,20 @@ def _slice_axes(c: InferContext, rank: int) -> tuple[int, ...] | None:
     return tuple(range(count)) if isinstance(count, int) else None
 
 
+def slice_ends(start: int, end: int, step: int, size: int) -> tuple[int, int]:
+    """The first two of `slice(start, end, step).indices(size)`, in arithmetic that can be recorded (see `ir/recording.py`)."""
+    if step == 0:
+        raise ValueError("slice step cannot be zero")
+    lo, hi = (0, size) if step > 0 else (-1, size - 1)
+    first, last = (greatest(n + size, lo) if n < 0 else least(n, hi) for n in (start, end))
+    return first, last
+
+
 def slice_size(c: InferContext, size: DimLike, start: DimLike | None, end: DimLike | None, step: DimLike | None) -> DimLike:
     """How many elements start:end:step takes of `size`; a new symbol where signs or bounds cannot be settled."""
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int) and isinstance(step, int):
-        return len(range(*slice(start, end, step).indices(size)))
+        begin, stop = slice_ends(start, end, step, size)
+        return greatest(-((begin - stop) // step), 0)
     if start is None or end is None or not isinstance(step, int):
         return c.symbol()
     lo, hi = (0, size) if step > 0 else (-1, size - 1)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from ...ir.core import Node
+from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import BOOL, F32, FLOATS, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
@@ -237,7 +238,7 @@ def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch
     keys, columns = total + 32, v[3] + 32
     scratch = -(-(keys * q[3] + total * columns + ROWS * q[3] + HIGH * keys) * size // 64) * 64
     ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
-    tiles = max(1, min(q[0] * k[1] * -(-groups * q[2] // ROWS), MAX_TILES))
+    tiles = greatest(1, least(q[0] * k[1] * -(-groups * q[2] // ROWS), MAX_TILES))
     return Launch(ints, tiles, scratch * tiles)
 
 

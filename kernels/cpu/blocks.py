@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...ir.recording import greatest, least
 from ...ir.types import DType
 from ..spec import Launch
 from .epilogue import Builder
@@ -207,31 +208,29 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     block_rows = _block_rows(n, s, total)
     width = 3 * n.tiling.lanes
     if s.packs:
-        panels_per = max(1, min(panels, BLOCK_BYTES // max(1, total * width * n.item)))
-        blocks = max(
-            1,
-            min(
-                s.rows * s.batches * s.columns * total // (4 * UNIT) // max(1, s.batches * -(-panels // panels_per)), s.rows // 256
-            ),
-        )
+        panels_per = greatest(1, least(panels, BLOCK_BYTES // greatest(1, total * width * n.item)))
+        tasks = greatest(1, s.batches * -(-panels // panels_per))
+        blocks = greatest(1, least(s.rows * s.batches * s.columns * total // (4 * UNIT) // tasks, s.rows // 256))
     else:
-        blocks = max(1, -(-s.rows // block_rows))
-        wanted = max(
-            1, min(panels, MAX_TILES // min(blocks * s.batches, MAX_TILES), s.rows * s.columns * total * s.batches // UNIT)
+        blocks = greatest(1, -(-s.rows // block_rows))
+        wanted = greatest(
+            1, least(panels, MAX_TILES // least(blocks * s.batches, MAX_TILES), s.rows * s.columns * total * s.batches // UNIT)
         )
-        panels_per = max(1, -(-panels // (wanted if not s.buffer_row else min(wanted, max(1, 8 // (blocks * s.batches))))))
-    groups = max(1, -(-panels // panels_per))
+        if s.buffer_row:
+            wanted = least(wanted, greatest(1, 8 // (blocks * s.batches)))
+        panels_per = greatest(1, -(-panels // wanted))
+    groups = greatest(1, -(-panels // panels_per))
     rows_per = _align(-(-s.rows // blocks), block_rows) if s.packs else block_rows
-    blocks = max(1, -(-s.rows // rows_per)) if rows_per else 1
+    blocks = greatest(1, -(-s.rows // rows_per)) if rows_per else 1
     entries = (block_rows + PAD) * 8
-    sizes = [max(1, s.segments) * entries, entries, entries, max(1, s.segments) * 32, _align(s.zeros * n.item),
+    sizes = [greatest(1, s.segments) * entries, entries, entries, greatest(1, s.segments) * 32, _align(s.zeros * n.item),
              s.buffer_row * (block_rows + PAD) * n.item, (panels_per * width * total if s.packs else 0) * n.item,
              s.result_row * (block_rows + PAD) * n.dtype.itemsize]  # fmt: skip
     at = [0]
     for size in sizes:
         at.append(at[-1] + _align(size))
     units = s.batches * blocks * groups
-    tiles = max(1, min(units, MAX_TILES))
+    tiles = greatest(1, least(units, MAX_TILES))
     at_c, at_r, at_b, at_zero, at_buffer, at_panel, at_result = at[1:8]
     ints = (s.batches, blocks, groups, s.rows, rows_per, block_rows, s.columns, wide, mid, panels, panels_per, s.depth,
             s.segments, total,
@@ -245,6 +244,6 @@ RESULT_AT = object()  # stands in `extra` for the offset of the block of results
 def _block_rows(n: Nest, s: Shape, total: int) -> int:
     """Rows of a block: as many as the cache holds, in whole tiles of every height, and evenly cut."""
     step = 24
-    most = max(step, min(192, BLOCK_BYTES // max(1, total * n.item) // step * step))
-    blocks = max(1, -(-s.rows // most))
-    return max(step, min(most, _align(-(-s.rows // blocks), step)))
+    most = greatest(step, least(192, BLOCK_BYTES // greatest(1, total * n.item) // step * step))
+    blocks = greatest(1, -(-s.rows // most))
+    return greatest(step, least(most, _align(-(-s.rows // blocks), step)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ...ir.core import Value
 from ...ir.layout import Layout
+from ...ir.recording import greatest
 from ..spec import Dims, Launch
 from .operands import tiles_for
 
@@ -189,7 +190,7 @@ def _pieces(loops: list[Loop], b: Box) -> list[tuple[Box, int, int, list[Loop]]]
         order[0], order[1] = order[1], order[0]
     k = 0 if order[0][0] >= 2 * BLOCK else 1
     n, s, d = order[k]
-    step = BLOCK if k == 0 else max(16, BLOCK // order[0][0] // 16 * 16)
+    step = BLOCK if k == 0 else greatest(16, BLOCK // order[0][0] // 16 * 16)
     if n < 2 * step:
         return [(b, b.src_at, b.dst_at, order)]
     whole, rest = divmod(n, step)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ...ir.recording import greatest, least
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, geometry
@@ -40,7 +41,7 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])
         units = g.n * g.channels
-        tiles = max(1, min(64, units, units * math.prod(g.outputs) * g.taps // UNIT))
+        tiles = greatest(1, least(64, units, units * math.prod(g.outputs) * g.taps // UNIT))
         scratch = -(-g.outputs[2] * item // 64) * 64
         return Launch((*g.ints(), units, scratch), tiles, scratch * tiles)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...ir.recording import greatest, least
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry, grouped_weight
@@ -95,7 +96,7 @@ def build_direct(site: Site, epilogue: Builder, spread: bool) -> KernelSource:
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])  # type: ignore[index,arg-type]
         lines = g.n * math.prod(g.outputs[:2])
-        tiles = max(1, min(64, lines, lines * g.outputs[2] * g.out_channels * g.taps * g.per_group // UNIT))
+        tiles = greatest(1, least(64, lines, lines * g.outputs[2] * g.out_channels * g.taps * g.per_group // UNIT))
         scratch = -(-g.taps * g.per_group * 16 // 64) * 64
         return Launch((*g.ints(), scratch, *x_strides(g, x_last, dtype.itemsize)), tiles, scratch * tiles)
 

@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.recording import greatest, least
+from ...ir.symbols import broadcast
 from ...ir.types import FLOATS, INTEGERS, TensorType
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .blocks import Nest, Shape, launch, nest_text
@@ -113,7 +115,7 @@ class Sizes:
         (self.rows, self.depth), (_, self.columns) = self._matrix(a2, trans_a), self._matrix(b2, trans_b)
         self.a_row, self.a_col = (1, a2[-1]) if trans_a else (a2[-1], 1)
         self.b_row, self.b_col = (1, b2[-1]) if trans_b else (b2[-1], 1)
-        self.batch = np.broadcast_shapes(a2[:-2], b2[:-2])
+        self.batch = _broadcast(a2[:-2], b2[:-2])
         self.a_batch, self.b_batch = self._strides(a2), self._strides(b2)
 
     @staticmethod
@@ -131,6 +133,13 @@ class Sizes:
         for n, i, j in reversed(list(zip(self.batch, self.a_batch, self.b_batch, strict=True))):
             out += [n, i * item, j * item]
         return out
+
+
+def _broadcast(a: Dims, b: Dims) -> Dims:
+    """The common shape of two, in plain arithmetic (sizes may be recorded, which numpy cannot). Raises ValueError."""
+    rank = max(len(a), len(b))
+    pairs = zip((1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b), strict=True)
+    return tuple(broadcast(m, n) for m, n in pairs)  # type: ignore[misc]
 
 
 def _sizes(site: Site, call: Call) -> Sizes:
@@ -324,7 +333,7 @@ def _integers(node: Node) -> KernelSource | Refusal:
         s = Sizes(call.operands[0], call.operands[1])
         units = s.rows * math.prod(s.batch)
         ints = (s.rows, s.columns, s.depth, s.b_row * item, s.b_col * item, len(s.batch), units, *s.loops(item))
-        return Launch(ints, max(1, min(64, units, units * s.columns * s.depth >> 18)))
+        return Launch(ints, greatest(1, least(64, units, units * s.columns * s.depth >> 18)))
 
     text = fill_in(_INTEGERS, A=0, B=1, RESULT=2, INTS=first_int(node), ITEM=item, T=dtype.name).replace("_T(", f"_{dtype.name}(")
     return KernelSource(text, bind, "integers")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ...ir.core import Graph, Node, Value
+from ...ir.recording import greatest
 from ...ir.scalar import Expr, const, trace
 from ...ir.types import DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
@@ -134,7 +135,7 @@ def bind(space: Space, call: Call) -> Launch:
     for k in range(len(space.types)):
         if _is_strided(space, k):
             ints += space.strides(k, shapes[k])
-    return Launch(tuple(ints), max(1, -(-total // TILE)))
+    return Launch(tuple(ints), greatest(1, -(-total // TILE)))
 
 
 def _is_strided(space: Space, k: int) -> bool:

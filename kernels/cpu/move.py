@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.ops.move import slice_ends
 from ...ir.types import DType, dtype_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .boxes import Box, copy_text, dense, launch, runs
@@ -128,7 +129,7 @@ def slice_(node: Node) -> KernelSource | Refusal:
         at, strides = 0, list(xs)
         for a, b, e, s in zip(which, first, ends(call).tolist(), step, strict=True):
             a %= len(shape)
-            at += slice(b, e, s).indices(shape[a])[0] * xs[a]
+            at += slice_ends(b, e, s, shape[a])[0] * xs[a]
             strides[a] = s * xs[a]
         return [Box(call.results[0], 0, tuple(strides), out, dense(y, call.results[0]), at)]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.recording import greatest, least
 from ..spec import Call, Refusal
 
 TILE = 1 << 15  # elements that a tile moves at least
@@ -60,4 +61,4 @@ def fill_in(text: str, **words: object) -> str:
 
 def tiles_for(units: int, elements: int) -> int:
     """How many tiles serve `elements` of work that comes in `units`, which are not cut."""
-    return max(1, min(units, elements // TILE, MAX_TILES))
+    return greatest(1, least(units, elements // TILE, MAX_TILES))

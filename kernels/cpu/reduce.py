@@ -16,6 +16,7 @@ import numpy as np
 from ...ir.core import Node, Value
 from ...ir.errors import RunError
 from ...ir.ops import reduce as _ops
+from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.scalar import Expr, arg
 from ...ir.types import BF16, BOOL, F16, DType, TensorType
@@ -40,7 +41,7 @@ class Groups:
     reduced: tuple[bool, ...]
 
     def sizes(self, shape: Sequence[int]) -> list[int]:
-        return [int(np.prod([shape[a] for a in g], dtype=np.int64)) for g in self.axes]
+        return [math.prod([shape[a] for a in g]) for g in self.axes]
 
 
 def make_groups(t: TensorType, axes: Sequence[int]) -> Groups:
@@ -214,14 +215,14 @@ def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> 
     shape = call.operands[operand]
     assert shape is not None
     sizes = groups.sizes(shape) or [1]
-    steps = [int(np.prod(sizes[g + 1 :], dtype=np.int64)) for g in range(len(sizes))]
+    steps = [math.prod(sizes[g + 1 :]) for g in range(len(sizes))]
     outer = range(len(sizes) - 1)
-    places = int(np.prod([sizes[g] for g in outer if not groups.reduced[g]], dtype=np.int64))
-    count = int(np.prod([shape[a] for a in axes], dtype=np.int64))
+    places = math.prod([sizes[g] for g in outer if not groups.reduced[g]])
+    count = math.prod([shape[a] for a in axes])
     ints = [count, places, sizes[-1], *(i for g in outer for i in (sizes[g], steps[g]))]
     units = places if groups.reduced and groups.reduced[-1] else places * -(-sizes[-1] // 32)
-    total = int(np.prod(sizes, dtype=np.int64))
-    return Launch(tuple(ints), max(1, min(units, total // TILE)))
+    total = math.prod(sizes)
+    return Launch(tuple(ints), greatest(1, least(units, total // TILE)))
 
 
 class _Text:
@@ -374,9 +375,9 @@ def indent(lines: Sequence[str]) -> list[str]:
 
 def line_launch(shape: Sequence[int], axis: int) -> Launch:
     """Lines along an axis: parameters lines, n, inner (the distance of neighbours)."""
-    n, inner = (shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))) if shape else (1, 1)
-    lines = int(np.prod(shape, dtype=np.int64)) // n if n else 0
-    return Launch((lines, n, inner), max(1, min(lines, lines * n // TILE)))
+    n, inner = (shape[axis], math.prod(shape[axis + 1 :])) if shape else (1, 1)
+    lines = math.prod(shape) // n if n else 0
+    return Launch((lines, n, inner), greatest(1, least(lines, lines * n // TILE)))
 
 
 def line_text(result: int, ints: int, body: Sequence[str]) -> str:
@@ -410,10 +411,10 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
         shape = call.operands[0] or (1,)
         if shape[axis] == 0 and math.prod(call.results[0]):
             raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty, it has no extreme")
-        n, inner = shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))
-        outer, blocks = int(np.prod(shape[:axis], dtype=np.int64)), 1 if rows else -(-inner // 64)
+        n, inner = shape[axis], math.prod(shape[axis + 1 :])
+        outer, blocks = math.prod(shape[:axis]), 1 if rows else -(-inner // 64)
         units = outer * inner if rows else outer * blocks
-        return Launch((units, n, inner, max(blocks, 1)), max(1, min(units, units * n * (1 if rows else 64) // TILE)))
+        return Launch((units, n, inner, greatest(blocks, 1)), greatest(1, least(units, units * n * (1 if rows else 64) // TILE)))
 
     return KernelSource(text, bind, "rows" if rows else "columns")
 

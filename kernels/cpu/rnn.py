@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.recording import greatest, least
 from ...ir.types import F32, F64, DType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .microkernel import tiling
@@ -277,16 +278,16 @@ class Recurrence:
         if batch_first:
             steps, batch = batch, steps
         padded, d = padded_size(hidden, self.width), self.directions
-        block = max(1, min(BLOCK, batch))
+        block = greatest(1, least(BLOCK, batch))
         row = self.gates * padded * self.dtype.itemsize
-        chunk = max(1, min(steps, CHUNK_BYTES // max(block * row, 1)))
+        chunk = greatest(1, least(steps, CHUNK_BYTES // greatest(block * row, 1)))
         blocks = -(-batch // block)
         scratch = chunk * block * row + 3 * block * padded * self.dtype.itemsize
         x = (inputs, steps * inputs) if batch_first else (batch * inputs, inputs)
         y = (d * hidden, hidden, steps * d * hidden) if batch_first else (d * batch * hidden, batch * hidden, hidden)
         state = (hidden, d * hidden) if batch_first else (batch * hidden, hidden)
         ints = (steps, batch, inputs, hidden, padded, chunk, block, blocks, scratch, *x, *y, *state)
-        tiles = max(1, d * blocks)
+        tiles = greatest(1, d * blocks)
         return Launch(ints, tiles, scratch * tiles)
 
 

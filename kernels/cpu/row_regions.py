@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.core import Node, Value
+from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import FLOATS, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
@@ -65,7 +66,7 @@ def build(node: Node) -> KernelSource | Refusal:
         rows, n = math.prod(shape[: r.axis]), math.prod(shape[r.axis :])
         outer = [_split(s, len(shape), r.axis) for s in call.operands if s is not None]
         seen = Call([o for o, _ in outer], [shape[: r.axis]])
-        tiles, scratch = max(1, min(rows, rows * n // TILE)), -(-n * acc.itemsize // 64) * 64
+        tiles, scratch = greatest(1, least(rows, rows * n // TILE)), -(-n * acc.itemsize // 64) * 64
         ints = [rows, n, scratch, *r.outer.sizes(seen)]
         for k in r.loaded.values():
             ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0])]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...ir.core import Node, Value
+from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import FLOATS, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
@@ -176,7 +177,7 @@ def _bind_lines(call: Call, axis: int, flat: bool, rows: bool, wide: bool) -> La
     shape = call.operands[0] or ()
     split = axis + 1 if shape and not flat else len(shape)
     outer, n, inner = math.prod(shape[:axis]), math.prod(shape[axis:split]), math.prod(shape[split:])
-    tiles = max(1, min(outer * inner if rows else outer * -(-inner // 16), outer * n * inner // TILE))
+    tiles = greatest(1, least(outer * inner if rows else outer * -(-inner // 16), outer * n * inner // TILE))
     scratch = -(-n * 4 * (1 if rows else 16) // 64) * 64 if wide else 0
     return Launch((outer, n, inner, scratch), tiles, scratch * tiles)
 
@@ -268,7 +269,7 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or ()
         rows, n = math.prod(shape[:axis]), math.prod(shape[axis:])
-        return Launch((rows, n), max(1, min(rows, rows * n // TILE)))
+        return Launch((rows, n), greatest(1, least(rows, rows * n // TILE)))
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
@@ -302,7 +303,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
         many = groups or channels
         each, area = channels // max(many, 1), math.prod(space)
         rows = n * many
-        return Launch((rows, each * area, many, each, area), max(1, min(rows, rows * each * area // TILE)))
+        return Launch((rows, each * area, many, each, area), greatest(1, least(rows, rows * each * area // TILE)))
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
@@ -341,6 +342,6 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
         channels, total = shape[1] if len(shape) > 1 else 1, math.prod(shape)
         n = channels if last else math.prod(shape[2:])
         rows = total // n if n else 0
-        return Launch((rows, n, max(channels, 1)), max(1, min(rows, total // TILE)))
+        return Launch((rows, n, greatest(channels, 1)), greatest(1, least(rows, total // TILE)))
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))

@@ -23,6 +23,7 @@ from itertools import accumulate
 import numpy as np
 
 from ...ir.layout import channels_last
+from ...ir.recording import greatest, least
 from ...ir.symbols import DimLike
 from ...ir.types import F32
 from ..spec import Call, KernelSource, Launch
@@ -282,15 +283,15 @@ def _launch(nest: Nest, g: Geometry) -> Launch:
     per_block = _evenly(patches, BLOCK)
     blocks = -(-patches // per_block)
     work = FREQUENCIES * patches * depth * columns
-    shares = max(1, min(WANTED_UNITS, work // UNIT) // max(1, blocks))
+    shares = greatest(1, least(WANTED_UNITS, work // UNIT) // greatest(1, blocks))
     panels_per = _evenly(panels, -(-panels // shares))
     groups = -(-panels // panels_per)
-    m_row = min(panels_per * 3 * lanes, nest.tiling.padded(columns)) * 4
+    m_row = least(panels_per * 3 * lanes, nest.tiling.padded(columns)) * 4
     v_pitch, m_pitch = per_block * depth * 4, per_block * m_row
     tables = 8 * (sum(_TABLES.values()) + 2 * FREQUENCIES * (per_block + PAD))
     sizes = (tables, FREQUENCIES * CHUNK * 4, depth * 4, FREQUENCIES * v_pitch, FREQUENCIES * m_pitch)
     _, at_temporary, at_zeros, at_v, at_m, slice_bytes = accumulate((-(-size // 64) * 64 for size in sizes), initial=0)
-    tiles = max(1, min(blocks * groups, MAX_TILES, max(WANTED_UNITS, SCRATCH_BYTES // slice_bytes)))
+    tiles = greatest(1, least(blocks * groups, MAX_TILES, greatest(WANTED_UNITS, SCRATCH_BYTES // slice_bytes)))
     ints = (height, width, out_height, out_width, pad_h, pad_w, across, down, patches, per_block, blocks, groups, panels_per, wide,
             mid, panels, depth, columns, nest.tiling.padded(columns), v_pitch, m_pitch, m_row, slice_bytes, at_temporary, at_zeros,
             at_v, at_m)  # fmt: skip
@@ -299,5 +300,5 @@ def _launch(nest: Nest, g: Geometry) -> Launch:
 
 def _evenly(n: int, most: int) -> int:
     """How many of n a part has at most, if there are as few parts as parts of `most` would be, all about equally large."""
-    parts = max(1, -(-n // most))
-    return max(1, -(-n // parts))
+    parts = greatest(1, -(-n // most))
+    return greatest(1, -(-n // parts))

@@ -125,3 +125,11 @@ def test_export(tmp_path: Path) -> None:
     assert export.main(["--folder", str(tmp_path), "mlp64_dyn_batch3"]) == 0
     assert export.manifest(tmp_path)[0]["sha256"] == first
     assert bench_models.main(["check", "--folder", str(tmp_path)]) == 0
+
+
+def test_rebind(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, data = exports / "page.md", exports / "rebind.json"
+    assert bench_models.main(["rebind", "--folder", str(exports), "--markdown", str(page), "--json", str(data)]) == 0
+    (mlp,) = json.loads(data.read_text())  # the other model's sizes are fixed
+    assert mlp["model"] == "mlp" and mlp["symbol"] == "n" and mlp["sizes"] == 40 and mlp["recorded"] < 10
+    assert "| mlp | n |" in page.read_text() and "| mlp | n |" in capsys.readouterr().out

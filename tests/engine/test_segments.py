@@ -8,7 +8,7 @@ from typing import Any
 import graphmill as gm
 import numpy as np
 import pytest
-from graphmill.engine.segment import Bound
+from graphmill.engine.bound import Bound
 from onnx import parser as onnx_parser
 
 

@@ -1,0 +1,122 @@
+"""How long it takes to bind the segments of a model for a shape that was not met before.
+
+A model runs with one size of its last symbolic dim after another. For each size, the time is taken of what recipes bind
+(`engine/rebind.py`), and of a walk of the same segments, which is what binding takes without recipes. Beside it stands what a run
+takes outside of its kernels, on a shape that is new and on one that is known, and how large recipes make the arena.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import realset
+
+SIZES = range(16, 56)
+BATCHES = range(1, 9)
+
+
+class Watch:
+    """Times of one run, in seconds: of recipes that fit, of walks in their place, of recording, of kernels; and what was bound."""
+
+    def __init__(self) -> None:
+        self.rebind = self.walk = self.kernels = 0.0
+        self.steps = self.recorded = self.arena = self.best_fit = 0
+
+
+def clocked(f: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+    began = time.perf_counter()
+    out = f(*args)
+    return time.perf_counter() - began, out
+
+
+@contextmanager
+def watched() -> Iterator[list[Watch]]:
+    """While it is open, the last of the list sees what runs do. Walks beside recipes are not part of any of its times but theirs."""
+    from graphmill.engine import rebind
+    from graphmill.engine.binder import Binder
+    from graphmill.engine.draft import draft_of
+    from graphmill.kernels.cpu.launch import Schedule
+
+    seen, asked = [Watch()], []
+    ask, bind, make, run = rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run
+
+    def ask_watched(self: Any, frame: Any) -> Any:
+        asked[:] = [self]
+        return ask(self, frame)
+
+    def bind_watched(self: Any, signature: Any, frame: Any) -> Any:
+        seconds, bound = clocked(bind, self, signature, frame)
+        binder = Binder(*asked[0]._segment, frame, asked[0]._reads, asked[0]._contents)
+        walking, _ = clocked(binder.walk)
+        finishing, walked = clocked(lambda: draft_of(binder).bound()) if binder.steps else (0.0, None)
+        w = seen[-1]
+        w.rebind += seconds
+        w.walk += walking + finishing
+        w.steps += len(binder.steps)
+        w.arena += bound.arena if bound else 0
+        w.best_fit += walked.arena if walked else 0
+        return bound
+
+    def make_watched(self: Any, *args: Any) -> None:
+        seen[-1].recorded += 1
+        make(self, *args)
+
+    def run_watched(self: Any, *args: Any) -> None:
+        seconds, _ = clocked(run, self, *args)
+        seen[-1].kernels += seconds
+
+    rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run = ask_watched, bind_watched, make_watched, run_watched
+    try:
+        yield seen
+    finally:
+        rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run = ask, bind, make, run
+
+
+def measure(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the table says of one model. Raises ValueError where it has no symbolic dim."""
+    import graphmill as gm
+
+    axes = realset.symbolic_axes(entry)
+    if not axes:
+        raise ValueError("no symbolic dim")
+    symbol = next((s for s in reversed(axes) if "batch" not in s.lower()), next(iter(axes)))
+    exe, base = gm.compile(folder / entry["file"], threads=1), realset.feeds(entry)
+    new: list[tuple[float, Watch]] = []
+    known: list[float] = []
+    with watched() as seen:
+        for n in BATCHES if "batch" in symbol.lower() else SIZES:
+            feeds = realset.grown(base, axes[symbol], n)
+            for times in range(3):
+                seen.append(Watch())
+                seconds, _ = clocked(exe.run, feeds)
+                w = seen[-1]
+                if times == 0:
+                    new.append((seconds - w.kernels - w.walk, w))
+                else:
+                    known.append(seconds - w.kernels)
+    hits = [(outside, w) for outside, w in new if w.steps and not w.recorded]
+    if not hits:
+        raise ValueError(f"no size of {symbol} was bound by what was recorded")
+    us = {name: 1e6 * statistics.median(values) for name, values in (
+        ("rebind", [w.rebind for _, w in hits]), ("walk", [w.walk for _, w in hits]), ("new", [outside for outside, _ in hits]),
+        ("known", known))}  # fmt: skip
+    return {
+        "model": entry["name"] if "name" in entry else entry["file"], "symbol": symbol, "steps": hits[-1][1].steps, "us": us,
+        "sizes": len(new), "recorded": sum(w.recorded for _, w in new),
+        "arena": max(w.arena / w.best_fit for _, w in new if w.best_fit) if any(w.best_fit for _, w in new) else 1.0,
+    }  # fmt: skip
+
+
+HEADS = ("model", "dim", "steps", "rebinding, us", "for 300 steps", "walking, us", "outside of kernels: new shape, us", "known, us",
+         "recorded walks", "sizes", "largest arena / best fit")  # fmt: skip
+
+
+def row(r: dict[str, Any]) -> tuple[str, ...]:
+    us = r["us"]
+    return (r["model"], r["symbol"], str(r["steps"]), f"{us['rebind']:.0f}", f"{us['rebind'] * 300 / r['steps']:.0f}", f"{us['walk']:.0f}",
+            f"{us['new']:.0f}", f"{us['known']:.0f}", str(r["recorded"]), str(r["sizes"]), f"{r['arena']:.2f}")  # fmt: skip

@@ -1,0 +1,104 @@
+"""A segment with all its sizes known: what the native call reads, and how it is run in a frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir.core import Value
+from ..ir.errors import RunError
+from ..kernels.cpu.launch import address_of
+from .memory import Buffer, Resolved, Workspace, aligned
+from .steps import Frame, KernelStep
+
+BYTE = np.dtype(np.uint8)
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a value lies while its segment runs: in a buffer, in a value from outside (or a view of one), or in a known array.
+    While sizes are recorded, integers that follow from them are an array of objects, flat (see `steps.Shaped`)."""
+
+    shape: tuple[int, ...]  # physical
+    dtype: np.dtype
+    buffer: Buffer | None = None
+    outer: Value | None = None
+    array: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class Parameters:
+    """What the native call reads, but for the addresses that only a run knows."""
+
+    words: np.ndarray  # parameters of all rows; addresses in the arena are relative to its start
+    relative: np.ndarray  # 1 for each of the words that is such an address, 0 for the others
+    patched: list[tuple[int, int]]  # which of the words are addresses of inputs and outputs, and of which
+    table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
+    flags: np.ndarray  # of the words of the arena, those that say that a kernel's operands were wrong
+    keep: list[np.ndarray]  # what the other addresses point into
+
+
+@dataclass(eq=False, slots=True)
+class Bound:
+    """A segment with all its sizes known, ready to be resolved for an arena (see `Workspace`)."""
+
+    stop: int  # the step after the last of the segment
+    name: str  # of its first node, for messages
+    symbols: dict[str, int]  # what is known after it
+    inputs: list[Value]  # values from outside whose addresses the kernels take
+    outputs: list[Buffer]  # buffers that outlive it, and so get memory of their own
+    results: list[tuple[Value, Place]]  # values that live after it
+    dead: list[Value]  # values from outside that nobody reads after it
+    arena: int  # bytes
+    parameters: Parameters
+    checked: list[tuple[int, KernelStep]]  # where in the arena a kernel says that its operands were wrong
+
+    def run(self, frame: Frame) -> None:
+        """Runs the segment in a frame. Raises RunError where a kernel found its operands' contents wrong."""
+        memory = self._memory(frame.places)
+        nbytes = self.arena + sum(b.nbytes for b in self.outputs)
+        if not frame.budget.fits(nbytes):
+            frame.budget.check_bytes(f"{self.name} and what follows", nbytes)
+        addresses = [address_of(frame.values[v]) for v in self.inputs] + [address_of(m) for m in memory]
+        self.launch(addresses, frame.workspace, frame.threads, lambda: frame.budget.check_time(self.name))
+        self._hand_over(frame, memory)
+
+    def _memory(self, places: Mapping[Value, np.ndarray]) -> list[np.ndarray]:
+        """Bytes for what outlives the segment: the caller's, where there are any of the right shape."""
+        given = {p.buffer.root(): places[v] for v, p in self.results if p.buffer and v in places and p.shape == places[v].shape}
+        return [given[b].reshape(-1).view(BYTE) if b in given else aligned((b.nbytes,), BYTE) for b in self.outputs]
+
+    def launch(self, addresses: Sequence[int], workspace: Workspace, threads: int, between: Callable[[], None]) -> None:
+        """Runs the kernels, given where the inputs and outputs lie."""
+        if not len(self.parameters.table):
+            return
+        resolved = workspace.resolve(self)
+        view = resolved.view
+        for word, i in self.parameters.patched:
+            view[word] = addresses[i]
+        resolved.schedule.run(threads, between)
+        self.check(resolved)
+
+    def check(self, resolved: Resolved) -> None:
+        """Raises RunError where a kernel found its operands' contents wrong."""
+        if self.checked and resolved.schedule.fault:
+            step = next(step for at, step in self.checked if resolved.flags[at // 8])
+            raise RunError(f"{step.name}: {step.source.checked}")
+
+    def _hand_over(self, frame: Frame, memory: list[np.ndarray]) -> None:
+        roots = dict(zip(self.outputs, memory))
+        for v, p in self.results:
+            if p.buffer is not None:
+                size = math.prod(p.shape) * p.dtype.itemsize
+                frame.values[v] = roots[p.buffer.root()][:size].view(p.dtype).reshape(p.shape)
+            else:
+                frame.values[v] = p.array if p.outer is None else frame.values[p.outer].reshape(p.shape)
+            frame.hold(v)
+        for v in self.dead:
+            frame.hold(v, -1)
+            del frame.values[v]
+        frame.symbols.update(self.symbols)

@@ -1,0 +1,117 @@
+"""From the rows of a walked segment to its parameters: memory, addresses, words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.core import Value
+from ..kernels.cpu.launch import ROW
+from .binder import Binder, Row
+from .bound import Bound, Parameters, Place
+from .memory import FOREVER, Buffer, assign
+from .steps import KernelStep
+
+
+@dataclass
+class Draft:
+    """A bound segment before its numbers stand in arrays: where sizes were recorded, `symbols`, the bytes of `outputs`, the shapes
+    of `results`, `arena`, `checked`, `words` and `table` hold expressions. Meanings as in `Bound` and `Parameters`."""
+
+    stop: int
+    name: str
+    symbols: dict[str, int]
+    inputs: list[Value]
+    outputs: list[Buffer]
+    results: list[tuple[Value, Place]]
+    dead: list[Value]
+    arena: int
+    checked: list[tuple[int, KernelStep]]
+    words: list[Any]
+    relative: np.ndarray
+    patched: list[tuple[int, int]]
+    table: list[tuple[Any, ...]]
+    keep: list[np.ndarray]
+    computed: list[tuple[int, np.ndarray]]  # words that are addresses of recorded sizes, and of which
+
+    def bound(self) -> Bound:
+        """The bound segment, where no sizes were recorded."""
+        flags = _ints([flag // 8 for *_, flag in self.table if flag >= 0])
+        table = _ints(self.table).reshape(-1, ROW)
+        parameters = Parameters(_ints(self.words), self.relative, self.patched, table, flags, self.keep)
+        return Bound(self.stop, self.name, self.symbols, self.inputs, self.outputs, self.results, self.dead, self.arena,
+                     parameters, self.checked)  # fmt: skip
+
+
+def _ints(x: list[Any]) -> np.ndarray:
+    return np.array(x, np.int64)
+
+
+def draft_of(b: Binder, place: Callable[[Iterable[Buffer]], int] = assign) -> Draft:
+    """The draft of a segment that has been walked; `place` gives the buffers their offsets in the arena, and tells its bytes."""
+    freed = {v for s in b.steps for v in s.frees}
+    results = [(v, b.places[v]) for s in b.steps for v in s.node.results if v not in freed]
+    for _, p in results:
+        if p.buffer is not None:
+            p.buffer.last = FOREVER
+    for row in b.rows:
+        if row.step.source.checked:  # looked up when all rows have run
+            row.scratch.last = len(b.rows)
+    _overwrite(b)
+    roots = [buffer for buffer in b.buffers if buffer.within is None]
+    outputs = [buffer for buffer in roots if buffer.last == FOREVER]
+    arena = place(buffer for buffer in roots if buffer.last < FOREVER)
+    checked = [(row.scratch.offset, row.step) for row in b.rows if row.step.source.checked]
+    dead = [v for v in freed if v in b.outside]
+    inputs = list(dict.fromkeys(p.outer for row in b.rows for p in row.pointers if p.outer is not None))
+    keep = [p.array for row in b.rows for p in row.pointers if p.array is not None]
+    draft = Draft(b.start + len(b.steps), b.steps[0].name, b.frame.symbols, inputs, outputs, results, dead, arena, checked,
+                  [], np.empty(0), [], [], keep, [])  # fmt: skip
+    number: dict[Any, int] = {x: i for i, x in enumerate([*inputs, *outputs])}
+    relative: list[int] = []
+    for row in b.rows:
+        _add_row(draft, row, number, relative)
+    draft.relative = np.zeros(len(draft.words), np.int64)
+    draft.relative[relative] = 1
+    return draft
+
+
+def _overwrite(b: Binder) -> None:
+    """Lets a result take over the memory of an operand that its kernel may overwrite and that dies with it."""
+    for k, row in enumerate(b.rows):
+        node, result = row.step.node, b.places[row.step.node.results[0]].buffer
+        present = [i for i, v in enumerate(node.operands) if v is not None]
+        for i in row.step.source.in_place:
+            operand = row.pointers[present.index(i)].buffer
+            operand = None if operand is None else operand.root()
+            same = [p for p in row.pointers if p.buffer is not None and p.buffer.root() is operand]
+            free = operand is not None and result is not None and operand.last == k and len(same) == 1
+            if free and operand.nbytes == result.nbytes:  # type: ignore[union-attr]
+                result.within, operand.last = operand, result.last  # type: ignore[union-attr]
+                break
+
+
+def _add_row(draft: Draft, row: Row, number: dict[Any, int], relative: list[int]) -> None:
+    """Appends a row's parameters, at a multiple of 64 bytes. `number` counts what only a run knows the addresses of."""
+    words = draft.words
+    words += [0] * (-len(words) % 8)
+    flag = row.scratch.offset if row.step.source.checked else -1
+    draft.table.append((row.step.address, len(words), row.tiles, flag))
+    for p in row.pointers:
+        key = p.outer if p.buffer is None else p.buffer.root()
+        if p.array is not None:
+            words.append(p.array.ctypes.data)
+        elif p.sizes is not None:
+            draft.computed.append((len(words), p.sizes))
+            words.append(0)
+        elif key in number:
+            draft.patched.append((len(words), number[key]))
+            words.append(0)
+        else:
+            assert p.buffer is not None
+            relative.append(len(words))
+            words.append(p.buffer.root().offset)
+    words += row.ints
