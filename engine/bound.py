@@ -38,7 +38,6 @@ class Parameters:
     relative: np.ndarray  # 1 for each of the words that is such an address, 0 for the others
     patched: list[tuple[int, int]]  # which of the words are addresses of inputs and outputs, and of which
     table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
-    flags: np.ndarray  # of the words of the arena, those that say that a kernel's operands were wrong
     keep: list[np.ndarray]  # what the other addresses point into
 
 

@@ -39,9 +39,8 @@ class Draft:
 
     def bound(self) -> Bound:
         """The bound segment, where no sizes were recorded."""
-        flags = _ints([flag // 8 for *_, flag in self.table if flag >= 0])
         table = _ints(self.table).reshape(-1, ROW)
-        parameters = Parameters(_ints(self.words), self.relative, self.patched, table, flags, self.keep)
+        parameters = Parameters(_ints(self.words), self.relative, self.patched, table, self.keep)
         return Bound(self.stop, self.name, self.symbols, self.inputs, self.outputs, self.results, self.dead, self.arena,
                      parameters, self.checked)  # fmt: skip
 
