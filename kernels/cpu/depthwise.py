@@ -13,9 +13,7 @@ from .direct import build_direct
 from .epilogue import Builder, Site
 from .gemm import computing
 from .microkernel import LEAVES
-from .operands import fill_in, first_int, first_result, slot_of
-
-UNIT = 1 << 17  # multiplications of a tile at least
+from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 
 
 def is_depthwise(site: Site) -> bool:
@@ -40,7 +38,7 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])
         units = g.n * g.channels
-        tiles = max(1, min(64, units, units * math.prod(g.outputs) * g.taps // UNIT))
+        tiles = tiles_for(units, units * math.prod(g.outputs) * g.taps, SUMMED)
         scratch = -(-g.outputs[2] * item // 64) * 64
         return Launch((*g.ints(), units, scratch), tiles, scratch * tiles)
 

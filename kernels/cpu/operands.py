@@ -10,8 +10,11 @@ import numpy as np
 from ...ir.core import Node
 from ..spec import Call, Refusal
 
-TILE = 1 << 15  # elements that a tile moves at least
 MAX_TILES = 64
+# How much of something a tile does at least, which takes 3 to 8 microseconds: some twenty times what it costs to take a tile.
+MOVED = 1 << 14  # elements that are copied, or computed by a few instructions
+SUMMED = 1 << 15  # multiplications of sums along windows
+MULTIPLIED = 1 << 18  # multiplications of a product of matrices
 
 
 def first_result(node: Node) -> int:
@@ -58,6 +61,8 @@ def fill_in(text: str, **words: object) -> str:
     return re.sub(r"\b[A-Z][A-Z0-9_]*\b", lambda m: str(words.get(m[0], m[0])), text)
 
 
-def tiles_for(units: int, elements: int) -> int:
-    """How many tiles serve `elements` of work that comes in `units`, which are not cut."""
-    return max(1, min(units, elements // TILE, MAX_TILES))
+def tiles_for(units: int, work: int, least: int = MOVED) -> int:
+    """How many tiles serve work that comes in `units`, which are not cut; a tile does `least` of it or more. An even number where
+    that can be, since two threads share it evenly."""
+    tiles = max(1, min(units, work // least, MAX_TILES))
+    return tiles + 1 if tiles & 1 and 1 < tiles < units else tiles
