@@ -225,7 +225,7 @@ class _Binder:
     def _view(self, step: ViewStep) -> None:
         (result,), operand = step.node.results, step.node.operands[0]
         assert operand is not None
-        shape = result_shapes(step.node, self.frame)[0]
+        shape = physical(result_shapes(step.node, self.frame)[0], result.tensor.layout)
         x = self.frame.get(operand)
         if operand.is_const:
             self.places[result] = Place(shape, x.dtype, array=aligned_copy(x).reshape(shape))
@@ -233,7 +233,7 @@ class _Binder:
             p = self.places[operand]
             self.places[result] = Place(shape, p.dtype, p.buffer, p.outer, None if p.array is None else p.array.reshape(shape))
         self.frame.values[result] = phantom(shape, x.dtype) if isinstance(x, Phantom) else np.asarray(x).reshape(shape)
-        bind_symbols(result.type, self.frame.values[result], self.frame.symbols)
+        bind_symbols(result.type, self.frame.logical(result), self.frame.symbols)
 
     def _kernel(self, step: KernelStep) -> None:
         node, source, k = step.node, step.source, len(self.rows)
