@@ -144,6 +144,11 @@ class _Emit:
 
         return self.b.call(declare(self.b, name, result, [a.type for a in args]), args)
 
+    def prefetch(self, pointer: Any) -> None:
+        """Asks for a line to be brought into the second-level cache; any address will do."""
+        args = [pointer, *(self.ir.Constant(self.i32, v) for v in (0, 2, 1))]  # to be read, moderately local, data
+        self.call("llvm.prefetch.p0", self.ir.VoidType(), args)
+
     def _load(self, vector: Any, item: int, pointer: Any, mask: Any) -> Any:
         if mask is None:
             return self.b.load(pointer, typ=vector, align=item)

@@ -13,7 +13,7 @@ from ..spec import Call, Refusal
 MAX_TILES = 64
 # How much of something a tile does at least, which takes 3 to 8 microseconds: some twenty times what it costs to take a tile.
 MOVED = 1 << 14  # elements that are copied, or computed by a few instructions
-SUMMED = 1 << 15  # multiplications of sums along windows
+SUMMED = 1 << 16  # multiplications of sums along windows
 MULTIPLIED = 1 << 18  # multiplications of a product of matrices
 
 
