@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from textwrap import indent
 
 import numpy as np
 
@@ -64,8 +66,12 @@ def kernel(p, tile, ntiles):
     lists = param(p, SCRATCH) + tile * slice_bytes
     tables = lists + at_tables
     zeros = lists + at_zeros
-    for i in range(CHANNELS):
+    for i in range(channels):
         put_T(zeros, i, T(0))
+    pixel = channels * MI
+    w_pitch = (channels + LANES_ - 1) // LANES_ * LANES_ * CI
+    groups = (channels + CHUNK - 1) // CHUNK
+    whole = channels // CHUNK
     lines = images * OD * OH
     places = (OW - 1) * STRIDE + (KW - 1) * DILATION + 1
     low = min(max(pw, 0), places)
@@ -88,11 +94,11 @@ def kernel(p, tile, ntiles):
             if z >= 0 and z < D:
                 for r in range(max(0, -top), min(height, H - top)):
                     table = tables + (kd * height + r) * places * 8
-                    at = x + ((n * D + z) * H + top + r) * W * CHANNELS * MI
+                    at = x + ((n * D + z) * H + top + r) * W * pixel
                     for i in range(low):
                         put_i64(table, i, zeros)
                     for i in range(low, high):
-                        put_i64(table, i, at + (i - pw) * CHANNELS * MI)
+                        put_i64(table, i, at + (i - pw) * pixel)
                     for i in range(high, places):
                         put_i64(table, i, zeros)
         for i in range(run):
@@ -103,17 +109,14 @@ def kernel(p, tile, ntiles):
                 for kh in range(KH):
                     r = i * sh + kh * dh
                     if z >= 0 and z < D and top + r >= 0 and top + r < H:
-                        st_i64(listed, 2 * count + 1, (kd * KH + kh) * KW * W_PITCH)
+                        st_i64(listed, 2 * count + 1, (kd * KH + kh) * KW * w_pitch)
                         st_i64(listed, 2 * count + 2, tables + (kd * height + r) * places * 8)
                         count += 1
             st_i64(listed, 0, count)
-        first = result + line * OW * CHANNELS * MI
-        begin = CHUNKS * share // shares
-        end = CHUNKS * (share + 1) // shares
-        if OW >= PIXELS:
-            LONG
-        else:
-            SHORT
+        first = result + line * OW * pixel
+        begin = groups * share // shares
+        end = groups * (share + 1) // shares
+        CALLS
         unit += run
 """
 
@@ -131,16 +134,19 @@ def _last(site: Site, epilogue: Builder) -> KernelSource:
     names |= {f"leaf{k}": slot_of(site.outer, i) for k, (_, i) in enumerate(epilogue.leaves)}
     names |= {name: first_int(site.outer) + i for i, name in enumerate((*GEOMETRY, *_INTS))}
     program = tuple(("col", *s[1:]) if s[0] == "channel" else s for s in epilogue.program)
-    calls = _LineCalls(epilogue, channels, lanes, dtype.itemsize, item)
-    used = dict.fromkeys(calls.kinds(PIXELS) + calls.kinds(1))
-    fixed, partly = (kernel[-1], stride, dilation), channels % lanes != 0
-    made = [(f"tile_{px}_{nv}", (dtype.name, lanes, px, nv, *fixed, nv == 1 and partly, program)) for px, nv in used]
+    calls = _LineCalls(epilogue, [2] * (channels >= 2 * lanes) + [1] * (channels % (2 * lanes) > 0))
+    width = site.result.shape[-1]  # type: ignore[index]
+    long = isinstance(width, int) and width >= PIXELS
+    both = f"if OW >= PIXELS:\n{indent(calls.text(PIXELS), '    ')}\nelse:\n{indent(calls.text(1), '    ')}"
     body = insert(_LAST, PARAMS="\n".join(f"{name} = param(p, {slot})" for name, slot in names.items()),
-                  LONG=calls.text(PIXELS), SHORT=calls.text(1))  # fmt: skip
-    words = {"SCRATCH": names["result"] + 1, "STRIDE": stride, "DILATION": dilation, "CHANNELS": channels, "MI": dtype.itemsize,
-             "W_PITCH": padded * item, "CHUNKS": chunks, "PIXELS": PIXELS, "RUN": RUN,
-             "T": "f64" if item == 8 else "f32"}  # fmt: skip
-    text = "".join(f"{name} = line_tile(*{args!r})\n" for name, args in made) + fill_in(body, **words)
+                  CALLS=calls.text(PIXELS) if long else both)  # fmt: skip
+    words = {"SCRATCH": names["result"] + 1, "STRIDE": stride, "DILATION": dilation, "MI": dtype.itemsize, "CI": item,
+             "CHUNK": 2 * lanes, "LANES_": lanes, "PIXELS": PIXELS, "RUN": RUN, "T": "f64" if item == 8 else "f32"}  # fmt: skip
+    text = fill_in(body, **words)
+    for px in (PIXELS,) if long else (PIXELS, 1):
+        for nv in calls.vectors:
+            args = (dtype.name, lanes, px, nv, kernel[-1], stride, dilation, nv == 1 and channels % lanes != 0, program)
+            text = f"tile_{px}_{nv} = line_tile(*{args!r})\n" + text
 
     def pack(w: np.ndarray) -> np.ndarray:
         return np.pad(grouped_weight(w, 1, False)[0], ((0, 0), (0, padded - channels)))
@@ -165,32 +171,20 @@ def _last(site: Site, epilogue: Builder) -> KernelSource:
 
 @dataclass(frozen=True)
 class _LineCalls:
-    """The calls of the microkernel for a line of pixels."""
+    """The calls of the microkernel for lines of pixels: two vectors of channels at a time, then one."""
 
     epilogue: Builder
-    channels: int
-    lanes: int
-    stored: int
-    item: int
-
-    def _parts(self) -> list[tuple[str, str, int]]:
-        """The groups of channels: how many, the first, vectors of one. Whole groups of two vectors, then single vectors."""
-        whole, rest = divmod(self.channels, 2 * self.lanes)
-        parts = [(f"min(end, {whole}) - begin", "begin", 2)] if whole else []
-        return parts + ([(f"{-(-rest // self.lanes)} if end > {whole} else 0", str(whole), 1)] if rest else [])
-
-    def kinds(self, px: int) -> list[tuple[int, int]]:
-        """The tiles that occur, of px pixels."""
-        return [(px, nv) for _, _, nv in self._parts()]
+    vectors: Sequence[int]
 
     def text(self, px: int) -> str:
-        """Calls for the groups from `begin` to `end`."""
+        """Calls for the groups of channels from `begin` to `end`."""
         leaves = [f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(self.epilogue.leaves)]
+        singles = "(channels - whole * CHUNK + LANES_ - 1) // LANES_ if end > whole else 0"
         lines = []
-        for count, first, nv in self._parts():
-            c = f"{first} * {2 * self.lanes}"
-            args = [count, "run", "OW", "lists", "pitch", f"{c} * {self.stored}", "ahead", f"w + {c} * {self.item}", "W_PITCH",
-                    "first", "OW * CHANNELS * MI", "CHANNELS * MI", f"{c} * {self.stored}", f"CHANNELS - {c}", *leaves]  # fmt: skip
+        for nv in self.vectors:
+            count, first = ("min(end, whole) - begin", "begin * CHUNK") if nv == 2 else (singles, "whole * CHUNK")
+            args = [count, "run", "OW", "lists", "pitch", f"{first} * MI", "ahead", f"w + {first} * CI", "w_pitch", "first",
+                    "OW * pixel", "pixel", f"{first} * MI", f"channels - {first}", *leaves]  # fmt: skip
             lines.append(f"tile_{px}_{nv}({', '.join(args)})")
         return "\n".join(lines)
 
