@@ -19,7 +19,8 @@ from .microkernel import Tiling, tiling
 from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, tiles_for
 
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again
-FEWEST_ROWS = 48  # of a block that is one of several
+FEWEST_ROWS = 96  # of a block that is one of several
+KEPT_BYTES = 1 << 17  # of B, which then stays in the second-level cache while block after block goes by
 BLOCK_BYTES = 1 << 19  # what the rows of a block, or the panels of a group, may take of the second-level cache
 # All sizes that the nest itself reads. `at_*` are byte offsets in a tile's slice of scratch.
 NAMES = ("batches", "blocks", "groups", "rows", "rows_per", "block_rows", "columns", "wide", "mid", "panels", "panels_per", "depth",
@@ -252,6 +253,6 @@ def _block_rows(n: Nest, s: Shape, total: int) -> int:
     that blocks are as many as tiles are wanted: blocks of rows lie where the kernel before wrote them, groups of columns do not."""
     most = max(24, min(192, BLOCK_BYTES // max(1, total * n.item) // 24 * 24))
     blocks = max(1, -(-s.rows // most))
-    if s.columns * total * n.item <= BLOCK_BYTES // 2:
+    if s.columns * total * n.item <= KEPT_BYTES:
         blocks = max(blocks, min(_wanted(s) // max(1, s.batches), s.rows // FEWEST_ROWS))
     return max(4, _align(-(-s.rows // blocks), 4))

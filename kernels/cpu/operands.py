@@ -64,5 +64,5 @@ def fill_in(text: str, **words: object) -> str:
 def tiles_for(units: int, work: int, least: int = MOVED) -> int:
     """How many tiles serve work that comes in `units`, which are not cut; a tile does `least` of it or more. An even number where
     that can be, since two threads share it evenly."""
-    tiles = max(1, min(units, work // least, MAX_TILES))
-    return tiles + 1 if tiles & 1 and 1 < tiles < units else tiles
+    tiles = max(1, min(work // least, MAX_TILES))
+    return max(1, min(units, tiles + tiles % 2 * min(1, tiles // 2)))
