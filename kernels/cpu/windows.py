@@ -14,8 +14,11 @@ from typing import Any
 from .microkernel import IDENTITY, Program, _Emit, _intrinsic, _name, _Place, _store_tile, operand_count
 
 
+WRITTEN_OUT = 3  # lines of a window, up to which there is no loop over them: leaving it costs as much as one of them
+
+
 @functools.cache
-def line_tile(memory: str, lanes: int, px: int, nv: int, taps: int, stride: int, dilation: int, masked: bool,
+def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int, stride: int, dilation: int, masked: bool,
               program: Program = IDENTITY) -> Any:  # fmt: skip
     """An intrinsic
 
@@ -25,7 +28,7 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, taps: int, stride: int,
     input stays in the first-level cache as long as it is needed. `lists` has `pitch` bytes a line: how many lines of the input its
     windows see, then for each the byte offset of its weights in `w` and the address of its table, which has the address of each
     place of the padded line; `x` bytes are added to these. Weights have `w_pitch` bytes a tap (in the computing type, padded to
-    whole vectors), of which `taps` belong to a line. What lies `ahead` bytes behind the inputs of the last line (0: nothing) is
+    whole vectors), of which `taps` belong to a line; `height` is how many lines a window has. What lies `ahead` bytes behind the inputs of the last line (0: nothing) is
     fetched into the second-level cache. Results lie `c_step` bytes apart, lines of them `c_line` bytes, the first at `c` + `c_at`.
     Only a masked kernel may be given fewer than nv * lanes columns. Operands are those of `gemm_panel`, without rows.
     """
@@ -51,7 +54,7 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, taps: int, stride: int,
                 last_entry = e.at(listed, e.b.sub(e.times(count, 16), e.int(8)))
                 fetches = e.b.and_(e.b.icmp_signed("!=", ahead, e.int(0)), e.b.icmp_signed(">", count, e.int(0)))
 
-                def tile(index: Any, _: list) -> list:
+                def tile(index: Any, written_out: bool) -> list:
                     first = e.times(index, px)
                     first = e.b.select(e.b.icmp_signed("<", first, last_pixel), first, last_pixel)
                     skipped = e.times(first, 8 * stride)
@@ -71,7 +74,12 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, taps: int, stride: int,
                                         acc[i * nv + j] = e.fma(value, weights[k][j], acc[i * nv + j])
                         return acc
 
-                    flat = e.loop(count, [e.zero] * (px * nv), one)
+                    if written_out:
+                        flat = [e.zero] * (px * nv)
+                        for n in range(height):
+                            flat = one(n, flat)
+                    else:
+                        flat = e.loop(count, [e.zero] * (px * nv), one)
                     with e.b.if_then(fetches):
                         table = e.at(e.pointer(e.load_int(last_entry, 8)), skipped)
                         for at in range(min(px * stride, places)):
@@ -84,7 +92,14 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, taps: int, stride: int,
                     _store_tile(e, program, flat, nv, _Place(row, None, column_at, columns, operands), masked)
                     return []
 
-                e.loop(tiles, [], tile)
+                if height > WRITTEN_OUT:
+                    e.loop(tiles, [], lambda index, _: tile(index, False))
+                    return []
+                with e.b.if_else(e.b.icmp_signed("==", count, e.int(height))) as (all_of_it, part):
+                    with all_of_it:
+                        e.loop(tiles, [], lambda index, _: tile(index, True))
+                    with part:
+                        e.loop(tiles, [], lambda index, _: tile(index, False))
                 return []
 
             e.loop(lines, [], line)
@@ -92,5 +107,5 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, taps: int, stride: int,
 
         e.loop(blocks, [], block)
 
-    name = _name("line", memory, lanes, px, nv, taps, stride, dilation, masked, program)
+    name = _name("line", memory, lanes, px, nv, height, taps, stride, dilation, masked, program)
     return _intrinsic(name, 14 + operand_count(program), build)
