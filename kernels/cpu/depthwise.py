@@ -145,7 +145,8 @@ def _last(site: Site, epilogue: Builder) -> KernelSource:
     text = fill_in(body, **words)
     for px in (PIXELS,) if long else (PIXELS, 1):
         for nv in calls.vectors:
-            args = (dtype.name, lanes, px, nv, math.prod(kernel[:-1]), kernel[-1], stride, dilation, nv == 1 and channels % lanes != 0, program)
+            masked = nv == 1 and channels % lanes != 0
+            args = (dtype.name, lanes, px, nv, math.prod(kernel[:-1]), kernel[-1], stride, dilation, masked, program)
             text = f"tile_{px}_{nv} = line_tile(*{args!r})\n" + text
 
     def pack(w: np.ndarray) -> np.ndarray:

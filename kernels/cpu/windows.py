@@ -13,7 +13,6 @@ from typing import Any
 
 from .microkernel import IDENTITY, Program, _Emit, _intrinsic, _name, _Place, _store_tile, operand_count
 
-
 WRITTEN_OUT = 3  # lines of a window, up to which there is no loop over them: leaving it costs as much as one of them
 
 
@@ -25,12 +24,13 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int,
         tile(blocks, lines, pixels, lists, pitch, x, ahead, w, w_pitch, c, c_line, c_step, c_at, ncols, *operands)
 
     for `lines` lines of `pixels` (px or more) and `blocks` groups of nv vectors of channels, group by group, so that a line of the
-    input stays in the first-level cache as long as it is needed. `lists` has `pitch` bytes a line: how many lines of the input its
-    windows see, then for each the byte offset of its weights in `w` and the address of its table, which has the address of each
-    place of the padded line; `x` bytes are added to these. Weights have `w_pitch` bytes a tap (in the computing type, padded to
-    whole vectors), of which `taps` belong to a line; `height` is how many lines a window has. What lies `ahead` bytes behind the inputs of the last line (0: nothing) is
-    fetched into the second-level cache. Results lie `c_step` bytes apart, lines of them `c_line` bytes, the first at `c` + `c_at`.
-    Only a masked kernel may be given fewer than nv * lanes columns. Operands are those of `gemm_panel`, without rows.
+    input stays in the first-level cache as long as it is needed. `lists` has `pitch` bytes a line: how many of the `height` lines
+    of its windows lie in the input, then for each the byte offset of its weights in `w` and the address of its table, which has
+    the address of each place of the padded line; `x` bytes are added to these. Weights have `w_pitch` bytes a tap (in the computing
+    type, padded to whole vectors), of which `taps` belong to a line. What lies `ahead` bytes behind the inputs of the last line
+    (0: nothing) is fetched into the second-level cache. Results lie `c_step` bytes apart, lines of them `c_line` bytes, the first
+    at `c` + `c_at`. Only a masked kernel may be given fewer than nv * lanes columns. Operands are those of `gemm_panel`, without
+    rows.
     """
 
     def build(builder: Any, args: Sequence[Any]) -> None:
