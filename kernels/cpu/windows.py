@@ -8,7 +8,8 @@ line: places outside of the image have the address of zeros, so that pixels at t
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .microkernel import IDENTITY, Program, _Emit, _intrinsic, _name, _Place, _store_tile, operand_count
@@ -32,73 +33,59 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int,
     at `c` + `c_at`. Only a masked kernel may be given fewer than nv * lanes columns. Operands are those of `gemm_panel`, without
     rows.
     """
+    window = _Window(px, nv, taps, stride, dilation)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = _Emit(builder, memory, lanes)
         blocks, lines, pixels, lists, pitch, x, ahead, w, w_pitch, c, c_line, c_step, c_at, ncols, *operands = args
-        vector, step = e.lanes * e.item, e.lanes * e.stored
-        places = (px - 1) * stride + (taps - 1) * dilation + 1
-        seen = [[(i, k) for i in range(px) for k in range(taps) if i * stride + k * dilation == at] for at in range(places)]
         tiles = e.b.sdiv(e.b.add(pixels, e.int(px - 1)), e.int(px))
         last_pixel = e.b.sub(pixels, e.int(px))  # the last tile reaches back over pixels that have been done
 
         def block(number: Any, _: list) -> list:
-            x_at, w_at = e.b.add(x, e.times(number, nv * step)), e.b.add(w, e.times(number, nv * vector))
-            column_at, columns = e.b.add(c_at, e.times(number, nv * step)), e.b.sub(ncols, e.times(number, nv * lanes))
+            moved = e.times(number, nv * lanes * e.stored)
+            x_at, w_at = e.b.add(x, moved), e.b.add(w, e.times(number, nv * lanes * e.item))
+            column_at, columns = e.b.add(c_at, moved), e.b.sub(ncols, e.times(number, nv * lanes))
             masks = [e.mask(e.b.sub(columns, e.int(j * lanes))) if masked else None for j in range(nv)]
 
-            def line(at_line: Any, _: list) -> list:
-                listed = e.at(e.pointer(lists), e.b.mul(at_line, pitch))
-                count, to = e.load_int(listed), e.at(e.pointer(c), e.b.mul(at_line, c_line))
-                entries = e.at(listed, 8)
-                last_entry = e.at(listed, e.b.sub(e.times(count, 16), e.int(8)))
+            def line(at: Any, _: list) -> list:
+                listed, to = e.at(e.pointer(lists), e.b.mul(at, pitch)), e.at(e.pointer(c), e.b.mul(at, c_line))
+                count, entries = e.load_int(listed), e.at(listed, 8)
                 fetches = e.b.and_(e.b.icmp_signed("!=", ahead, e.int(0)), e.b.icmp_signed(">", count, e.int(0)))
 
-                def tile(index: Any, written_out: bool) -> list:
+                def tile(index: Any, whole: bool) -> list:
                     first = e.times(index, px)
                     first = e.b.select(e.b.icmp_signed("<", first, last_pixel), first, last_pixel)
-                    skipped = e.times(first, 8 * stride)
+
+                    def places(n: Any) -> Callable[[int], Any]:
+                        table = e.at(e.pointer(e.load_int(e.at(entries, e.times(n, 16)), 8)), e.times(first, 8 * stride))
+                        return lambda i: e.at(e.pointer(e.load_int(table, 8 * i)), x_at)
 
                     def one(n: Any, acc: list) -> list:
-                        acc, entry = list(acc), e.at(entries, e.times(n, 16))
-                        at_weights = e.at(e.pointer(w_at), e.load_int(entry))
-                        weights = [[e.load(e.at(at_weights, e.b.mul(w_pitch, e.int(k))), j * vector) for j in range(nv)]
-                                   for k in range(taps)]  # fmt: skip
-                        table = e.at(e.pointer(e.load_int(entry, 8)), skipped)
-                        for at, users in enumerate(seen):
-                            if users:
-                                place = e.at(e.pointer(e.load_int(table, 8 * at)), x_at)
-                                for j in range(nv):
-                                    value = e.fetch(e.at(place, j * step), masks[j]).v
-                                    for i, k in users:
-                                        acc[i * nv + j] = e.fma(value, weights[k][j], acc[i * nv + j])
-                        return acc
+                        weights = e.at(e.pointer(w_at), e.load_int(e.at(entries, e.times(n, 16))))
+                        return window.multiply(e, places(n), weights, w_pitch, masks, acc)
 
-                    if written_out:
-                        flat = [e.zero] * (px * nv)
-                        for n in range(height):
-                            flat = one(n, flat)
+                    flat = [e.zero] * (px * nv)
+                    if whole:
+                        flat = functools.reduce(lambda acc, n: one(n, acc), range(height), flat)
                     else:
-                        flat = e.loop(count, [e.zero] * (px * nv), one)
+                        flat = e.loop(count, flat, one)
                     with e.b.if_then(fetches):
-                        table = e.at(e.pointer(e.load_int(last_entry, 8)), skipped)
-                        for at in range(min(px * stride, places)):
-                            e.prefetch(e.at(e.at(e.pointer(e.load_int(table, 8 * at)), x_at), ahead))
+                        last = places(e.b.sub(count, e.int(1)))
+                        for i in range(min(px * stride, window.places)):
+                            e.prefetch(e.at(last(i), ahead))
                     results = e.at(to, e.b.mul(first, c_step))
-
-                    def row(i: Any) -> Any:
-                        return e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i))
-
-                    _store_tile(e, program, flat, nv, _Place(row, None, column_at, columns, operands), masked)
+                    place = _Place(lambda i: e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i)), None, column_at,
+                                   columns, operands)  # fmt: skip
+                    _store_tile(e, program, flat, nv, place, masked)
                     return []
 
                 if height > WRITTEN_OUT:
                     e.loop(tiles, [], lambda index, _: tile(index, False))
                     return []
-                with e.b.if_else(e.b.icmp_signed("==", count, e.int(height))) as (all_of_it, part):
-                    with all_of_it:
+                with e.b.if_else(e.b.icmp_signed("==", count, e.int(height))) as (inside, border):
+                    with inside:
                         e.loop(tiles, [], lambda index, _: tile(index, True))
-                    with part:
+                    with border:
                         e.loop(tiles, [], lambda index, _: tile(index, False))
                 return []
 
@@ -109,3 +96,32 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int,
 
     name = _name("line", memory, lanes, px, nv, height, taps, stride, dilation, masked, program)
     return _intrinsic(name, 14 + operand_count(program), build)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What a tile of px pixels by nv vectors sees of a line."""
+
+    px: int
+    nv: int
+    taps: int
+    stride: int
+    dilation: int
+
+    @property
+    def places(self) -> int:
+        return (self.px - 1) * self.stride + (self.taps - 1) * self.dilation + 1
+
+    def multiply(self, e: _Emit, place: Callable[[int], Any], weights: Any, w_pitch: Any, masks: Sequence[Any], acc: list) -> list:
+        """The sums `acc[pixel * nv + vector]` with the products of one line, whose addresses `place` loads one by one."""
+        acc, vectors = list(acc), range(self.nv)
+        taps = [e.at(weights, e.b.mul(w_pitch, e.int(k))) for k in range(self.taps)]
+        factors = [[e.load(tap, j * e.lanes * e.item) for j in vectors] for tap in taps]
+        for at in range(self.places):
+            users = [(i, k) for i in range(self.px) for k in range(self.taps) if i * self.stride + k * self.dilation == at]
+            x = place(at) if users else None
+            for j in vectors if users else ():
+                value = e.fetch(e.at(x, j * e.lanes * e.stored), masks[j]).v
+                for i, k in users:
+                    acc[i * self.nv + j] = e.fma(value, factors[k][j], acc[i * self.nv + j])
+        return acc
