@@ -36,7 +36,7 @@ def clocked(f: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 @contextmanager
 def watched() -> Iterator[list[Watch]]:
-    """While it is open, the last of the list sees what runs do. Walks beside recipes are not part of any of its times but theirs."""
+    """While it is open, the last of the list sees what runs do. Walks beside recipes are in none of its times but theirs."""
     from graphmill.engine import rebind
     from graphmill.engine.binder import Binder
     from graphmill.engine.draft import draft_of
@@ -70,7 +70,12 @@ def watched() -> Iterator[list[Watch]]:
         seconds, _ = clocked(run, self, *args)
         seen[-1].kernels += seconds
 
-    rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run = ask_watched, bind_watched, make_watched, run_watched
+    rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run = (
+        ask_watched,
+        bind_watched,
+        make_watched,
+        run_watched,
+    )
     try:
         yield seen
     finally:

@@ -154,7 +154,8 @@ class Binder:
     def _view(self, step: ViewStep) -> None:
         (result,), operand = step.node.results, step.node.operands[0]
         assert operand is not None
-        shape = result_shapes(step.node, self.frame)[0]
+        logical = result_shapes(step.node, self.frame)[0]
+        shape = physical(logical, result.tensor.layout)
         x = self.frame.get(operand)
         if operand.is_const:
             self.places[result] = Place(shape, x.dtype, array=aligned_copy(x).reshape(shape))
@@ -167,7 +168,7 @@ class Binder:
             self.frame.values[result] = Shaped(shape, x.dtype, contents)
         else:
             self.frame.values[result] = np.asarray(x).reshape(shape)
-        bind_dims(result.tensor, shape, self.frame.symbols)
+        bind_dims(result.tensor, logical, self.frame.symbols)
 
     def _kernel(self, step: KernelStep) -> None:
         node, source, k = step.node, step.source, len(self.rows)

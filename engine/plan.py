@@ -17,6 +17,7 @@ import numpy as np
 from ..ir.core import Graph, Node
 from ..ir.errors import UnsupportedError
 from ..ir.interp import bind_symbols, last_readers, region_symbols, where
+from ..ir.layout import lies_alike
 from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
 from .segment import Segments
@@ -128,7 +129,7 @@ def _step(node: Node, select: Selector | None, served: list[Served], todo: list)
         return SizeStep(node), None, ""
     if node.regions and not node.op.has("isolated"):
         return HostStep(node, [_collect(r, select, served, todo) for r in node.regions], "host"), None, ""
-    if select is not None and node.op.has("view") and len(node.results) == 1 and _plain_view(node):
+    if select is not None and len(node.results) == 1 and (_plain_view(node) or _free_transpose(node)):
         return ViewStep(node), None, ""
     if node.op.has("host"):
         return HostStep(node, (), "host"), None, ""
@@ -144,5 +145,15 @@ def _step(node: Node, select: Selector | None, served: list[Served], todo: list)
 
 def _plain_view(node: Node) -> bool:
     """A view is free where the data lies in logical order."""
-    return all(isinstance(v.type, TensorType) and v.type.layout is None and v.type.shape is not None
+    return node.op.has("view") and all(isinstance(v.type, TensorType) and v.type.layout is None and v.type.shape is not None
                for v in (node.operands[0], node.results[0]) if v is not None)  # fmt: skip
+
+
+def _free_transpose(node: Node) -> bool:
+    """A transpose or change of layout is free where the same bytes serve."""
+    x = node.operands[0] if node.op.name in ("transpose", "to_layout") else None
+    if x is None or x.is_const or not isinstance(x.type, TensorType) or x.type.shape is None:
+        return False
+    axes = tuple(range(len(x.type.shape)))
+    perm = axes if node.op.name == "to_layout" else node.attr("perm") or axes[::-1]
+    return lies_alike(x.type.shape, x.type.layout, tuple(a % len(axes) for a in perm), node.results[0].tensor.layout)

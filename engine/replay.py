@@ -17,10 +17,10 @@ import numpy as np
 from ..ir.limits import Budget
 from ..ir.types import STR, TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
+from .bound import Bound
 from .memory import Workspace
 from .outputs import WRITABLE
 from .plan import Plan
-from .bound import Bound
 from .steps import Frame
 
 MOST_ARRAYS = 512  # of one run: each is some lines of Python

@@ -118,13 +118,13 @@ class Step:
 
 
 class ViewStep(Step):
-    """Reshapes share memory with their operand; only the shape is found."""
+    """Reshapes, and transposes that move nothing, share memory with their operand; only the shape is found."""
 
     def run(self, frame: Frame) -> None:
         (result,) = self.node.results
-        shape = result_shapes(self.node, frame)[0]
+        shape = physical(result_shapes(self.node, frame)[0], result.tensor.layout)
         frame.values[result] = np.asarray(frame.get(self.node.operands[0])).reshape(shape)
-        bind_symbols(result.type, frame.values[result], frame.symbols)
+        bind_symbols(result.type, frame.logical(result), frame.symbols)
 
 
 class SizeStep(Step):

@@ -42,6 +42,14 @@ def channels_last(rank: int) -> Layout | None:
     return Layout.of((0, *range(2, rank), 1)) if rank >= 3 else None
 
 
+def lies_alike(shape: tuple, layout: Layout | None, perm: tuple[int, ...], result: Layout | None) -> bool:
+    """Whether a tensor of this shape, and its transpose by `perm` in the layout `result`, are the same bytes. Axes of size 1 lie
+    anywhere."""
+    before = range(len(shape)) if layout is None else layout.perm
+    after = perm if result is None else [perm[a] for a in result.perm]
+    return [a for a in before if shape[a] != 1] == [a for a in after if shape[a] != 1]
+
+
 def physical(shape: tuple, layout: Layout | None) -> tuple:
     """The dims of `shape` in the order in which they lie in memory."""
     return shape if layout is None else tuple(shape[a] for a in layout.perm)

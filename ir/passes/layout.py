@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core import Graph, Module, Node, Value
-from ..layout import Layout
+from ..layout import Layout, channels_last, lies_alike
 from ..op import OPS
 from ..rewrite import DecisionLog
 from ..target import Target
 from ..types import TensorType
 from .manager import Context, register
+from .movement import perm_of
 
 # Nodes that take operand 0 in any layout, as their axes are logical; all operands of `concat` are such.
 FOLLOWING = frozenset({"slice", "split", "pad", "resize", "reduce_mean", "reduce_sum", "reduce_max", "reduce_min", "reduce_l2"})
@@ -46,6 +47,9 @@ class _Assigner:
         """Whether any node was given a layout."""
         changed = False
         for node in self.graph.nodes:
+            if node.op.name == "transpose" and self._transpose(node):
+                changed = True
+                continue
             wanted = self.target.layout_of(node)
             if wanted is None:
                 wanted = self._layout_of_operands(node)
@@ -54,6 +58,19 @@ class _Assigner:
                 self._row_major(node)
         self.graph.set_outputs([self._as(v, None, None) for v in self.graph.outputs])
         return changed
+
+    def _transpose(self, node: Node) -> bool:
+        """A transpose reads any layout. Its result gets the one in which it is the bytes of its operand, if that is row-major or
+        has its channels last: nothing is moved then."""
+        x, perm = node.operands[0], perm_of(node)
+        if x is None or x.is_const or perm is None or x.tensor.shape is None:
+            return False
+        for layout in (None, channels_last(len(perm))):
+            if (x.tensor.layout or layout) is not None and lies_alike(x.tensor.shape, x.tensor.layout, perm, layout):
+                self._result(node, layout)
+                self.log.record("layout", node, "applied", f"a transpose to {layout or 'row-major'} that moves nothing")
+                return True
+        return x.tensor.layout is not None and self.target.refuses(node) is None
 
     def _run_in(self, node: Node, layout: Layout) -> bool:
         """Gives the node's data operands and results the layout; takes it back where the target has no kernel for that."""

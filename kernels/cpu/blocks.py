@@ -17,11 +17,11 @@ from ...ir.types import DType
 from ..spec import Launch
 from .epilogue import Builder
 from .microkernel import Tiling, tiling
-from .operands import fill_in
+from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, tiles_for
 
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again
-MAX_TILES = 64
-UNIT = 1 << 20  # multiplications that a unit of work should have at least
+FEWEST_ROWS = 96  # of a block that is one of several
+KEPT_BYTES = 1 << 17  # of B, which then stays in the second-level cache while block after block goes by
 BLOCK_BYTES = 1 << 19  # what the rows of a block, or the panels of a group, may take of the second-level cache
 # All sizes that the nest itself reads. `at_*` are byte offsets in a tile's slice of scratch.
 NAMES = ("batches", "blocks", "groups", "rows", "rows_per", "block_rows", "columns", "wide", "mid", "panels", "panels_per", "depth",
@@ -209,16 +209,11 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     width = 3 * n.tiling.lanes
     if s.packs:
         panels_per = greatest(1, least(panels, BLOCK_BYTES // greatest(1, total * width * n.item)))
-        tasks = greatest(1, s.batches * -(-panels // panels_per))
-        blocks = greatest(1, least(s.rows * s.batches * s.columns * total // (4 * UNIT) // tasks, s.rows // 256))
+        work = s.batches * s.rows * s.columns * total
+        blocks = greatest(1, least(work // (16 * MULTIPLIED) // greatest(1, s.batches * -(-panels // panels_per)), s.rows // 256))
     else:
         blocks = greatest(1, -(-s.rows // block_rows))
-        wanted = greatest(
-            1, least(panels, MAX_TILES // least(blocks * s.batches, MAX_TILES), s.rows * s.columns * total * s.batches // UNIT)
-        )
-        if s.buffer_row:
-            wanted = least(wanted, greatest(1, 8 // (blocks * s.batches)))
-        panels_per = greatest(1, -(-panels // wanted))
+        panels_per = greatest(1, -(-panels // _shares(s, blocks * s.batches)))
     groups = greatest(1, -(-panels // panels_per))
     rows_per = _align(-(-s.rows // blocks), block_rows) if s.packs else block_rows
     blocks = greatest(1, -(-s.rows // rows_per)) if rows_per else 1
@@ -238,12 +233,27 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     return Launch((*ints, *(at_result if x is RESULT_AT else x for x in extra)), tiles, at[-1] * tiles)
 
 
+def _shares(s: Shape, units: int) -> int:
+    """Into how many groups of panels each of `units` blocks of rows is cut. Rows that are copied are copied for each group."""
+    wanted = _wanted(s)
+    return greatest(1, -(-wanted // greatest(1, units)) if not s.buffer_row else least(wanted, 8) // greatest(1, units))
+
+
+def _wanted(s: Shape) -> int:
+    """How many units of work there should be: by what is multiplied, and by what is read of B, where that is most of the work."""
+    total = s.depth * s.segments
+    b = s.columns * total
+    return greatest(tiles_for(MAX_TILES, s.batches * s.rows * b, MULTIPLIED), tiles_for(MAX_TILES, b, MOVED))
+
+
 RESULT_AT = object()  # stands in `extra` for the offset of the block of results
 
 
 def _block_rows(n: Nest, s: Shape, total: int) -> int:
-    """Rows of a block: as many as the cache holds, in whole tiles of every height, and evenly cut."""
-    step = 24
-    most = greatest(step, least(192, BLOCK_BYTES // greatest(1, total * n.item) // step * step))
+    """Rows of a block, evenly cut: as many as the cache holds, or fewer where B stays in the cache from one block to the next, so
+    that blocks are as many as tiles are wanted: blocks of rows lie where the kernel before wrote them, groups of columns do not."""
+    most = greatest(24, least(192, BLOCK_BYTES // greatest(1, total * n.item) // 24 * 24))
     blocks = greatest(1, -(-s.rows // most))
-    return greatest(step, least(most, _align(-(-s.rows // blocks), step)))
+    if s.columns * total * n.item <= KEPT_BYTES:
+        blocks = greatest(blocks, least(_wanted(s) // greatest(1, s.batches), s.rows // FEWEST_ROWS))
+    return greatest(4, _align(-(-s.rows // blocks), 4))

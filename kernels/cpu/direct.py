@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.recording import greatest, least
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry, grouped_weight
 from .epilogue import Builder, Site
 from .microkernel import tiling
-from .operands import fill_in, first_int, first_result, slot_of
+from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 
 PIXELS = {False: 4, True: 6}  # of a tile of two vectors, by `spread`: sums, weights and an input stay in registers
 ALONE = 4  # vectors of a tile of one pixel
-UNIT = 1 << 17  # multiplications of a tile at least
 _INTS = (*GEOMETRY, "slice_bytes", "x_n", "x_d", "x_h", "x_w", "x_c")
 
 _TEXT = """
@@ -96,7 +94,7 @@ def build_direct(site: Site, epilogue: Builder, spread: bool) -> KernelSource:
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])  # type: ignore[index,arg-type]
         lines = g.n * math.prod(g.outputs[:2])
-        tiles = greatest(1, least(64, lines, lines * g.outputs[2] * g.out_channels * g.taps * g.per_group // UNIT))
+        tiles = tiles_for(lines, lines * g.outputs[2] * g.out_channels * g.taps * g.per_group, SUMMED)
         scratch = -(-g.taps * g.per_group * 16 // 64) * 64
         return Launch((*g.ints(), scratch, *x_strides(g, x_last, dtype.itemsize)), tiles, scratch * tiles)
 

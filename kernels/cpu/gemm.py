@@ -8,14 +8,13 @@ from functools import partial
 import numpy as np
 
 from ...ir.core import Node
-from ...ir.recording import greatest, least
 from ...ir.symbols import broadcast
 from ...ir.types import FLOATS, INTEGERS, TensorType
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .blocks import Nest, Shape, launch, nest_text
 from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
 from .microkernel import Tiling
-from .operands import fill_in, first_int, first_result, refuse_layouts
+from .operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from .target import serves
 
 ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
@@ -333,7 +332,7 @@ def _integers(node: Node) -> KernelSource | Refusal:
         s = Sizes(call.operands[0], call.operands[1])
         units = s.rows * math.prod(s.batch)
         ints = (s.rows, s.columns, s.depth, s.b_row * item, s.b_col * item, len(s.batch), units, *s.loops(item))
-        return Launch(ints, greatest(1, least(64, units, units * s.columns * s.depth >> 18)))
+        return Launch(ints, tiles_for(units, units * s.columns * s.depth))
 
     text = fill_in(_INTEGERS, A=0, B=1, RESULT=2, INTS=first_int(node), ITEM=item, T=dtype.name).replace("_T(", f"_{dtype.name}(")
     return KernelSource(text, bind, "integers")

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ...ir.core import Graph, Node, Value
-from ...ir.recording import greatest
 from ...ir.scalar import Expr, const, trace
 from ...ir.types import DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
+from .operands import tiles_for
 from .printer import Printer, literal, supported
 from .space import FULL, ONE, Space, make_space
 from .target import serves
 
-TILE = 1 << 14  # elements of a tile
 MOST_OPERANDS = 256  # of one loop: the time of compiling grows faster than their number
 
 
@@ -135,7 +134,7 @@ def bind(space: Space, call: Call) -> Launch:
     for k in range(len(space.types)):
         if _is_strided(space, k):
             ints += space.strides(k, shapes[k])
-    return Launch(tuple(ints), greatest(1, -(-total // TILE)))
+    return Launch(tuple(ints), tiles_for(-(-total // 64), total))
 
 
 def _is_strided(space: Space, k: int) -> bool:

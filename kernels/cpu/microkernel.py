@@ -34,6 +34,7 @@ _LOGIC = {"and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, 
 _LIGHT = frozenset(
     {"add", "sub", "mul", "neg", "abs", "min", "max", "where", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 )
+IN_STEP = 4  # vectors for which a longer program is computed in step
 LIGHT_STEPS = 12  # a program of more is emitted once, in a loop over the tile's vectors
 
 
@@ -144,6 +145,11 @@ class _Emit:
 
         return self.b.call(declare(self.b, name, result, [a.type for a in args]), args)
 
+    def prefetch(self, pointer: Any) -> None:
+        """Asks for a line to be brought into the second-level cache; any address will do."""
+        args = [pointer, *(self.ir.Constant(self.i32, v) for v in (0, 2, 1))]  # to be read, moderately local, data
+        self.call("llvm.prefetch.p0", self.ir.VoidType(), args)
+
     def _load(self, vector: Any, item: int, pointer: Any, mask: Any) -> Any:
         if mask is None:
             return self.b.load(pointer, typ=vector, align=item)
@@ -189,6 +195,20 @@ class _Emit:
         else:
             name = f"llvm.masked.store.v{self.lanes}{self._element(value.v.type)}.p0"
             self.call(name, self.ir.VoidType(), [value.v, pointer, self.ir.Constant(self.i32, self.stored), mask])
+
+    def join(self, vectors: list) -> Any:
+        """Vectors, as many as a power of two, as one."""
+        while len(vectors) > 1:
+            n = 2 * vectors[0].type.count
+            order = self.ir.Constant(self.ir.VectorType(self.i32, n), list(range(n)))
+            vectors = [self.b.shuffle_vector(x, y, order) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
+        return vectors[0]
+
+    def cut(self, vector: Any, parts: int) -> list:
+        """The inverse of `join`."""
+        n = vector.type.count // parts
+        orders = [self.ir.Constant(self.ir.VectorType(self.i32, n), list(range(i * n, i * n + n))) for i in range(parts)]
+        return [self.b.shuffle_vector(vector, vector, order) for order in orders] if parts > 1 else [vector]
 
     def mask(self, count: Any) -> Any:
         """Lanes below `count`, which may be negative."""
@@ -306,34 +326,46 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
 
 
 def _finish_looped(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place, whole: bool) -> None:
-    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once; `whole` says that all of
-    its columns are valid."""
+    """`_finish` for long programs: the tile goes through memory, so that the program is emitted once, for a few vectors in step: a
+    chain of dependent instructions would leave the arithmetic units idle. `whole` says that all of its columns are valid."""
     from .emit import Val
 
-    mr, nv = len(acc), len(acc[0])
+    total, nv = len(acc) * len(acc[0]), len(acc[0])
+    group = min(IN_STEP, 1 << (total.bit_length() - 1))
+    together = _Emit(e.b, e.memory, e.lanes * group)
     with e.b.goto_entry_block():
-        slot = e.b.alloca(e.ir.ArrayType(e.type.llvm, mr * nv))
+        slot = e.b.alloca(e.ir.ArrayType(e.type.llvm, total))
     tile = e.pointer(e.b.ptrtoint(slot, e.i64))
     bytes_ = e.lanes * e.item
     for n, value in enumerate(v for vectors in acc for v in vectors):
         e.b.store(value, e.at(tile, n * bytes_), align=e.item)
 
-    def vector(i: Any, j: Any, mask: Any) -> None:
-        value = e.load(e.at(e.at(tile, e.times(i, nv * bytes_)), e.times(j, bytes_)))
-        row = e.at(place.row(i), place.column_at)
-        done = run_program(e, program, lambda kind, k=0: (
-            Val(e.b, value, e.type) if kind == "acc" else _leaf(e, place, kind, k, row, i, j, mask)
-        ))  # fmt: skip
-        e.store(done, e.at(row, e.times(j, e.lanes * e.stored)), mask)
+    def vectors(number: Any, _: list) -> list:
+        first = e.times(number, group)  # the last group reaches back over vectors that have been done
+        first = e.b.select(e.b.icmp_signed("<", first, e.int(total - group)), first, e.int(total - group))
+        parts = []
+        for g in range(group):
+            n = e.b.add(first, e.int(g))
+            i = e.b.udiv(n, e.int(nv))
+            j = e.b.sub(n, e.times(i, nv))
+            mask = None if whole else e.mask(e.b.sub(place.ncols, e.times(j, e.lanes)))
+            parts.append((e.at(place.row(i), place.column_at), i, j, mask))
 
-    def each_vector(i: Any, j: Any) -> list:
-        vector(i, j, None if whole else e.mask(e.b.sub(place.ncols, e.times(j, e.lanes))))
+        def leaf(kind: str, k: int = 0) -> Any:
+            if kind == "acc":
+                return Val(e.b, together.load(e.at(tile, e.times(first, bytes_))), together.type)
+            if kind == "scalar":
+                values = [_leaf(e, place, kind, k, *parts[0]).v] * group
+            else:
+                values = [_leaf(e, place, kind, k, *part).v for part in parts]
+            return Val(e.b, e.join(values), together.type)
+
+        done = run_program(together, program, leaf).v
+        for (row, _, j, mask), value in zip(parts, e.cut(done, group), strict=True):
+            e.store(Val(e.b, value, e.type), e.at(row, e.times(j, e.lanes * e.stored)), mask)
         return []
 
-    def each_row(i: Any, _: list) -> list:
-        return e.loop(e.int(nv), [], lambda j, _: each_vector(i, j))
-
-    e.loop(e.int(mr), [], each_row)
+    e.loop(e.int(-(-total // group)), [], vectors)
 
 
 def _store_tile(e: _Emit, program: Program, flat: Sequence[Any], nv: int, place: _Place, masked: bool | None = None) -> None:

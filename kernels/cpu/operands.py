@@ -11,8 +11,11 @@ from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ..spec import Call, Refusal
 
-TILE = 1 << 15  # elements that a tile moves at least
 MAX_TILES = 64
+# How much of something a tile does at least, which takes 3 to 8 microseconds: some twenty times what it costs to take a tile.
+MOVED = 1 << 14  # elements that are copied, or computed by a few instructions
+SUMMED = 1 << 16  # multiplications of sums along windows
+MULTIPLIED = 1 << 18  # multiplications of a product of matrices
 
 
 def first_result(node: Node) -> int:
@@ -59,6 +62,8 @@ def fill_in(text: str, **words: object) -> str:
     return re.sub(r"\b[A-Z][A-Z0-9_]*\b", lambda m: str(words.get(m[0], m[0])), text)
 
 
-def tiles_for(units: int, elements: int) -> int:
-    """How many tiles serve `elements` of work that comes in `units`, which are not cut."""
-    return greatest(1, least(units, elements // TILE, MAX_TILES))
+def tiles_for(units: int, work: int, share: int = MOVED) -> int:
+    """How many tiles serve work that comes in `units`, which are not cut; a tile does a `share` of it or more. An even number where
+    that can be, since two threads share it evenly."""
+    tiles = greatest(1, least(work // share, MAX_TILES))
+    return greatest(1, least(units, tiles + tiles % 2 * least(1, tiles // 2)))

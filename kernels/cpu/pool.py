@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from ...ir.core import Node
 from ...ir.layout import channels_last
 from ...ir.ops.windows import make_windows
-from ...ir.recording import greatest, least
 from ...ir.types import FLOATS, I8, U8, DType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .operands import fill_in, first_int
+from .operands import fill_in, first_int, tiles_for
 from .target import serves
 
-UNIT = 1 << 16  # elements that a tile reads at least
 BLOCK = 128  # addends of one sum; sums of sums keep the rounding error of large planes small
 
 
@@ -261,7 +259,7 @@ def _windows(node: Node, last: bool, indices: bool) -> KernelSource:
         three = [v for values, fill in fields for v in (fill,) * (3 - len(spatial)) + tuple(values)]
         taps, out = math.prod(win.kernel), math.prod(win.out)
         units = n * math.prod(three[3:5]) if last else n * c
-        tiles = greatest(1, least(64, units, n * c * out * taps // UNIT))
+        tiles = tiles_for(units, n * c * out * taps)
         slice_bytes = -(-(taps * 8 if last else (three[2] + three[5] * win.strides[-1]) * 8) // 64) * 64
         return Launch((n, c, *three, units, slice_bytes), tiles, slice_bytes * tiles)
 
@@ -352,6 +350,6 @@ def _global(node: Node, last: bool) -> KernelSource:
         n, c, *spatial = call.operands[0]
         size = math.prod(spatial)
         units = n * c
-        return Launch((units, size, c), greatest(1, least(64, units // 64 if last else units, n * c * size // UNIT)))
+        return Launch((units, size, c), tiles_for(units // 64 if last else units, n * c * size))
 
     return KernelSource(text, bind, f"pool.global.{'last' if last else 'major'}")

@@ -6,17 +6,14 @@ import math
 
 from ...ir.core import Node
 from ...ir.errors import RunError
-from ...ir.recording import greatest, least
 from ...ir.types import BF16, F16, F32, I8, U8, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .conv import GEOMETRY, geometry
 from .conv_text import PLANES_PACK
 from .gemm import Sizes
-from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
+from .operands import SUMMED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
 from .target import serves
-
-UNIT = 1 << 16  # multiplications of a tile at least
 
 # Where the operators have x, its zero point, w, its zero point, the scales of x, w and y, y's zero point, the bias (None: nowhere).
 _ROLES: dict[str, dict[str, int]] = {
@@ -173,7 +170,7 @@ def _matmul(node: Node, roles: dict[str, int]) -> KernelSource:
         s = Sizes(call.operands[roles["x"]], call.operands[roles["w"]])
         _check_sizes(node, roles, call, s.rows, s.columns)
         units = s.rows * math.prod(s.batch)
-        tiles = greatest(1, least(64, units, units * s.columns * s.depth // UNIT))
+        tiles = tiles_for(units, units * s.columns * s.depth, SUMMED)
         slice_bytes = -(-s.columns * 4 // 64) * 64
         ints = (s.rows, s.columns, s.depth, s.b_row, s.b_col, units, slice_bytes, len(s.batch), *_steps(call, roles), *s.loops(1))
         return Launch(ints, tiles, slice_bytes * tiles)
@@ -248,7 +245,7 @@ def _conv(node: Node, roles: dict[str, int]) -> KernelSource | Refusal:
         width = 64  # 4 vectors of the widest host
         slice_bytes = 4 * width * (g.taps * g.per_group + 1)
         units = g.n * g.group * -(-math.prod(g.outputs) // 16)
-        tiles = greatest(1, least(64, units, g.n * math.prod(g.outputs) * g.out_channels * g.taps * g.per_group // UNIT))
+        tiles = tiles_for(units, g.n * math.prod(g.outputs) * g.out_channels * g.taps * g.per_group, SUMMED)
         return Launch((*g.ints(), g.group, slice_bytes, *_steps(call, roles)), tiles, slice_bytes * tiles)
 
     return KernelSource(text, bind, "conv.i32")

@@ -16,19 +16,17 @@ import numpy as np
 from ...ir.core import Node, Value
 from ...ir.errors import RunError
 from ...ir.ops import reduce as _ops
-from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.scalar import Expr, arg
 from ...ir.types import BF16, BOOL, F16, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .loops import Region, print_nodes, refuse_region, region_of
-from .operands import first_int, first_result, host_value, refuse_layouts
+from .operands import first_int, first_result, host_value, refuse_layouts, tiles_for
 from .printer import Printer, literal, supported
 from .target import serves
 
 REDUCTIONS = tuple(name for name, d in vars(_ops).items() if getattr(d, "reduction", None) is not None)
 BLOCK, ROWS = 4096, 128  # elements of a segment, rows of a block, that one accumulator takes before it is added to the total
-TILE = 1 << 14
 _FOLD = {"add": "hsum", "mul": "hprod", "max": "hmax", "min": "hmin"}
 _COMBINE = {"add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}
 
@@ -221,8 +219,8 @@ def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> 
     count = math.prod([shape[a] for a in axes])
     ints = [count, places, sizes[-1], *(i for g in outer for i in (sizes[g], steps[g]))]
     units = places if groups.reduced and groups.reduced[-1] else places * -(-sizes[-1] // 32)
-    total = math.prod(sizes)
-    return Launch(tuple(ints), greatest(1, least(units, total // TILE)))
+    total = int(np.prod(sizes, dtype=np.int64))
+    return Launch(tuple(ints), tiles_for(units, total))
 
 
 class _Text:
@@ -375,9 +373,9 @@ def indent(lines: Sequence[str]) -> list[str]:
 
 def line_launch(shape: Sequence[int], axis: int) -> Launch:
     """Lines along an axis: parameters lines, n, inner (the distance of neighbours)."""
-    n, inner = (shape[axis], math.prod(shape[axis + 1 :])) if shape else (1, 1)
-    lines = math.prod(shape) // n if n else 0
-    return Launch((lines, n, inner), greatest(1, least(lines, lines * n // TILE)))
+    n, inner = (shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))) if shape else (1, 1)
+    lines = int(np.prod(shape, dtype=np.int64)) // n if n else 0
+    return Launch((lines, n, inner), tiles_for(lines, lines * n))
 
 
 def line_text(result: int, ints: int, body: Sequence[str]) -> str:
@@ -414,7 +412,7 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
         n, inner = shape[axis], math.prod(shape[axis + 1 :])
         outer, blocks = math.prod(shape[:axis]), 1 if rows else -(-inner // 64)
         units = outer * inner if rows else outer * blocks
-        return Launch((units, n, inner, greatest(blocks, 1)), greatest(1, least(units, units * n * (1 if rows else 64) // TILE)))
+        return Launch((units, n, inner, greatest(blocks, 1)), tiles_for(units, units * n * (1 if rows else 64)))
 
     return KernelSource(text, bind, "rows" if rows else "columns")
 

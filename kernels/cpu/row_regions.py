@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.core import Node, Value
-from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import FLOATS, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .loops import Region, named, print_nodes, refuse_region, region_of
-from .operands import first_int, first_result, refuse_layouts
+from .operands import first_int, first_result, refuse_layouts, tiles_for
 from .printer import Printer
-from .rows import TILE, Array, Rows, indent, join, log_softmax_lines, norm_lines, refuse_parameter, softmax_lines
+from .rows import Array, Rows, indent, join, log_softmax_lines, norm_lines, refuse_parameter, softmax_lines
 from .space import ONE, Space, make_space
 from .target import serves
 
@@ -66,7 +65,7 @@ def build(node: Node) -> KernelSource | Refusal:
         rows, n = math.prod(shape[: r.axis]), math.prod(shape[r.axis :])
         outer = [_split(s, len(shape), r.axis) for s in call.operands if s is not None]
         seen = Call([o for o, _ in outer], [shape[: r.axis]])
-        tiles, scratch = greatest(1, least(rows, rows * n // TILE)), -(-n * acc.itemsize // 64) * 64
+        tiles, scratch = tiles_for(rows, rows * n), -(-n * acc.itemsize // 64) * 64
         ints = [rows, n, scratch, *r.outer.sizes(seen)]
         for k in r.loaded.values():
             ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0])]

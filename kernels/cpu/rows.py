@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...ir.core import Node, Value
-from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import FLOATS, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import first_int, first_result, refuse_layouts, slot_of
+from .operands import first_int, first_result, refuse_layouts, slot_of, tiles_for
 from .printer import literal, register
 from .target import serves
 
-TILE = 1 << 14
 Map = Callable[[str], str]  # from the name of an element (a vector, mostly) to an expression of the text
 _HORIZONTAL = {"add": "hsum", "maximum": "hmax"}
 
@@ -177,7 +175,7 @@ def _bind_lines(call: Call, axis: int, flat: bool, rows: bool, wide: bool) -> La
     shape = call.operands[0] or ()
     split = axis + 1 if shape and not flat else len(shape)
     outer, n, inner = math.prod(shape[:axis]), math.prod(shape[axis:split]), math.prod(shape[split:])
-    tiles = greatest(1, least(outer * inner if rows else outer * -(-inner // 16), outer * n * inner // TILE))
+    tiles = tiles_for(outer * inner if rows else outer * -(-inner // 16), outer * n * inner)
     scratch = -(-n * 4 * (1 if rows else 16) // 64) * 64 if wide else 0
     return Launch((outer, n, inner, scratch), tiles, scratch * tiles)
 
@@ -269,7 +267,7 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or ()
         rows, n = math.prod(shape[:axis]), math.prod(shape[axis:])
-        return Launch((rows, n), greatest(1, least(rows, rows * n // TILE)))
+        return Launch((rows, n), tiles_for(rows, rows * n))
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
@@ -303,7 +301,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
         many = groups or channels
         each, area = channels // max(many, 1), math.prod(space)
         rows = n * many
-        return Launch((rows, each * area, many, each, area), greatest(1, least(rows, rows * each * area // TILE)))
+        return Launch((rows, each * area, many, each, area), tiles_for(rows, rows * each * area))
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
@@ -342,6 +340,6 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
         channels, total = shape[1] if len(shape) > 1 else 1, math.prod(shape)
         n = channels if last else math.prod(shape[2:])
         rows = total // n if n else 0
-        return Launch((rows, n, greatest(channels, 1)), greatest(1, least(rows, total // TILE)))
+        return Launch((rows, n, greatest(channels, 1)), tiles_for(rows, total))
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))

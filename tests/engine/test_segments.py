@@ -9,6 +9,7 @@ import graphmill as gm
 import numpy as np
 import pytest
 from graphmill.engine.bound import Bound
+from graphmill.engine.steps import ViewStep
 from onnx import parser as onnx_parser
 
 
@@ -172,3 +173,28 @@ def test_a_limit_counts_the_arena() -> None:
     assert np.isfinite(exe(np.array([1000])))
     with pytest.raises(gm.errors.LimitError, match="total_bytes"):
         exe(np.array([4_000_000]))
+
+
+def test_transposes_between_layouts_move_nothing() -> None:
+    text = """m (float[N, 2, H, 3] x, float[4, 2, 1, 1] w, float[4, 4, 1, 1] v) => (float[N, 4, H, 3] y, float[N, H, 3, 4] t) {
+        c = Conv (x, w)  t = Transpose <perm = [0, 2, 3, 1]> (c)  s = Softmax (t)
+        u = Transpose <perm = [0, 3, 1, 2]> (s)  a = Add (u, c)  y = Conv (a, v) }"""
+    exe = compiled(text)
+    assert sorted(s.node.op.name for s in exe._plan.steps if isinstance(s, ViewStep)) == ["transpose", "transpose"]
+    rng = np.random.default_rng(0)
+    w, v = rng.standard_normal((4, 2, 1, 1)).astype(np.float32), rng.standard_normal((4, 4, 1, 1)).astype(np.float32)
+    for n, h in ((2, 5), (1, 1), (0, 3), (2, 5)):
+        x = rng.standard_normal((n, 2, h, 3)).astype(np.float32)
+        c = np.einsum("nchw,oc->nohw", x, w[:, :, 0, 0])
+        e = np.exp(c - c.max(1, keepdims=True))
+        a = c + e / e.sum(1, keepdims=True)
+        found = exe.run({"x": x, "w": w, "v": v})
+        np.testing.assert_allclose(found["t"], c.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["y"], np.einsum("nchw,oc->nohw", a, v[:, :, 0, 0]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layout_of_axes_of_size_one_changes_for_free() -> None:
+    exe = compiled("m (float[1, 4, 3, 3] x) => (float[1, 4] y) { p = GlobalAveragePool (x)  y = Flatten (p) }")
+    x = np.arange(36, dtype=np.float32).reshape(1, 4, 3, 3)
+    np.testing.assert_allclose(exe(x), x.mean((2, 3)))
+    assert [s.node.op.name for s in exe._plan.steps if isinstance(s, ViewStep)][-2:] == ["to_layout", "flatten"]
