@@ -36,7 +36,7 @@ def clocked(f: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 @contextmanager
 def watched() -> Iterator[list[Watch]]:
-    """While it is open, the last of the list sees what runs do. Walks beside recipes are in none of its times but theirs."""
+    """While it is open, the last of the list sees what runs do. Walks beside recipes are in no time but their own."""
     from graphmill.engine import rebind
     from graphmill.engine.binder import Binder
     from graphmill.engine.draft import draft_of
@@ -122,6 +122,7 @@ HEADS = ("model", "dim", "steps", "rebinding, us", "for 300 steps", "walking, us
 
 
 def row(r: dict[str, Any]) -> tuple[str, ...]:
-    us = r["us"]
-    return (r["model"], r["symbol"], str(r["steps"]), f"{us['rebind']:.0f}", f"{us['rebind'] * 300 / r['steps']:.0f}", f"{us['walk']:.0f}",
-            f"{us['new']:.0f}", f"{us['known']:.0f}", str(r["recorded"]), str(r["sizes"]), f"{r['arena']:.2f}")  # fmt: skip
+    us = {name: f"{t:.0f}" for name, t in r["us"].items()}
+    each = f"{r['us']['rebind'] * 300 / r['steps']:.0f}"
+    return (r["model"], r["symbol"], str(r["steps"]), us["rebind"], each, us["walk"], us["new"], us["known"], str(r["recorded"]),
+            str(r["sizes"]), f"{r['arena']:.2f}")  # fmt: skip

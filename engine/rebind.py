@@ -143,7 +143,6 @@ class _Maker:
         self._relative, self._patched, self._keep = draft.relative, draft.patched, draft.keep
         self._block = _Spread([*draft.words, *(x for row in draft.table for x in row)], numbers)
         self._words = len(draft.words)
-        self._flagged = np.array([i for i, row in enumerate(draft.table) if is_size(row[3]) or row[3] >= 0], np.intp)
         self._checked = [step for _, step in draft.checked]
         self._facts = _Facts(draft, numbers)
         self._results = [_Result.of(v, p, draft, self._facts) for v, p in draft.results]
@@ -158,7 +157,7 @@ class _Maker:
         outputs = [Buffer(n, 0, FOREVER) for n in nbytes]
         results = [(r.value, r.place(shape, outputs, facts)) for r, shape in zip(self._results, shapes)]
         keep = self._keep if facts is None else [*self._keep, facts]
-        parameters = Parameters(words, self._relative, self._patched, table, table[self._flagged, 3] // 8, keep)
+        parameters = Parameters(words, self._relative, self._patched, table, keep)
         return Bound(self._stop, self._name, symbols, self._inputs, outputs, results, self._dead, arena, parameters,
                      list(zip(checked, self._checked)))  # fmt: skip
 

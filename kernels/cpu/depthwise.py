@@ -10,6 +10,7 @@ from textwrap import indent
 
 import numpy as np
 
+from ...ir.recording import greatest, least
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, geometry, grouped_weight

@@ -16,6 +16,7 @@ import numpy as np
 from ...ir.core import Node, Value
 from ...ir.errors import RunError
 from ...ir.ops import reduce as _ops
+from ...ir.recording import greatest
 from ...ir.reduction import Reduction
 from ...ir.scalar import Expr, arg
 from ...ir.types import BF16, BOOL, F16, DType, TensorType

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...ir.core import Node, Value
+from ...ir.recording import greatest
 from ...ir.reduction import Reduction
 from ...ir.types import FLOATS, DType, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
