@@ -254,6 +254,6 @@ def _block_rows(n: Nest, s: Shape, total: int) -> int:
     that blocks are as many as tiles are wanted: blocks of rows lie where the kernel before wrote them, groups of columns do not."""
     most = greatest(24, least(192, BLOCK_BYTES // greatest(1, total * n.item) // 24 * 24))
     blocks = greatest(1, -(-s.rows // most))
-    if s.columns * total * n.item <= KEPT_BYTES:
-        blocks = greatest(blocks, least(_wanted(s) // greatest(1, s.batches), s.rows // FEWEST_ROWS))
+    stays = least(1, KEPT_BYTES // greatest(1, s.columns * total * n.item))  # 1 or 0: without a branch, sizes stay recorded
+    blocks = greatest(blocks, stays * least(_wanted(s) // greatest(1, s.batches), s.rows // FEWEST_ROWS))
     return greatest(4, _align(-(-s.rows // blocks), 4))

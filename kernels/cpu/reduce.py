@@ -220,7 +220,7 @@ def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> 
     count = math.prod([shape[a] for a in axes])
     ints = [count, places, sizes[-1], *(i for g in outer for i in (sizes[g], steps[g]))]
     units = places if groups.reduced and groups.reduced[-1] else places * -(-sizes[-1] // 32)
-    total = int(np.prod(sizes, dtype=np.int64))
+    total = math.prod(sizes)
     return Launch(tuple(ints), tiles_for(units, total))
 
 
@@ -374,8 +374,8 @@ def indent(lines: Sequence[str]) -> list[str]:
 
 def line_launch(shape: Sequence[int], axis: int) -> Launch:
     """Lines along an axis: parameters lines, n, inner (the distance of neighbours)."""
-    n, inner = (shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))) if shape else (1, 1)
-    lines = int(np.prod(shape, dtype=np.int64)) // n if n else 0
+    n, inner = (shape[axis], math.prod(shape[axis + 1 :])) if shape else (1, 1)
+    lines = math.prod(shape) // n if n else 0
     return Launch((lines, n, inner), tiles_for(lines, lines * n))
 
 
