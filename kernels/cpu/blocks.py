@@ -21,7 +21,8 @@ from .operands import fill_in
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again
 MAX_TILES = 64
 UNIT = 1 << 20  # multiplications that a unit of work should have at least
-BLOCK_BYTES = 1 << 19  # what the rows of a block, or the panels of a group, may take of the second-level cache
+GROUP_BYTES = 1 << 19  # what the panels of a group, packed while the kernel runs, may take of the second-level cache
+BLOCK_BYTES = 1 << 21  # what the rows of a block may take: they come from the third level if need be, the panels from memory
 # All sizes that the nest itself reads. `at_*` are byte offsets in a tile's slice of scratch.
 NAMES = ("batches", "blocks", "groups", "rows", "rows_per", "block_rows", "columns", "wide", "mid", "panels", "panels_per", "depth",
          "segments", "total", "slice_bytes", "at_c", "at_r", "at_b", "at_zero", "at_buffer", "at_panel")  # fmt: skip
@@ -207,7 +208,7 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     block_rows = _block_rows(n, s, total)
     width = 3 * n.tiling.lanes
     if s.packs:
-        panels_per = max(1, min(panels, BLOCK_BYTES // max(1, total * width * n.item)))
+        panels_per = max(1, min(panels, GROUP_BYTES // max(1, total * width * n.item)))
         blocks = max(
             1,
             min(

@@ -27,6 +27,7 @@ Program = tuple[tuple, ...]
 IDENTITY: Program = (("acc",),)
 LEAVES = ("acc", "col", "row", "full", "scalar", "const")
 UNROLL = 8
+AHEAD = 3  # cache lines of the next panel that are asked for in UNROLL steps: all of it while four tiles are computed
 # How emit.py calls what ir/scalar.py calls differently.
 _SPELLED = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint"}
 _LIBM = {"pow": lambda a, b: a.libm("pow", b)}
@@ -189,6 +190,10 @@ class _Emit:
         else:
             name = f"llvm.masked.store.v{self.lanes}{self._element(value.v.type)}.p0"
             self.call(name, self.ir.VoidType(), [value.v, pointer, self.ir.Constant(self.i32, self.stored), mask])
+
+    def prefetch(self, pointer: Any) -> None:
+        """Asks for the cache line at an address, which need not be mapped, to be brought to the second-level cache."""
+        self.call("llvm.prefetch.p0", self.ir.VoidType(), [pointer, *(self.ir.Constant(self.i32, n) for n in (0, 2, 1))])
 
     def mask(self, count: Any) -> Any:
         """Lanes below `count`, which may be negative."""
@@ -449,7 +454,11 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
 
         def steps(rows: Sequence[Any], n: int) -> Callable[[Any, list], list]:
             def body(_: Any, carried: list) -> list:
-                k, bp, acc = carried[0], carried[1], list(carried[2:])
+                k, bp, ahead, acc = carried[0], carried[1], carried[2], list(carried[3:])
+                if n == UNROLL and mr > 1:  # a single row waits for memory anyway
+                    for line in range(AHEAD):
+                        e.prefetch(e.at(ahead, 64 * line))
+                    ahead = e.at(ahead, stride)
                 here = [e.at(r, k) for r in rows]
                 for u in range(n):
                     columns = [e.load(bp, u * row_bytes + j * vector) for j in range(nv)]
@@ -458,11 +467,15 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
                         x = e.splat(here[i], u * item)
                         for j in range(nv):
                             acc[way + i * nv + j] = e.fma(x, columns[j], acc[way + i * nv + j])
-                return [e.b.add(k, e.int(n * item)), e.at(bp, n * row_bytes), *acc]
+                return [e.b.add(k, e.int(n * item)), e.at(bp, n * row_bytes), ahead, *acc]
 
             return body
 
-        def tile(index: Any, _: list) -> list:
+        # While the tiles of a panel are computed, the next panel is brought near, spread over all of them.
+        size = e.b.mul(e.b.mul(segments, depth), e.int(row_bytes))
+        stride = e.b.sdiv(e.int(row_bytes * UNROLL), e.b.select(e.b.icmp_signed(">", count, e.int(0)), count, e.int(1)))
+
+        def tile(index: Any, before: list) -> list:
             first = e.b.mul(index, e.int(8 * mr))
             table = e.at(e.pointer(a), first)
 
@@ -473,16 +486,16 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
                 carried = e.loop(blocks, [e.int(0), begin, *acc], steps(rows, UNROLL))
                 return e.loop(rest, carried, steps(rows, 1))[2:]
 
-            flat = e.loop(segments, [e.zero] * (ways * mr * nv), segment)
+            ahead, *flat = e.loop(segments, [*before, *[e.zero] * (ways * mr * nv)], segment)
             if ways == 2:
                 flat = [e.b.fadd(x, y) for x, y in zip(flat[: mr * nv], flat[mr * nv :], strict=True)]
             results = e.at(e.pointer(c), first)
             place = _Place(lambda i: e.pointer(e.load_int(results, e.times(i, 8))), e.at(e.pointer(row_at), first), c_at, ncols,
                            operands)  # fmt: skip
             _store_tile(e, program, flat, nv, place)
-            return []
+            return [ahead]
 
-        e.loop(count, [], tile)
+        e.loop(count, [e.at(panel, size)], tile)
 
     return build
 
