@@ -8,9 +8,9 @@ tile is stored; columns past `ncols` are neither read nor written. f16 and bf16 
 epilogue reads and stores.
 
 A program is a tuple of steps, each of which may refer to earlier ones by number; the last is the result:
-("acc",), ("col", k), ("row", k), ("full", k), ("scalar", k), ("const", hex), and (primitive, step, ...). Operand k is a vector
-along the columns, one number a row, a matrix laid out as the result, or one number; primitives are those of `ir/scalar.py` on
-floats.
+("acc",), ("col", k), ("row", k), ("factor", k), ("full", k), ("scalar", k), ("const", hex), and (primitive, step, ...). Operand k
+is a vector along the columns, one number a row (a factor: of the computing type), a matrix laid out as the result, or one number;
+primitives are those of `ir/scalar.py` on floats.
 
 The tile's height, its width and the vector width follow from the host's features (see `tiling`).
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 Program = tuple[tuple, ...]
 IDENTITY: Program = (("acc",),)
-LEAVES = ("acc", "col", "row", "full", "scalar", "const")
+LEAVES = ("acc", "col", "row", "factor", "full", "scalar", "const")
 UNROLL = 8
 AHEAD = 3  # cache lines of the next panel that are asked for in UNROLL steps: all of it while four tiles are computed
 # How emit.py calls what ir/scalar.py calls differently.
@@ -256,7 +256,7 @@ def _one_plus_exp(program: Program, fn: str, args: Sequence[Any]) -> int | None:
 
 def operand_count(program: Program) -> int:
     """How many epilogue operands a program reads."""
-    return 1 + max((step[1] for step in program if step[0] in ("col", "row", "full", "scalar")), default=-1)
+    return 1 + max((step[1] for step in program if step[0] in LEAVES[1:-1]), default=-1)
 
 
 def _is_light(program: Program) -> bool:
@@ -278,6 +278,8 @@ class _Place:
 
 def _leaf(e: _Emit, place: _Place, kind: str, k: int, row_pointer: Any, i: Any, j: Any, mask: Any) -> Any:
     """The operand k of row i, vector j (numbers or values)."""
+    from .emit import Val
+
     step = e.lanes * e.stored
     j_at = e.times(j, step)
     if kind == "full":
@@ -285,9 +287,9 @@ def _leaf(e: _Emit, place: _Place, kind: str, k: int, row_pointer: Any, i: Any, 
     p = e.pointer(place.operands[k])
     if kind == "col":
         return e.fetch(e.at(e.at(p, place.column_at), j_at), mask)
-    if kind == "row":
+    if kind in ("row", "factor"):
         p = e.at(p, e.load_int(place.row_at, e.times(i, 8)))
-    return e.fetch_one(p)
+    return Val(e.b, e.splat(p), e.type) if kind == "factor" else e.fetch_one(p)
 
 
 def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place, masks: Sequence[Any]) -> None:
@@ -302,7 +304,7 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
             def leaf(kind: str, k: int = 0, i: int = i, j: int = j, row: Any = row, value: Any = value, mask: Any = mask) -> Any:
                 if kind == "acc":
                     return Val(e.b, value, e.type)
-                key = (kind, k, i if kind in ("row", "full") else 0, j if kind in ("col", "full") else 0)
+                key = (kind, k, i if kind in ("row", "factor", "full") else 0, j if kind in ("col", "full") else 0)
                 if key not in known:
                     known[key] = _leaf(e, place, kind, k, row, i, j, mask)
                 return known[key]
@@ -398,7 +400,7 @@ def _name(kind: str, *parts: Any) -> str:
 
 
 @functools.cache
-def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDENTITY) -> Any:
+def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDENTITY, staged: bool = False) -> Any:
     """The GEMM microkernel: an intrinsic
 
         panel(rows, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands)
@@ -409,22 +411,23 @@ def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDE
     bytes are added; `row_at` is a table of byte offsets for row operands. Operands are addresses (for "full" the distance in
     bytes from the result). A and B hold numbers of the computing type. The tables repeat the last row for as many rows as a tile
     has.
+
+    A staged kernel computes long sums in several calls, each over a part of the depth, with the bits of one call (but for one row).
+    Before the operands it takes `sums`, room for [rows + mr][nv * lanes] numbers of the computing type, and `stage`: 1
+    where it goes on from `sums`, plus 2 where it ends (else it leaves the sums there, and no result).
     """
-    arguments = 11 + operand_count(program)
+    arguments = (13 if staged else 11) + operand_count(program)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = _Emit(builder, memory, lanes)
         rows, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands = args
 
         def call(height: int, count: Any, shift: Any) -> None:
-            moved = [e.b.add(table, shift) for table in (a, c, row_at)]
-            tile = _internal(
-                e.b.module,
-                _name("tile", memory, lanes, height, nv, program),
-                arguments,
-                _gemm_tile(memory, lanes, height, nv, program),
-            )
-            e.b.call(tile, [count, depth, segments, moved[0], a_pitch, b, b_at, moved[1], c_at, ncols, moved[2], *operands])
+            moved = [e.b.add(table, e.times(shift, 8)) for table in (a, c, row_at)]
+            rest = [e.b.add(operands[0], e.times(shift, nv * lanes * e.item)), *operands[1:]] if staged else operands
+            parts = memory, lanes, height, nv, program, staged
+            tile = _internal(e.b.module, _name("tile", *parts), arguments, _gemm_tile(*parts))
+            e.b.call(tile, [count, depth, segments, moved[0], a_pitch, b, b_at, moved[1], c_at, ncols, moved[2], *rest])
 
         with e.b.if_else(e.b.icmp_signed("==", rows, e.int(1))) as (one, more):
             with one:
@@ -436,18 +439,19 @@ def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDE
                 fits = e.b.icmp_signed(">=", left, e.int(0))
                 high = e.b.sdiv(e.b.select(fits, left, e.b.add(rows, e.int(mr - 1))), e.int(mr))
                 call(mr, high, e.int(0))
-                call(mr - 1, e.b.select(fits, low, e.int(0)), e.b.mul(high, e.int(8 * mr)))
+                call(mr - 1, e.b.select(fits, low, e.int(0)), e.b.mul(high, e.int(mr)))
 
-    return _intrinsic(_name("panel", memory, lanes, mr, nv, program), arguments, build)
+    return _intrinsic(_name("panel", memory, lanes, mr, nv, program, staged), arguments, build)
 
 
-def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> Callable[[Any, Sequence[Any]], None]:
+def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program, staged: bool) -> Callable[[Any, Sequence[Any]], None]:
     """The body of the function that computes `count` tiles of mr rows; the other arguments are those of `gemm_panel`."""
     ways = 2 if mr * nv < 8 else 1  # independent sums where one row alone would wait for the adder
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = _Emit(builder, memory, lanes)
         count, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands = args
+        sums, stage = (e.pointer(operands.pop(0)), operands.pop(0)) if staged else (None, None)
         panel, b_table = e.pointer(b), e.pointer(b_at)
         item, vector, row_bytes = e.item, e.lanes * e.item, nv * e.lanes * e.item
         blocks, rest = e.b.sdiv(depth, e.int(UNROLL)), e.b.srem(depth, e.int(UNROLL))
@@ -486,18 +490,42 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
                 carried = e.loop(blocks, [e.int(0), begin, *acc], steps(rows, UNROLL))
                 return e.loop(rest, carried, steps(rows, 1))[2:]
 
-            ahead, *flat = e.loop(segments, [*before, *[e.zero] * (ways * mr * nv)], segment)
+            kept = e.at(sums, e.b.mul(index, e.int(mr * row_bytes))) if staged else None
+            start = [e.zero] * (mr * nv) if kept is None else _resume(e, kept, stage, mr * nv)
+            ahead, *flat = e.loop(segments, [*before, *start, *[e.zero] * ((ways - 1) * mr * nv)], segment)
             if ways == 2:
                 flat = [e.b.fadd(x, y) for x, y in zip(flat[: mr * nv], flat[mr * nv :], strict=True)]
             results = e.at(e.pointer(c), first)
             place = _Place(lambda i: e.pointer(e.load_int(results, e.times(i, 8))), e.at(e.pointer(row_at), first), c_at, ncols,
                            operands)  # fmt: skip
-            _store_tile(e, program, flat, nv, place)
+            if kept is None:
+                _store_tile(e, program, flat, nv, place)
+                return [ahead]
+            with e.b.if_else(e.b.icmp_signed(">=", stage, e.int(2))) as (last, more):
+                with last:
+                    _store_tile(e, program, flat, nv, place)
+                with more:
+                    for n, value in enumerate(flat):
+                        e.b.store(value, e.at(kept, n * vector), align=item)
             return [ahead]
 
         e.loop(count, [e.at(panel, size)], tile)
 
     return build
+
+
+def _resume(e: _Emit, kept: Any, stage: Any, count: int) -> list:
+    """What the sums start from: what an earlier stage left, or zeros."""
+    before = e.b.block
+    with e.b.if_then(e.b.trunc(stage, e.ir.IntType(1))):
+        left, loaded = [e.load(kept, n * e.lanes * e.item) for n in range(count)], e.b.block
+    out = []
+    for value in left:
+        phi = e.b.phi(value.type)
+        phi.add_incoming(e.zero, before)
+        phi.add_incoming(value, loaded)
+        out.append(phi)
+    return out
 
 
 @functools.cache

@@ -59,6 +59,18 @@ def one_plus_exp(x: Val) -> Val:
     return (poly(r, _EXP).fma(r * r, r) + 1.0) * _power_of_two(n) + 1.0
 
 
+def softmax_exp(x: Val) -> Val:
+    """exp(x) for x <= 0, of which sums with a term of 1 are made: 0 where the result would be denormal. Off by 1 unit in the last
+    place down to x = -20, by 5 at the end."""
+    if x.t.bits == 64:
+        return x.libm("exp")
+    y = x.cmp("<", -87.0).pick(x.lift(-87.0), x)
+    t = y.fma(1 / math.log(2), _MAGIC + 127)  # its low bits, and so 2^n, need no further step
+    r = (t - (_MAGIC + 127)).fma(-math.log(2), y)
+    p = poly(r, _EXP).fma(r * r, r) + 1.0
+    return x.cmp("<", -87.0).pick(x.lift(0.0), p * (t.bits_as("i") << 23).bits_as("f"))
+
+
 def expm1(x: Val) -> Val:
     y = x.cmp("<", -20.0).pick(x.lift(-20.0), x)
     y = y.cmp(">", 89.0).pick(y.lift(89.0), y)

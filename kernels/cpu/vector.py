@@ -15,7 +15,7 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     lt le gt ge eq ne isnan isinf and_ or_ xor_ not_ where      tests and logic
     to_T(x)                        conversion; T = f16, bf16, f8...: an f32 rounded to that type
     bits_S_T(x)                    the bits of a value of dtype S as dtype T
-    exp log log1p expm1 erf tanh sqrt sin cos ...   functions of f32 and f64
+    exp log log1p expm1 erf tanh sqrt sin cos ...   functions of f32 and f64 (softmax_exp: exp of what is not above 0)
     memcpy(dst, src, nbytes)  memset(dst, byte, nbytes)  alloc(nbytes)   (alloc: constant size, on the stack, 64-byte aligned)
     f32 f64 i64 ... (numba's types: f32(0.5) is a constant), inf, nan, function (a decorator for a text's own subroutines)
 
@@ -42,7 +42,7 @@ from numba.extending import intrinsic, register_model
 
 from . import emit
 from .emit import Ty, Val
-from .polynomials import LIBM, function
+from .polynomials import LIBM, function, softmax_exp
 
 SMALL = frozenset({*emit.SMALL_FLOATS, "f8e8m0"})
 REGISTERS: dict[str, Any] = {
@@ -406,6 +406,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "or_": lambda: make(2, _test, emit.BASIC["bitor"]),
     "xor_": lambda: make(2, _test, emit.BASIC["bitxor"]),
     "not_": lambda: make(1, _test, emit.BASIC["bitnot"]),
+    "softmax_exp": lambda: make(1, same, softmax_exp),
     "pow_": lambda: make(2, same, lambda a, b: a.libm("pow", b)),
     "atan2": lambda: make(2, same, lambda a, b: a.libm("atan2", b)),
 }
