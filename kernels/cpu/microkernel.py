@@ -1,4 +1,4 @@
-"""The register-tiled inner kernels of GEMM and convolutions, emitted as LLVM code inside numba intrinsics.
+"""The register-tiled inner kernels of GEMM and convolutions, emitted as LLVM code inside intrinsics.
 
 A tile of MR rows by NV vectors is held in registers while the products are summed: `acc[i, j] += a[row i, k] * b[k, j]`. Rows are
 found through a table of addresses, one for each (segment, row), so that one kernel serves GEMM (one segment), convolution (a
@@ -380,19 +380,18 @@ def _internal(module: Any, name: str, count: int, build: Callable[[Any, Sequence
 
 
 def _intrinsic(name: str, count: int, build: Callable[[Any, Sequence[Any]], None]) -> Any:
-    """A numba intrinsic of `count` i64 arguments that calls the internal function of that name."""
-    from numba import types
-    from numba.extending import intrinsic
+    """An intrinsic of `count` i64 arguments that calls the internal function of that name."""
+    from .language import I64, Intrinsic
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.call(_internal(builder.module, name, count, build), args)
-        return context.get_dummy_value()
+    def typed(*args: Any) -> Sequence[Any]:
+        if len(args) != count:
+            raise TypeError(f"{len(args)} arguments, expected {count}")
+        return [I64] * count
 
-    # numba reads the number of parameters from the signature, so the function is made from text.
-    names = ", ".join(f"a{i}" for i in range(count))
-    scope = {"result": (types.void(*[types.int64] * count), codegen)}
-    exec(f"def {name}(context, {names}):\n    return result", scope)
-    return intrinsic(scope[name])
+    def emit(builder: Any, values: Sequence[Any]) -> None:
+        builder.call(_internal(builder.module, name, count, build), [v.v for v in values])
+
+    return Intrinsic(name, typed, emit)
 
 
 def _name(kind: str, *parts: Any) -> str:
