@@ -10,7 +10,7 @@ from ..core import Node, Value
 from ..infer import contents
 from ..rewrite import Builder, Match, Pattern, Rule, refuse
 from ..symbols import symbols_of
-from ..types import FLOATS, I64, TensorType
+from ..types import FLOATS, I64, Shape, TensorType
 
 VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze")
 
@@ -35,13 +35,12 @@ def known_shape(v: Value, b: Builder) -> bool:
     return shape is not None and all(s.name in b.facts.known for d in shape for s in symbols_of(d))
 
 
-def shape_operand(b: Builder, v: Value) -> Value:
-    """The shape of `v` as an operand: a constant, or `dims` where it holds symbols."""
-    shape = v.tensor.shape
+def shape_operand(b: Builder, shape: Shape | None, name: str) -> Value:
+    """The shape of what is called `name` as an operand: a constant, or `dims` where it holds symbols."""
     assert shape is not None
     if all(isinstance(d, int) for d in shape):
-        return b.const(np.array(shape, np.int64), f"{v.name}.shape")
-    return b.op("dims", value=shape, dtype=I64, result=f"{v.name}.shape")
+        return b.const(np.array(shape, np.int64), f"{name}.shape")
+    return b.op("dims", value=shape, dtype=I64, result=f"{name}.shape")
 
 
 def _view_of_view(m: Match, b: Builder) -> Any:
@@ -50,7 +49,7 @@ def _view_of_view(m: Match, b: Builder) -> Any:
         return x
     if not known_shape(m.root.result, b):
         return refuse("the shape is known only at run time", shape=m.root.result.type)
-    return b.op("reshape", x, shape_operand(b, m.root.result), allowzero=1)
+    return b.op("reshape", x, shape_operand(b, m.root.result.tensor.shape, m.root.result.name), allowzero=1)
 
 
 # ---- transposes -------------------------------------------------------------------------------------------------
@@ -87,7 +86,7 @@ def _trivial_transpose(m: Match, b: Builder) -> Any:
     moved = [p for p in perm if shape[p] != 1]
     if moved != sorted(moved) or not known_shape(m.root.result, b):
         return None
-    return b.op("reshape", m["x"], shape_operand(b, m.root.result), allowzero=1)
+    return b.op("reshape", m["x"], shape_operand(b, m.root.result.tensor.shape, m.root.result.name), allowzero=1)
 
 
 def _gemm_of_transpose(which: int) -> Any:
@@ -106,6 +105,26 @@ def _gemm_of_transpose(which: int) -> Any:
         return b.op("gemm", *operands, **(old | {flag: 1 - old.get(flag, 0)}))
 
     return build
+
+
+def _gemm_between_views(m: Match, b: Builder) -> Any:
+    """Leading axes that are made one for a gemm, and several behind it: a matmul takes as many as there are."""
+    gemm, before, w, c = m.node("gemm"), m.node("before"), m.node("gemm").operands[1], m.node("gemm").operand(2)
+    product, result = gemm.result.tensor, m.root.result.tensor.shape
+    columns = None if product.shape is None else product.shape[1]
+    if not isinstance(columns, int) or not columns or result is None or len(result) < 3 or result[-1] != columns:
+        return refuse("the view does more than to cut the leading axis", view=m.root.result.type)
+    if (gemm.attr("alpha"), gemm.attr("beta"), gemm.attr("transA")) != (1, 1, 0) or product.dtype not in FLOATS:
+        return refuse("the gemm does more than to multiply and to add", alpha=gemm.attr("alpha"), beta=gemm.attr("beta"))
+    if c is not None and (c.tensor.shape is None or c.tensor.shape[:-1] not in ((), (1,))):
+        return refuse("what is added differs from row to row", c=c.type)
+    if not known_shape(m.root.result, b):
+        return refuse("the shape is known only at run time", view=m.root.result.type)
+    x, shape = before.operands[0], (*result[:-1], before.result.tensor.shape[-1])  # type: ignore[index]
+    if x.tensor.shape != shape:  # type: ignore[union-attr]
+        x = b.op("reshape", x, shape_operand(b, shape, m.root.result.name), allowzero=1)
+    y = b.op("matmul", x, b.op("transpose", w, perm=(1, 0)) if gemm.attr("transB") else w)
+    return y if c is None else b.op("add", y, c)
 
 
 # ---- slices, pads, concatenations, splits -----------------------------------------------------------------------
@@ -238,6 +257,8 @@ RULES = (
          _gemm_of_transpose(0), keeps_inner=True),
     Rule("gemm(a, transpose(b)) => gemm(a, b)", Pattern(("matmul", "gemm"), "a", Pattern("transpose", "b", bind="t")),
          _gemm_of_transpose(1), keeps_inner=True),
+    Rule("view(gemm(view(x), w, c)) => matmul(x, w) + c",
+         Pattern(VIEWS, Pattern("gemm", Pattern(VIEWS, bind="before"), bind="gemm")), _gemm_between_views, keeps_inner=True),
     Rule("slice(x) of everything => x", Pattern("slice", "x"), _full_slice),
     Rule("slice(concat(x, ...)) => slice(x)", Pattern("slice", Pattern("concat", bind="concat")), _slice_of_concat,
          keeps_inner=True),

@@ -1,4 +1,4 @@
-"""What the executor's own texts use beside the names of `vector.py`: atomics, time, calls of kernels, sleeping. Imports numba.
+"""What the executor's own texts use beside the names of `vector.py`: atomics, time, calls of kernels, sleeping.
 
 atomic_load(addr)  atomic_store(addr, v)  atomic_add(addr, v)  atomic_swap_if(addr, old, new)   of 64-bit words
 call_kernel(address, params, tile, ntiles)    a call through an address
@@ -10,12 +10,13 @@ sleep_while(addr, v)  wake_all(addr)          futex: sleep as long as the low ha
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
+
+from .emit import Ty, Val
+from .language import BOOL, I64, Intrinsic
 
 _I32, _I64, _PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
 _KERNEL = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64])
@@ -24,23 +25,19 @@ _WAIT, _WAKE, _ALL = 128, 129, 1 << 30  # FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 
 
-def _integers(arity: int, build: Callable[..., Any], result: Any = types.int64) -> Any:
+def _integers(arity: int, build: Callable[..., Any], result: Ty | None = I64) -> Intrinsic:
     """An intrinsic over `arity` 64-bit integers."""
 
-    def typed(tc: Any, *args: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: Any) -> Any:
-            out = build(builder, *values)
-            return context.get_dummy_value() if result is types.void else out
+    def typed(*args: Ty) -> Sequence[Ty]:
+        if len(args) != arity:
+            raise TypeError(f"{len(args)} arguments, expected {arity}")
+        return [I64] * arity
 
-        return result(*[types.int64] * arity), codegen
+    def emit(b: ir.IRBuilder, values: list[Val]) -> Val | None:
+        out = build(b, *(v.v for v in values))
+        return None if result is None else Val(b, out, result)
 
-    return {
-        0: lambda: intrinsic(lambda tc: typed(tc)),
-        1: lambda: intrinsic(lambda tc, a: typed(tc, a)),
-        2: lambda: intrinsic(lambda tc, a, b: typed(tc, a, b)),
-        3: lambda: intrinsic(lambda tc, a, b, c: typed(tc, a, b, c)),
-        4: lambda: intrinsic(lambda tc, a, b, c, d: typed(tc, a, b, c, d)),
-    }[arity]()
+    return Intrinsic(build.__name__, typed, emit)
 
 
 def _external(b: ir.IRBuilder, name: str, t: ir.FunctionType) -> Any:
@@ -97,12 +94,12 @@ def _futex(b: ir.IRBuilder, address: Any, operation: int, v: Any) -> None:
 
 
 atomic_load = _integers(1, _load)
-atomic_store = _integers(2, _store, types.void)
+atomic_store = _integers(2, _store, None)
 atomic_add = _integers(2, _add)
-atomic_swap_if = _integers(3, _swap_if, types.boolean)
-call_kernel = _integers(4, _call, types.void)
+atomic_swap_if = _integers(3, _swap_if, BOOL)
+call_kernel = _integers(4, _call, None)
 nanoseconds = _integers(0, _nanoseconds)
-pause = _integers(0, _pause, types.void)
-give_way = _integers(0, _give_way, types.void)
-sleep_while = _integers(2, lambda b, address, v: _futex(b, address, _WAIT, v), types.void)
-wake_all = _integers(1, lambda b, address: _futex(b, address, _WAKE, _I64(_ALL)), types.void)
+pause = _integers(0, _pause, None)
+give_way = _integers(0, _give_way, None)
+sleep_while = _integers(2, lambda b, address, v: _futex(b, address, _WAIT, v), None)
+wake_all = _integers(1, lambda b, address: _futex(b, address, _WAKE, _I64(_ALL)), None)

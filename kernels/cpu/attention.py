@@ -1,8 +1,9 @@
 """Attention: scores, softmax and weighted sum for a block of queries at a time, everything in f32 (f64 for f64).
 
-The keys of a head are packed as panels of two vectors of keys, the values as panels of two vectors of columns; query heads that
-share them are rows of one product. The softmax divides at the end. What a query must not see by position costs nothing: the
-products stop at the last key that some query of six sees.
+The keys of a head are packed as panels of two vectors of keys, the values as panels of two vectors of columns, and both products
+are those of `gemm_panel`; query heads that share keys are rows of one product. The softmax divides at the end, in the epilogue
+of the second product, which goes through the keys in stages that the first-level cache holds. What no query of a block may see by
+position costs nothing.
 """
 
 from __future__ import annotations
@@ -15,84 +16,116 @@ from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import BOOL, F32, FLOATS, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
+from .blocks import PAD
+from .microkernel import tiling
 from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
 from .printer import literal
 from .target import serves
 
-ROWS, HIGH, VECTORS = 48, 6, 2  # queries of a block, of a tile of the product, vectors of a panel
-MAX_TILES = 32  # each has scratch memory for a head's keys and values
+ROWS = 48  # queries of a block, at most
+VECTORS = 2  # of a panel
+STAGE = 256  # keys of a stage of the second product
+SCORES_BYTES = 1 << 18  # what the scores of a block may take of the second-level cache
+MAX_TILES, WANTED_TILES = 32, 12  # each has scratch memory for a head's keys and values
+SUMS = (("acc",), ("factor", 0), ("mul", 0, 1))  # the program of the second product
 
 _KERNEL = """
+score_panel = gemm_panel(ACC_NAME, VECTOR, HIGH, VECTORS)
+value_panel = gemm_panel(TYPE_NAME, VECTOR, HIGH, VECTORS, PROGRAM, True)
+
 def kernel(p, tile, ntiles):
     q = param(p, 0)
     k = param(p, 1)
     v = param(p, 2)
     y = param(p, RESULT)
 NAMES
-    wide = VECTORS * LANES
-    keys = (total + wide - 1) // wide * wide
-    columns = (e_size + wide - 1) // wide * wide
+    keys = (total + WIDE - 1) // WIDE * WIDE
+    columns = (e_size + WIDE - 1) // WIDE * WIDE
     kp = param(p, RESULT + COUNT) + tile * bytes
     vp = kp + keys * d_size * SIZE
     qs = vp + total * columns * SIZE
     sc = qs + ROWS * d_size * SIZE
-    inverses = alloc(HIGH * SIZE)
+    part = sc + block * keys * SIZE
+    inverses = alloc(ENTRIES)
+    ends = alloc(ENTRIES)
+    table_q = alloc(ENTRIES)
+    table_s = alloc(ENTRIES)
+    table_p = alloc(ENTRIES)
+    table_y = alloc(ENTRIES)
+    table_r = alloc(ENTRIES)
+    zero = alloc(8)
+    st_i64(zero, 0, 0)
     factor = SCALE
     many = groups * queries
-    blocks = maximum((many + ROWS - 1) // ROWS, 1)  # one where there is no query, for the keys that are results
+    blocks = maximum((many + block - 1) // block, 1)  # one where there is no query, for the keys that are results
     units = batch * kv_heads * blocks
     packed = -1
     for u in range(units * tile // ntiles, units * (tile + 1) // ntiles):
         pair = u // blocks
-        first = (u - pair * blocks) * ROWS
+        first = (u - pair * blocks) * block
         n = pair // kv_heads
         g = pair - n * kv_heads
         if pair != packed:
             packed = pair
-            memset(kp, 0, keys * d_size * SIZE)
-            memset(vp, 0, total * columns * SIZE)
+            memset(kp + total // WIDE * WIDE * d_size * SIZE, 0, (keys - total // WIDE * WIDE) * d_size * SIZE)
+            memset(vp + e_size // WIDE * WIDE * total * SIZE, 0, (columns - e_size // WIDE * WIDE) * total * SIZE)
             new = total - past
             PACK
             for t in range(total):
                 OLDPART
                 ka = n * k_n + g * k_h + (t - past) * k_s
                 va = n * v_n + g * v_h + (t - past) * v_s
-                at = t // wide * wide * d_size + t % wide
+                at = t // WIDE * WIDE * d_size + t % WIDE
                 if t >= past + whole:
                     for d in range(d_size):
-                        st_ACC(kp, at + d * wide, ld_TYPE(k, ka + d))
+                        st_ACC(kp, at + d * WIDE, ld_TYPE(k, ka + d))
                 if t >= past:
-                    for c in range(0, e_size, wide):
-                        for e in range(c, minimum(c + wide, e_size)):
-                            put_ACC(vp, c * total + t * wide + e - c, get_TYPE(v, va + e))
-        height = minimum(many - first, ROWS)
-        memset(qs, 0, ROWS * d_size * SIZE)
-        for i in range(height):
-            r = first + i
-            at = n * q_n + (g * groups + r // queries) * q_h + r % queries * q_s
-            for d in range(d_size):
-                put_ACC(qs, i * d_size + d, mul(get_TYPE(q, at + d), factor))
+                    for e in range(0, e_size // LANES * LANES, LANES):
+                        stv_ACC(vp, e // WIDE * WIDE * total + t * WIDE + e % WIDE, ldv_TYPE(v, va + e))
+                    for e in range(e_size // LANES * LANES, e_size):
+                        put_ACC(vp, e // WIDE * WIDE * total + t * WIDE + e % WIDE, get_TYPE(v, va + e))
+        height = minimum(many - first, block)
         offset = OFFSET
-        for i in range(0, height, HIGH):
-            end = 0
-            for r in range(first + i, minimum(first + i + HIGH, first + height)):
-                s = r % queries
-                END
-                end = maximum(end, minimum(hi, total))
-            for c in range(0, end, wide):
-                SCORES
-            for m in range(minimum(height - i, HIGH)):
-                row = sc + m * keys * SIZE
-                r = first + i + m
-                s = r % queries
-                h = g * groups + r // queries
-                END
-                LOW
-                hi = maximum(minimum(hi, end), 0)
-                lo = minimum(maximum(lo, 0), hi)
-                SOFTMAX
-            for c in range(0, e_size, wide):
-                SUMS
+        end = 0
+        for i in range(height + PAD):
+            j = maximum(minimum(i, height - 1), 0)
+            r = first + j
+            s = r % queries
+            st_i64(table_q, i, qs + j * d_size * SIZE)
+            st_i64(table_s, i, sc + j * keys * SIZE)
+            st_i64(table_y, i, y + (n * y_n + (g * groups + r // queries) * y_h + s * y_s) * ITEM)
+            st_i64(table_r, i, j * SIZE)
+            END
+            hi = maximum(minimum(hi, total), 0)
+            st_i64(ends, i, hi)
+            if i < height:
+                end = maximum(end, hi)
+                at = n * q_n + (g * groups + r // queries) * q_h + s * q_s
+                for d in range(d_size):
+                    put_ACC(qs, i * d_size + d, mul(get_TYPE(q, at + d), factor))
+        for c in range(0, end, WIDE):
+            i = 0
+            while ld_i64(ends, i) <= c:
+                i += 1
+            score_panel(height - i, d_size, 1, table_q + 8 * i, 0, kp + c * d_size * SIZE, zero, table_s + 8 * i, c * SIZE, WIDE,
+                        table_r)
+        for i in range(height):
+            row = sc + i * keys * SIZE
+            r = first + i
+            s = r % queries
+            h = g * groups + r // queries
+            hi = ld_i64(ends, i)
+            LOW
+            lo = minimum(maximum(lo, 0), hi)
+            SOFTMAX
+        for t in range(0, maximum(end, 1), STAGE):
+            depth = minimum(end - t, STAGE)
+            for i in range(height + PAD):
+                st_i64(table_p, i, ld_i64(table_s, i) + t * SIZE)
+            stage = (1 if t > 0 else 0) + (2 if t + depth == end else 0)
+            for e in range(0, e_size, WIDE):
+                value_panel(height, depth, 1, table_p, 0, vp + (e * total + t * WIDE) * SIZE, zero, table_y, e * ITEM, e_size - e,
+                            table_r, part + e * (ROWS + PAD) * SIZE, stage, inverses)
 """
 # The loop bodies have the forms for whole vectors and, behind them, for the last few elements.
 _SOFTMAX = """
@@ -117,12 +150,12 @@ top = hmax(tops)
 sums = splat(ACC(0))
 j = lo
 while j + LANES <= hi:
-    x = exp(sub(ldv_ACC(row, j), top))
+    x = softmax_exp(sub(ldv_ACC(row, j), top))
     stv_ACC(row, j, x)
     sums = add(sums, x)
     j += LANES
 if j < hi:
-    x = exp(sub(ldm_ACC(row, j, hi - j), top))
+    x = softmax_exp(sub(ldm_ACC(row, j, hi - j), top))
     stm_ACC(row, j, hi - j, x)
     sums = add(sums, head(x, hi - j, ACC(0)))
 blind = BLIND
@@ -132,33 +165,20 @@ for j in range(0, lo):
     st_ACC(row, j, ACC(0))
 for j in range(hi, end):
     st_ACC(row, j, ACC(0))
-st_ACC(inverses, m, ACC(0) if blind else div(ACC(1), hsum(sums)))
+st_ACC(inverses, i, ACC(0) if blind else div(ACC(1), hsum(sums)))
 """
 # Keys to panels, in blocks of 4 by 8 where that is all there is to do.
 _PACK_U32 = """
-whole = new // wide * wide
+whole = new // WIDE * WIDE
 for t in range(0, whole, 8):
     ka = k + (n * k_n + g * k_h + t * k_s) * SIZE
-    at = kp + (t // wide * wide * d_size + t % wide) * SIZE
+    at = kp + (t // WIDE * WIDE * d_size + t % WIDE) * SIZE
     for d in range(0, d_size // 4 * 4, 4):
-        transpose_u32(ka + d * SIZE, k_s * SIZE, at + d * wide * SIZE, wide * SIZE)
+        transpose_u32(ka + d * SIZE, k_s * SIZE, at + d * WIDE * SIZE, WIDE * SIZE)
     for d in range(d_size // 4 * 4, d_size):
         for t8 in range(8):
-            st_ACC(at, d * wide + t8, ld_TYPE(ka, t8 * k_s + d))
+            st_ACC(at, d * WIDE + t8, ld_TYPE(ka, t8 * k_s + d))
 """
-
-
-def _product(a: str, pitch: str, panel: str, depth: str, last: Sequence[str]) -> list[str]:
-    """HIGH rows of a times one panel: accumulators t<row>_<vector>."""
-    tile = [(r, v) for r in range(HIGH) for v in range(VECTORS)]
-    loads = [f"b{v} = ldv_ACC({panel}, z * wide + {v} * LANES)" for v in range(VECTORS)]
-    loads += [f"a{r} = ld_ACC({a}, {r} * {pitch} + z)" for r in range(HIGH)]
-    return [
-        *(f"t{r}_{v} = splat(ACC(0))" for r, v in tile),
-        f"for z in range({depth}):",
-        *("    " + line for line in [*loads, *(f"t{r}_{v} = fma(b{v}, a{r}, t{r}_{v})" for r, v in tile)]),
-        *last,
-    ]
 
 
 def _refuse(node: Node) -> Refusal | None:
@@ -205,13 +225,16 @@ def build(node: Node) -> KernelSource | Refusal:
     text = text.replace("_ACC(", f"_{acc}(").replace("ACC(", f"{acc}(").replace("_TYPE(", f"_{q.dtype}(")
     if node.operand(3) is not None:
         text = text.replace("_MASKTYPE(", f"_{node.operand(3).tensor.dtype}(")  # type: ignore[union-attr]
-    text = fill_in(text, RESULT=first, COUNT=len(node.results), SIZE=acc.itemsize, ROWS=ROWS, HIGH=HIGH, VECTORS=VECTORS)
     heads = node.attr("q_num_heads"), node.attr("kv_num_heads")
+    t, item = tiling(acc.itemsize), q.dtype.itemsize
+    text = fill_in(text, RESULT=first, COUNT=len(node.results), SIZE=acc.itemsize, ITEM=item, ROWS=ROWS, PAD=PAD, STAGE=STAGE,
+                   ENTRIES=8 * (ROWS + PAD), ACC_NAME=repr(acc.name), TYPE_NAME=repr(q.dtype.name), VECTOR=t.lanes,
+                   HIGH=t.rows[VECTORS], VECTORS=VECTORS, WIDE=VECTORS * t.lanes, PROGRAM=repr(SUMS))  # fmt: skip
     return KernelSource(text, lambda call: _bind(call, heads, acc.itemsize), "blocks of queries")
 
 
-INTS = ("batch", "kv_heads", "groups", "queries", "total", "past", "d_size", "e_size", "bytes", "q_n", "q_h", "q_s", "k_n", "k_h",
-        "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s")  # fmt: skip
+INTS = ("batch", "kv_heads", "groups", "queries", "total", "past", "d_size", "e_size", "block", "bytes", "q_n", "q_h", "q_s", "k_n",
+        "k_h", "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s")  # fmt: skip
 
 
 def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch:
@@ -234,12 +257,21 @@ def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch
     if shapes[3] is not None:
         mask = [1] * (4 - len(shapes[3])) + list(shapes[3])
     steps = [0 if mask[a] == 1 else math.prod(mask[a + 1 :]) for a in range(3)]
-    # LANES is at most 16.
-    keys, columns = total + 32, v[3] + 32
-    scratch = -(-(keys * q[3] + total * columns + ROWS * q[3] + HIGH * keys) * size // 64) * 64
-    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
-    tiles = greatest(1, least(q[0] * k[1] * -(-groups * q[2] // ROWS), MAX_TILES))
+    wide, high = VECTORS * tiling(size).lanes, tiling(size).rows[VECTORS]
+    keys, columns = _up(total, wide), _up(v[3], wide)
+    block = greatest(1, least(ROWS // high, SCORES_BYTES // greatest(high * keys * size, 1))) * high
+    numbers = keys * q[3] + total * columns + ROWS * q[3] + block * keys + (ROWS + PAD) * columns
+    scratch = _up(numbers * size, 64)
+    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
+    pairs, blocks = q[0] * k[1], -(-groups * q[2] // block)
+    tiles = greatest(
+        1, least(pairs * least(blocks, -(-WANTED_TILES // greatest(pairs, 1))), MAX_TILES)
+    )  # whole heads where there are enough
     return Launch(ints, tiles, scratch * tiles)
+
+
+def _up(n: int, to: int) -> int:
+    return -(-n // to) * to
 
 
 def _assemble(node: Node, names: Sequence[str]) -> str:
@@ -248,8 +280,6 @@ def _assemble(node: Node, names: Sequence[str]) -> str:
     scale, cap = node.attr("scale"), node.attr("softcap")
     q = node.operands[0].tensor.dtype  # type: ignore[union-attr]
     acc = Reduction.accumulator(q)
-    stores = [f"stv_ACC(sc, {r} * keys + c + {v} * LANES, t{r}_{v})" for r in range(HIGH) for v in range(VECTORS)]
-    scores = _product("qs + i * d_size * SIZE", "d_size", "kp + c * d_size * SIZE", "d_size", stores)
     words = {
         "NAMES": ["    " + line for line in names],
         "SCALE": [f"div(ACC(1), sqrt(to_{acc}(d_size)))" if scale is None else literal(scale, acc)],
@@ -258,9 +288,7 @@ def _assemble(node: Node, names: Sequence[str]) -> str:
         "OFFSET": ["ld_i64(lens, n) - queries" if has_lens else "past"],
         "END": _end(node),
         "LOW": [f"lo = s + offset - {node.attr('left_window_size')}" if node.attr("left_window_size") >= 0 else "lo = 0"],
-        "SCORES": scores,
         "SOFTMAX": _SOFTMAX.strip("\n").split("\n"),
-        "SUMS": _product("sc", "keys", "vp + c * total * SIZE", "end", _stores(node)),
     }
     text = _KERNEL.lstrip("\n")
     for word, lines in words.items():
@@ -312,11 +340,11 @@ def _copies(node: Node) -> list[str]:
     if node.operand(4) is not None:
         lines = [
             "if t < past:",
-            "    at = t // wide * wide * d_size + t % wide",
+            "    at = t // WIDE * WIDE * d_size + t % WIDE",
             "    for d in range(d_size):",
-            "        st_ACC(kp, at + d * wide, ld_TYPE(pk, (pair * past + t) * d_size + d))",
+            "        st_ACC(kp, at + d * WIDE, ld_TYPE(pk, (pair * past + t) * d_size + d))",
             "    for e in range(e_size):",
-            "        st_ACC(vp, e // wide * wide * total + t * wide + e % wide, ld_TYPE(pv, (pair * past + t) * e_size + e))",
+            "        st_ACC(vp, e // WIDE * WIDE * total + t * WIDE + e % WIDE, ld_TYPE(pv, (pair * past + t) * e_size + e))",
         ]
     for j, (name, size, source, old) in enumerate((("new_k", "d_size", "k", "pk"), ("new_v", "e_size", "v", "pv"))):
         if len(node.results) <= 1 + j:
@@ -326,14 +354,4 @@ def _copies(node: Node) -> list[str]:
         past = f"st_TYPE({name}, (pair * total + t) * {size} + x, ld_TYPE({old}, (pair * past + t) * {size} + x))"
         lines += ["if first == 0 and t >= past:", f"    for x in range({size}):", f"        {new}"]
         lines += ["if first == 0 and t < past:", f"    for x in range({size}):", f"        {past}"] if node.operand(4) else []
-    return lines
-
-
-def _stores(node: Node) -> list[str]:
-    lines = []
-    for r in range(HIGH):
-        lines += [f"if i + {r} < height:", f"    r = first + i + {r}", f"    inverse = ld_ACC(inverses, {r})",
-                  "    at = n * y_n + (g * groups + r // queries) * y_h + r % queries * y_s + c",
-                  "    left = e_size - c"]  # fmt: skip
-        lines += [f"    stm_TYPE(y, at + {v} * LANES, left - {v} * LANES, mul(t{r}_{v}, inverse))" for v in range(VECTORS)]
     return lines

@@ -22,7 +22,8 @@ from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, tiles_for
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again
 FEWEST_ROWS = 96  # of a block that is one of several
 KEPT_BYTES = 1 << 17  # of B, which then stays in the second-level cache while block after block goes by
-BLOCK_BYTES = 1 << 19  # what the rows of a block, or the panels of a group, may take of the second-level cache
+GROUP_BYTES = 1 << 19  # what the panels of a group, packed while the kernel runs, may take of the second-level cache
+BLOCK_BYTES = 1 << 21  # what the rows of a block may take: they come from the third level if need be, the panels from memory
 # All sizes that the nest itself reads. `at_*` are byte offsets in a tile's slice of scratch.
 NAMES = ("batches", "blocks", "groups", "rows", "rows_per", "block_rows", "columns", "wide", "mid", "panels", "panels_per", "depth",
          "segments", "total", "slice_bytes", "at_c", "at_r", "at_b", "at_zero", "at_buffer", "at_panel")  # fmt: skip
@@ -208,7 +209,7 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     block_rows = _block_rows(n, s, total)
     width = 3 * n.tiling.lanes
     if s.packs:
-        panels_per = greatest(1, least(panels, BLOCK_BYTES // greatest(1, total * width * n.item)))
+        panels_per = greatest(1, least(panels, GROUP_BYTES // greatest(1, total * width * n.item)))
         work = s.batches * s.rows * s.columns * total
         blocks = greatest(1, least(work // (16 * MULTIPLIED) // greatest(1, s.batches * -(-panels // panels_per)), s.rows // 256))
     else:

@@ -1,4 +1,4 @@
-"""Linear combinations of a few vectors at a time, emitted as LLVM code inside a numba intrinsic: what Winograd's transforms do.
+"""Linear combinations of a few vectors at a time, emitted as LLVM code inside an intrinsic: what Winograd's transforms do.
 
 A transform is given as stages, matrices that are applied one after the other: written so, sums that rows share are computed once.
 """

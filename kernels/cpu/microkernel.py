@@ -1,4 +1,4 @@
-"""The register-tiled inner kernels of GEMM and convolutions, emitted as LLVM code inside numba intrinsics.
+"""The register-tiled inner kernels of GEMM and convolutions, emitted as LLVM code inside intrinsics.
 
 A tile of MR rows by NV vectors is held in registers while the products are summed: `acc[i, j] += a[row i, k] * b[k, j]`. Rows are
 found through a table of addresses, one for each (segment, row), so that one kernel serves GEMM (one segment), convolution (a
@@ -8,9 +8,9 @@ tile is stored; columns past `ncols` are neither read nor written. f16 and bf16 
 epilogue reads and stores.
 
 A program is a tuple of steps, each of which may refer to earlier ones by number; the last is the result:
-("acc",), ("col", k), ("row", k), ("full", k), ("scalar", k), ("const", hex), and (primitive, step, ...). Operand k is a vector
-along the columns, one number a row, a matrix laid out as the result, or one number; primitives are those of `ir/scalar.py` on
-floats.
+("acc",), ("col", k), ("row", k), ("factor", k), ("full", k), ("scalar", k), ("const", hex), and (primitive, step, ...). Operand k
+is a vector along the columns, one number a row (a factor: of the computing type), a matrix laid out as the result, or one number;
+primitives are those of `ir/scalar.py` on floats.
 
 The tile's height, its width and the vector width follow from the host's features (see `tiling`).
 """
@@ -25,8 +25,9 @@ from typing import Any
 
 Program = tuple[tuple, ...]
 IDENTITY: Program = (("acc",),)
-LEAVES = ("acc", "col", "row", "full", "scalar", "const")
+LEAVES = ("acc", "col", "row", "factor", "full", "scalar", "const")
 UNROLL = 8
+AHEAD = 3  # cache lines of the next panel that are asked for in UNROLL steps: all of it while four tiles are computed
 # How emit.py calls what ir/scalar.py calls differently.
 _SPELLED = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint"}
 _LIBM = {"pow": lambda a, b: a.libm("pow", b)}
@@ -210,6 +211,10 @@ class _Emit:
         orders = [self.ir.Constant(self.ir.VectorType(self.i32, n), list(range(i * n, i * n + n))) for i in range(parts)]
         return [self.b.shuffle_vector(vector, vector, order) for order in orders] if parts > 1 else [vector]
 
+    def prefetch(self, pointer: Any) -> None:
+        """Asks for the cache line at an address, which need not be mapped, to be brought to the second-level cache."""
+        self.call("llvm.prefetch.p0", self.ir.VoidType(), [pointer, *(self.ir.Constant(self.i32, n) for n in (0, 2, 1))])
+
     def mask(self, count: Any) -> Any:
         """Lanes below `count`, which may be negative."""
         order = self.ir.Constant(self.ir.VectorType(self.i64, self.lanes), list(range(self.lanes)))
@@ -271,7 +276,7 @@ def _one_plus_exp(program: Program, fn: str, args: Sequence[Any]) -> int | None:
 
 def operand_count(program: Program) -> int:
     """How many epilogue operands a program reads."""
-    return 1 + max((step[1] for step in program if step[0] in ("col", "row", "full", "scalar")), default=-1)
+    return 1 + max((step[1] for step in program if step[0] in LEAVES[1:-1]), default=-1)
 
 
 def _is_light(program: Program) -> bool:
@@ -293,6 +298,8 @@ class _Place:
 
 def _leaf(e: _Emit, place: _Place, kind: str, k: int, row_pointer: Any, i: Any, j: Any, mask: Any) -> Any:
     """The operand k of row i, vector j (numbers or values)."""
+    from .emit import Val
+
     step = e.lanes * e.stored
     j_at = e.times(j, step)
     if kind == "full":
@@ -300,9 +307,9 @@ def _leaf(e: _Emit, place: _Place, kind: str, k: int, row_pointer: Any, i: Any, 
     p = e.pointer(place.operands[k])
     if kind == "col":
         return e.fetch(e.at(e.at(p, place.column_at), j_at), mask)
-    if kind == "row":
+    if kind in ("row", "factor"):
         p = e.at(p, e.load_int(place.row_at, e.times(i, 8)))
-    return e.fetch_one(p)
+    return Val(e.b, e.splat(p), e.type) if kind == "factor" else e.fetch_one(p)
 
 
 def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Place, masks: Sequence[Any]) -> None:
@@ -317,7 +324,7 @@ def _finish(e: _Emit, program: Program, acc: Sequence[Sequence[Any]], place: _Pl
             def leaf(kind: str, k: int = 0, i: int = i, j: int = j, row: Any = row, value: Any = value, mask: Any = mask) -> Any:
                 if kind == "acc":
                     return Val(e.b, value, e.type)
-                key = (kind, k, i if kind in ("row", "full") else 0, j if kind in ("col", "full") else 0)
+                key = (kind, k, i if kind in ("row", "factor", "full") else 0, j if kind in ("col", "full") else 0)
                 if key not in known:
                     known[key] = _leaf(e, place, kind, k, row, i, j, mask)
                 return known[key]
@@ -405,19 +412,18 @@ def _internal(module: Any, name: str, count: int, build: Callable[[Any, Sequence
 
 
 def _intrinsic(name: str, count: int, build: Callable[[Any, Sequence[Any]], None]) -> Any:
-    """A numba intrinsic of `count` i64 arguments that calls the internal function of that name."""
-    from numba import types
-    from numba.extending import intrinsic
+    """An intrinsic of `count` i64 arguments that calls the internal function of that name."""
+    from .language import I64, Intrinsic
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.call(_internal(builder.module, name, count, build), args)
-        return context.get_dummy_value()
+    def typed(*args: Any) -> Sequence[Any]:
+        if len(args) != count:
+            raise TypeError(f"{len(args)} arguments, expected {count}")
+        return [I64] * count
 
-    # numba reads the number of parameters from the signature, so the function is made from text.
-    names = ", ".join(f"a{i}" for i in range(count))
-    scope = {"result": (types.void(*[types.int64] * count), codegen)}
-    exec(f"def {name}(context, {names}):\n    return result", scope)
-    return intrinsic(scope[name])
+    def emit(builder: Any, values: Sequence[Any]) -> None:
+        builder.call(_internal(builder.module, name, count, build), [v.v for v in values])
+
+    return Intrinsic(name, typed, emit)
 
 
 def _name(kind: str, *parts: Any) -> str:
@@ -425,7 +431,7 @@ def _name(kind: str, *parts: Any) -> str:
 
 
 @functools.cache
-def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDENTITY) -> Any:
+def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDENTITY, staged: bool = False) -> Any:
     """The GEMM microkernel: an intrinsic
 
         panel(rows, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands)
@@ -436,22 +442,23 @@ def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDE
     bytes are added; `row_at` is a table of byte offsets for row operands. Operands are addresses (for "full" the distance in
     bytes from the result). A and B hold numbers of the computing type. The tables repeat the last row for as many rows as a tile
     has.
+
+    A staged kernel computes long sums in several calls, each over a part of the depth, with the bits of one call (but for one row).
+    Before the operands it takes `sums`, room for [rows + mr][nv * lanes] numbers of the computing type, and `stage`: 1
+    where it goes on from `sums`, plus 2 where it ends (else it leaves the sums there, and no result).
     """
-    arguments = 11 + operand_count(program)
+    arguments = (13 if staged else 11) + operand_count(program)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = _Emit(builder, memory, lanes)
         rows, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands = args
 
         def call(height: int, count: Any, shift: Any) -> None:
-            moved = [e.b.add(table, shift) for table in (a, c, row_at)]
-            tile = _internal(
-                e.b.module,
-                _name("tile", memory, lanes, height, nv, program),
-                arguments,
-                _gemm_tile(memory, lanes, height, nv, program),
-            )
-            e.b.call(tile, [count, depth, segments, moved[0], a_pitch, b, b_at, moved[1], c_at, ncols, moved[2], *operands])
+            moved = [e.b.add(table, e.times(shift, 8)) for table in (a, c, row_at)]
+            rest = [e.b.add(operands[0], e.times(shift, nv * lanes * e.item)), *operands[1:]] if staged else operands
+            parts = memory, lanes, height, nv, program, staged
+            tile = _internal(e.b.module, _name("tile", *parts), arguments, _gemm_tile(*parts))
+            e.b.call(tile, [count, depth, segments, moved[0], a_pitch, b, b_at, moved[1], c_at, ncols, moved[2], *rest])
 
         with e.b.if_else(e.b.icmp_signed("==", rows, e.int(1))) as (one, more):
             with one:
@@ -463,25 +470,30 @@ def gemm_panel(memory: str, lanes: int, mr: int, nv: int, program: Program = IDE
                 fits = e.b.icmp_signed(">=", left, e.int(0))
                 high = e.b.sdiv(e.b.select(fits, left, e.b.add(rows, e.int(mr - 1))), e.int(mr))
                 call(mr, high, e.int(0))
-                call(mr - 1, e.b.select(fits, low, e.int(0)), e.b.mul(high, e.int(8 * mr)))
+                call(mr - 1, e.b.select(fits, low, e.int(0)), e.b.mul(high, e.int(mr)))
 
-    return _intrinsic(_name("panel", memory, lanes, mr, nv, program), arguments, build)
+    return _intrinsic(_name("panel", memory, lanes, mr, nv, program, staged), arguments, build)
 
 
-def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> Callable[[Any, Sequence[Any]], None]:
+def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program, staged: bool) -> Callable[[Any, Sequence[Any]], None]:
     """The body of the function that computes `count` tiles of mr rows; the other arguments are those of `gemm_panel`."""
     ways = 2 if mr * nv < 8 else 1  # independent sums where one row alone would wait for the adder
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = _Emit(builder, memory, lanes)
         count, depth, segments, a, a_pitch, b, b_at, c, c_at, ncols, row_at, *operands = args
+        sums, stage = (e.pointer(operands.pop(0)), operands.pop(0)) if staged else (None, None)
         panel, b_table = e.pointer(b), e.pointer(b_at)
         item, vector, row_bytes = e.item, e.lanes * e.item, nv * e.lanes * e.item
         blocks, rest = e.b.sdiv(depth, e.int(UNROLL)), e.b.srem(depth, e.int(UNROLL))
 
         def steps(rows: Sequence[Any], n: int) -> Callable[[Any, list], list]:
             def body(_: Any, carried: list) -> list:
-                k, bp, acc = carried[0], carried[1], list(carried[2:])
+                k, bp, ahead, acc = carried[0], carried[1], carried[2], list(carried[3:])
+                if n == UNROLL and mr > 1:  # a single row waits for memory anyway
+                    for line in range(AHEAD):
+                        e.prefetch(e.at(ahead, 64 * line))
+                    ahead = e.at(ahead, stride)
                 here = [e.at(r, k) for r in rows]
                 for u in range(n):
                     columns = [e.load(bp, u * row_bytes + j * vector) for j in range(nv)]
@@ -490,11 +502,15 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
                         x = e.splat(here[i], u * item)
                         for j in range(nv):
                             acc[way + i * nv + j] = e.fma(x, columns[j], acc[way + i * nv + j])
-                return [e.b.add(k, e.int(n * item)), e.at(bp, n * row_bytes), *acc]
+                return [e.b.add(k, e.int(n * item)), e.at(bp, n * row_bytes), ahead, *acc]
 
             return body
 
-        def tile(index: Any, _: list) -> list:
+        # While the tiles of a panel are computed, the next panel is brought near, spread over all of them.
+        size = e.b.mul(e.b.mul(segments, depth), e.int(row_bytes))
+        stride = e.b.sdiv(e.int(row_bytes * UNROLL), e.b.select(e.b.icmp_signed(">", count, e.int(0)), count, e.int(1)))
+
+        def tile(index: Any, before: list) -> list:
             first = e.b.mul(index, e.int(8 * mr))
             table = e.at(e.pointer(a), first)
 
@@ -505,18 +521,42 @@ def _gemm_tile(memory: str, lanes: int, mr: int, nv: int, program: Program) -> C
                 carried = e.loop(blocks, [e.int(0), begin, *acc], steps(rows, UNROLL))
                 return e.loop(rest, carried, steps(rows, 1))[2:]
 
-            flat = e.loop(segments, [e.zero] * (ways * mr * nv), segment)
+            kept = e.at(sums, e.b.mul(index, e.int(mr * row_bytes))) if staged else None
+            start = [e.zero] * (mr * nv) if kept is None else _resume(e, kept, stage, mr * nv)
+            ahead, *flat = e.loop(segments, [*before, *start, *[e.zero] * ((ways - 1) * mr * nv)], segment)
             if ways == 2:
                 flat = [e.b.fadd(x, y) for x, y in zip(flat[: mr * nv], flat[mr * nv :], strict=True)]
             results = e.at(e.pointer(c), first)
             place = _Place(lambda i: e.pointer(e.load_int(results, e.times(i, 8))), e.at(e.pointer(row_at), first), c_at, ncols,
                            operands)  # fmt: skip
-            _store_tile(e, program, flat, nv, place)
-            return []
+            if kept is None:
+                _store_tile(e, program, flat, nv, place)
+                return [ahead]
+            with e.b.if_else(e.b.icmp_signed(">=", stage, e.int(2))) as (last, more):
+                with last:
+                    _store_tile(e, program, flat, nv, place)
+                with more:
+                    for n, value in enumerate(flat):
+                        e.b.store(value, e.at(kept, n * vector), align=item)
+            return [ahead]
 
-        e.loop(count, [], tile)
+        e.loop(count, [e.at(panel, size)], tile)
 
     return build
+
+
+def _resume(e: _Emit, kept: Any, stage: Any, count: int) -> list:
+    """What the sums start from: what an earlier stage left, or zeros."""
+    before = e.b.block
+    with e.b.if_then(e.b.trunc(stage, e.ir.IntType(1))):
+        left, loaded = [e.load(kept, n * e.lanes * e.item) for n in range(count)], e.b.block
+    out = []
+    for value in left:
+        phi = e.b.phi(value.type)
+        phi.add_incoming(e.zero, before)
+        phi.add_incoming(value, loaded)
+        out.append(phi)
+    return out
 
 
 @functools.cache

@@ -1,8 +1,7 @@
-"""Kernel texts to machine code: compiled by numba once, kept as object files, loaded without numba.
+"""Kernel texts to machine code: compiled once (language.py, then LLVM), kept as object files, loaded.
 
-Everything that touches private parts of numba is here, in `_numba_module`; `tests/kernels/cpu/test_objects.py` has the canary.
 An object has one exported symbol, refers to nothing but the C library (checked before it is stored and again before it is
-loaded), and is found by the hash of all that it depends on: text, generator, versions of numba and llvmlite, and the host's CPU.
+loaded), and is found by the hash of all that it depends on: text, generator, version of llvmlite, and the host's CPU.
 
 Objects are kept in a folder (`cache.py`) and made anew when damaged. A folder that cannot be written costs compiling in each
 process, nothing else.
@@ -19,8 +18,7 @@ import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,10 @@ from ..spec import KernelSource
 from .cache import explain_misses, read_cached, writable, write_cached
 
 # What machine code depends on beside the text.
-EMITTERS = ("atomics.py", "emit.py", "polynomials.py", "shuffle.py", "vector.py", "objects.py", "microkernel.py", "combine.py")
+EMITTERS = ("atomics.py", "combine.py", "emit.py", "language.py", "microkernel.py", "objects.py", "polynomials.py", "shuffle.py",
+            "vector.py")  # fmt: skip
 _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
-ENTRY = "graphmill_kernel"  # what numba calls a kernel's function while it compiles
 _LIBC = "memcpy memset memmove memcmp bzero clock_gettime sched_yield syscall"
 ALLOWED = frozenset([n + s for n in _LIBM.split() for s in ("", "f")] + _LIBC.split())
 _lock = threading.RLock()
@@ -60,11 +58,11 @@ def _environment() -> str:
     here = Path(__file__).parent
     found = {
         "code": hashlib.sha256(b"".join((here / name).read_bytes() for name in EMITTERS)).hexdigest(),
-        "cpu": os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name(),
-        "features": os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten(),
+        "cpu": os.environ.get("GRAPHMILL_CPU") or llvm.get_host_cpu_name(),
+        "features": os.environ.get("GRAPHMILL_CPU_FEATURES") or llvm.get_host_cpu_features().flatten(),
         "platform": f"{sys.platform} {platform.machine()}",
     }
-    return json.dumps(found | {name: _version(name) for name in ("numba", "llvmlite")}, sort_keys=True)
+    return json.dumps(found | {"llvmlite": _version("llvmlite")}, sort_keys=True)
 
 
 def environment() -> dict[str, str]:
@@ -105,7 +103,7 @@ def symbol_name(key: str) -> str:
 def compile_kernel(text: str) -> bytes:
     """The object file of a kernel text, compiled now. Raises KernelCompileError."""
     global _compiled
-    module, machine = _numba_module(text, symbol_name(object_key(text)))
+    module, machine = _module(text, symbol_name(object_key(text)))
     data = machine.emit_object(module)
     check_object(data)
     with _lock:
@@ -115,104 +113,45 @@ def compile_kernel(text: str) -> bytes:
 
 def kernel_assembly(text: str) -> str:
     """The assembly of a kernel, for tests and people."""
-    module, machine = _numba_module(text, "kernel")
+    module, machine = _module(text, "kernel")
     return machine.emit_assembly(module)
 
 
-def _numba_module(text: str, entry: str) -> tuple[Any, Any]:
-    """numba's optimised LLVM module of the kernel, its only visible function named `entry`, and the target machine."""
+def _module(text: str, entry: str) -> tuple[Any, Any]:
+    """The optimised LLVM module of a kernel, its only visible function named `entry`, and the target machine."""
     import llvmlite.binding as llvm
-    import numba
-    from numba.core import types
-    from numba.core.ccallback import CFunc
-    from numba.core.errors import NumbaError
 
+    from .language import KernelTypeError, compile_text
     from .vector import prelude
 
-    namespace = prelude(text)
-    exec(compile(text, f"<{entry}>", "exec"), namespace)
-    namespace["kernel"].__qualname__ = namespace["kernel"].__name__ = ENTRY
-    # Inlined into numba's wrapper, a kernel shows that it never raises, and the wrapper's calls of Python go away.
-    options = {"error_model": "numpy", "nogil": True, "forceinline": True, "boundscheck": False, "fastmath": {"contract"}}
-    signature = types.void(types.int64, types.int64, types.int64)
-    function = CFunc(namespace["kernel"], (signature.args, signature.return_type), {}, options, pipeline_class=_pipeline())
     try:
-        with numba.core.compiler_lock.global_compiler_lock, _unoptimised():
-            result = function._compile_uncached()
-            library = result.library
-            library._ensure_finalized()
-    except NumbaError as e:
+        code = compile_text(text, prelude(text), entry)
+    except (KernelTypeError, SyntaxError) as e:
         raise KernelCompileError(f"a kernel does not compile: {e}\n{text}") from e
-    module = library._final_module.clone()
-    name = result.fndesc.llvm_cfunc_wrapper_name
-    for f in module.functions:
-        if f.name == name:
-            f.name = entry
-        elif not f.is_declaration:
-            f.linkage = llvm.Linkage.internal
-    for g in module.global_variables:
-        if not g.is_declaration:
-            g.linkage = llvm.Linkage.internal
-    for i, v in enumerate([*module.functions, *module.global_variables]):
-        if v.linkage == llvm.Linkage.internal:
-            v.name = f"local.{i}"  # numba's names count what the process compiled before: equal texts shall give equal objects
-    passes, builder = library._codegen._module_pass_manager()
-    passes.run(module, builder)
-    return module, library._codegen._tm
+    machine = _machine()
+    code.triple, code.data_layout = machine.triple, str(machine.target_data)
+    module = llvm.parse_assembly(str(code))
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization, options.slp_vectorization = True, False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module, machine
 
 
 @functools.cache
-def _pipeline() -> type:
-    """numba's compiler with the passes that kernel texts need: no closures, literals, overloads to inline, or object mode."""
-    from numba.core import typed_passes as typed
-    from numba.core import untyped_passes as untyped
-    from numba.core.compiler import CompilerBase
-    from numba.core.compiler_machinery import PassManager
+def _machine() -> Any:
+    """The target machine that kernels are compiled for: this host, unless the environment says another."""
+    import llvmlite.binding as llvm
 
-    class KernelCompiler(CompilerBase):
-        def define_pipelines(self) -> list[PassManager]:
-            manager = PassManager("kernel")
-            for p in (untyped.TranslateByteCode, untyped.FixupArgs, untyped.IRProcessing, untyped.RewriteSemanticConstants,
-                      untyped.DeadBranchPrune, untyped.GenericRewrites, untyped.ReconstructSSA, typed.NopythonTypeInference,
-                      typed.PreLowerStripPhis, typed.IRLegalization, typed.NativeLowering, typed.NoPythonBackend):  # fmt: skip
-                manager.add_pass(p, p.__name__)
-            manager.finalize()
-            return [manager]
-
-    return KernelCompiler
-
-
-@contextmanager
-def _unoptimised() -> Iterator[None]:
-    """While held (with numba's compiler lock), numba neither optimises what it links nor makes machine code of it: the whole
-    kernel is optimised once, by `_numba_module`, and emitted once, as an object."""
-    from numba.core.codegen import CPUCodeLibrary
-
-    saved = {
-        name: getattr(CPUCodeLibrary, name) for name in ("_optimize_functions", "_optimize_final_module", "_finalize_final_module")
-    }
-
-    def optimize_functions(self: Any, module: Any) -> None:
-        if ENTRY not in self.name:
-            saved["_optimize_functions"](self, module)
-
-    def optimize(self: Any) -> None:
-        if ENTRY not in self.name:  # numba's own helpers (min, max) are called by address while they are typed
-            saved["_optimize_final_module"](self)
-
-    def finalize(self: Any) -> None:
-        if ENTRY in self.name:
-            self._finalized = True
-        else:
-            saved["_finalize_final_module"](self)
-
-    for name, patched in zip(saved, (optimize_functions, optimize, finalize)):
-        setattr(CPUCodeLibrary, name, patched)
-    try:
-        yield
-    finally:
-        for name, original in saved.items():
-            setattr(CPUCodeLibrary, name, original)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    about = json.loads(_environment())
+    reloc = "static" if target.name.startswith("x86") else "default"
+    return target.create_target_machine(
+        cpu=about["cpu"], features=about["features"], opt=3, reloc=reloc, codemodel="jitdefault", jit=True
+    )
 
 
 def undefined_symbols(data: bytes) -> set[str]:

@@ -17,10 +17,10 @@ LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
 _EXP = [0.5000000078, 0.1666666686, 0.04166626826, 0.008333265164, 0.001394618972, 0.0001991797245]
 # (log1p(f) - 2s) / s³ in s² where s = f / (2 + f), |log2(1 + f)| <= 1/2, error 1e-11
 _LOG = [0.666666656, 0.4000034557, 0.2853660287, 0.2359633325]
-# erf(x)/x - 1 in x² up to 0.92, error 4e-10; log(erfc(t)) on 0.92 <= t <= 4, error 4e-11 of 1
-_ERF = [0.1283791667, -0.3761263416, 0.112837012, -0.0268596784, 0.005201655787, -0.0008149111166, 8.394818507e-05]
-_ERFC = [0.000176122649, -1.129522012, -0.6333322572, -0.1082965748, 0.02513031894, -0.004175284571, 0.0004353509291,
-         -2.117329831e-05]  # fmt: skip
+# erf(x)/x - 1 in x² up to 1.0625, error 3e-9; erf(t) in t - 2.5 on 1.0625 <= t <= 3.9375, error 4e-8, and 1 at the end
+_ERF = [0.128379164, -0.3761261292, 0.1128342872, -0.02684692912, 0.005174729666, -0.0007887060664, 7.437690299e-05]
+_ERF_FAR = [0.9995930781, 0.002178044065, -0.005447036846, 0.008353639195, -0.008612914033, 0.006102022717, -0.002823578396,
+            0.000571855875, 0.0002919229064, -0.0002796762587, 5.941185612e-05, 2.118596618e-05, -8.703911202e-06]  # fmt: skip
 # (sin(r)/r - 1) in r², over r²; (cos(r) - 1 + r²/2) / r⁴ in r²; |r| <= pi/4
 _SIN = [-0.1666666664, 0.008333329374, -0.0001983933099, 2.718274388e-06]
 _COS = [0.04166666662, -0.001388888374, 2.479951591e-05, -2.720989453e-07]
@@ -57,6 +57,18 @@ def one_plus_exp(x: Val) -> Val:
     x = x.cmp(">", 89.0).pick(x.lift(89.0), x)
     n, _, r = _reduce_exp(x)
     return (poly(r, _EXP).fma(r * r, r) + 1.0) * _power_of_two(n) + 1.0
+
+
+def softmax_exp(x: Val) -> Val:
+    """exp(x) for x <= 0, of which sums with a term of 1 are made: 0 where the result would be denormal. Off by 1 unit in the last
+    place down to x = -20, by 5 at the end."""
+    if x.t.bits == 64:
+        return x.libm("exp")
+    y = x.cmp("<", -87.0).pick(x.lift(-87.0), x)
+    t = y.fma(1 / math.log(2), _MAGIC + 127)  # its low bits, and so 2^n, need no further step
+    r = (t - (_MAGIC + 127)).fma(-math.log(2), y)
+    p = poly(r, _EXP).fma(r * r, r) + 1.0
+    return x.cmp("<", -87.0).pick(x.lift(0.0), p * (t.bits_as("i") << 23).bits_as("f"))
 
 
 def expm1(x: Val) -> Val:
@@ -97,9 +109,10 @@ def log1p(x: Val) -> Val:
 def erf(x: Val) -> Val:
     t = x.intrinsic("fabs")
     near = poly(x * x, _ERF).fma(x, x)
-    capped = t.cmp(">", 4.0).pick(t.lift(4.0), t)
-    far = (x.lift(1.0) - exp(poly(capped, _ERFC))).intrinsic("copysign", x)
-    return t.cmp("<", 0.921875).pick(near, far)
+    capped = t.cmp(">", 3.9375).pick(t.lift(3.9375), t) - 2.5
+    square = capped * capped
+    far = poly(square, _ERF_FAR[1::2]).fma(capped, poly(square, _ERF_FAR[::2])).intrinsic("copysign", x)
+    return t.cmp("<", 1.0625).pick(near, far)
 
 
 def tanh(x: Val) -> Val:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
+
+from .emit import Val
+from .language import I64, Intrinsic
 
 _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
@@ -27,8 +28,8 @@ def _transpose(bits: int) -> Any:
     parts = range(n // 2), range(n // 2, n)
     unpack = [mask([half * n + k + o for half in range(2) for k in part for o in (0, 2 * n)]) for part in parts]
 
-    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        src, src_pitch, dst, dst_pitch = args
+    def emit(b: ir.IRBuilder, args: list[Val]) -> None:
+        src, src_pitch, dst, dst_pitch = (a.v for a in args)
 
         def at(base: Any, pitch: Any, row: int) -> Any:
             return b.inttoptr(b.add(base, b.mul(pitch, ir.Constant(_I64, row))), _PTR)
@@ -41,13 +42,8 @@ def _transpose(bits: int) -> Any:
             rows = [b.shuffle_vector(rows[i], rows[i + n // 2], m) for i in range(n // 2) for m in unpack]
         for i, row in enumerate(rows):
             b.store(row, at(dst, dst_pitch, i), align=bits // 8)
-        return context.get_dummy_value()
 
-    @intrinsic
-    def transpose(tc: Any, src: Any, src_pitch: Any, dst: Any, dst_pitch: Any) -> Any:
-        return types.void(*(types.int64,) * 4), codegen
-
-    return transpose
+    return Intrinsic(f"transpose_u{bits}", lambda src, src_pitch, dst, dst_pitch: (I64,) * 4, emit)
 
 
 transpose_u8, transpose_u16, transpose_u32, transpose_u64 = (_transpose(n) for n in (8, 16, 32, 64))

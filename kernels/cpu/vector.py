@@ -1,4 +1,4 @@
-"""The names that kernel texts may use. Imports numba: only the compiler of kernels imports this file.
+"""The names that kernel texts (language.py) may use. Imports llvmlite: only the compiler of kernels imports this file.
 
 A kernel text is executed in the namespace `prelude(text)`, which holds just the names that it mentions:
 
@@ -15,12 +15,11 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     lt le gt ge eq ne isnan isinf and_ or_ xor_ not_ where      tests and logic
     to_T(x)                        conversion; T = f16, bf16, f8...: an f32 rounded to that type
     bits_S_T(x)                    the bits of a value of dtype S as dtype T
-    exp log log1p expm1 erf tanh sqrt sin cos ...   functions of f32 and f64
+    exp log log1p expm1 erf tanh sqrt sin cos ...   functions of f32 and f64 (softmax_exp: exp of what is not above 0)
     memcpy(dst, src, nbytes)  memset(dst, byte, nbytes)  alloc(nbytes)   (alloc: constant size, on the stack, 64-byte aligned)
-    f32 f64 i64 ... (numba's types: f32(0.5) is a constant), inf, nan, function (a decorator for a text's own subroutines)
+    f32 f64 i64 ... (types: f32(0.5) is a constant), inf, nan, function (a decorator for a text's own subroutines)
 
-All take scalars and vectors; a scalar that meets a vector is spread. Plain `+ - *` and comparisons work on scalars with numba's
-rules. Floats of up to 16 bits are f32 in registers, 2- and 4-bit integers i8 and u8.
+All take scalars and vectors; a scalar that meets a vector is spread. Plain `+ - *` and comparisons work on scalars. Floats of up to 16 bits are f32 in registers, 2- and 4-bit integers i8 and u8.
 """
 
 from __future__ import annotations
@@ -29,35 +28,31 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba
 from llvmlite import ir
-from numba.core import types
-from numba.core.datamodel import models
-from numba.core.errors import TypingError
-from numba.extending import intrinsic, register_model
 
 from . import emit
 from .emit import Ty, Val
-from .polynomials import LIBM, function
+from .language import BOOL, I64, Intrinsic, KernelTypeError, Macro, subroutine
+from .polynomials import LIBM, function, softmax_exp
 
 SMALL = frozenset({*emit.SMALL_FLOATS, "f8e8m0"})
-REGISTERS: dict[str, Any] = {
-    "f32": types.float32, "f64": types.float64, "i8": types.int8, "i16": types.int16, "i32": types.int32, "i64": types.int64,
-    "u8": types.uint8, "u16": types.uint16, "u32": types.uint32, "u64": types.uint64, "bool": types.boolean,
-    "f16": types.float32, "bf16": types.float32, "i4": types.int8, "i2": types.int8, "u4": types.uint8, "u2": types.uint8,
-} | dict.fromkeys(SMALL, types.float32)  # fmt: skip
+REGISTERS: dict[str, Ty] = {
+    "f32": Ty("f", 32), "f64": Ty("f", 64), "i8": Ty("i", 8), "i16": Ty("i", 16), "i32": Ty("i", 32), "i64": I64,
+    "u8": Ty("u", 8), "u16": Ty("u", 16), "u32": Ty("u", 32), "u64": Ty("u", 64), "bool": BOOL,
+    "f16": Ty("f", 32), "bf16": Ty("f", 32), "i4": Ty("i", 8), "i2": Ty("i", 8), "u4": Ty("u", 8), "u2": Ty("u", 8),
+} | dict.fromkeys(SMALL, Ty("f", 32))  # fmt: skip
 MEMORY_BITS = {"bool": 8, "f16": 16, "bf16": 16, "i4": 8, "i2": 8, "u4": 8, "u2": 8} | dict.fromkeys(SMALL, 8)
 NARROW = {"i4": 4, "i2": 2, "u4": 4, "u2": 2}
 _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
 def host_features() -> frozenset[str]:
-    """The CPU features to compile for: the host's, unless numba is told others."""
-    listed = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
+    """The CPU features to compile for: the host's, unless the environment says others."""
+    listed = os.environ.get("GRAPHMILL_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
     return frozenset(f[1:] for f in listed.split(",") if f.startswith("+"))
 
 
@@ -71,83 +66,36 @@ LANES = host_lanes()
 HALF = "f16c" in host_features()  # conversion instructions for f16
 
 
-class Vec(types.Type):
-    """numba's type of LANES elements."""
-
-    def __init__(self, elem: types.Type):
-        self.elem = elem
-        super().__init__(name=f"Vec({elem})")
-
-
-@register_model(Vec)
-class _VecModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Vec):
-        super().__init__(dmm, fe_type, ty_of(fe_type).llvm)
-
-
-def ty_of(t: Any) -> Ty:
-    """The emitter's type of a numba type. Raises TypingError for one that kernels do not use."""
-    if isinstance(t, Vec):
-        return ty_of(t.elem).of_lanes(LANES)
-    if isinstance(t, types.Boolean):
-        return Ty("u", 1)
-    if isinstance(t, types.Integer):
-        return Ty("i" if t.signed else "u", t.bitwidth)
-    if isinstance(t, types.Float):
-        return Ty("f", t.bitwidth)
-    raise TypingError(f"a kernel cannot compute with {t}; expected a number or a vector")
-
-
-def shaped(elem: types.Type, like: tuple) -> types.Type:
+def shaped(elem: Ty, like: Sequence[Ty]) -> Ty:
     """`elem`, as a vector if one of the types is."""
-    return Vec(elem) if any(isinstance(t, Vec) for t in like) else elem
+    return elem.of_lanes(LANES if any(t.lanes for t in like) else 0)
 
 
-def elem_of(t: Any) -> types.Type:
-    return t.elem if isinstance(t, Vec) else t
+def make(name: str, typed: Callable[..., Sequence[Ty]], code: Callable[..., Val | None]) -> Intrinsic:
+    """An intrinsic: `typed(*types)` gives the types that its operands are converted to (and checks), `code(*Vals)` its value."""
+    return Intrinsic(name, typed, lambda b, values: code(*values))
 
 
-def make(arity: int, result: Callable[..., Any], code: Callable[..., Any]) -> Any:
-    """A numba intrinsic: `result(*types)` gives its type (and checks), `code(*Vals)` its value (a Val, or None)."""
-
-    def generate(sig: Any) -> Callable:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            out = code(*(Val(builder, v, ty_of(t)) for v, t in zip(args, sig.args, strict=True)))
-            return context.get_dummy_value() if out is None else out.v
-
-        return codegen
-
-    def typed(*args: Any) -> Any:
-        sig = result(*args)
-        if not isinstance(sig, tuple):
-            sig = sig, args
-        sig = sig[0](*sig[1])
-        return sig, generate(sig)
-
-    return {
-        1: lambda: intrinsic(lambda tc, a: typed(a)),
-        2: lambda: intrinsic(lambda tc, a, b: typed(a, b)),
-        3: lambda: intrinsic(lambda tc, a, b, c: typed(a, b, c)),
-        4: lambda: intrinsic(lambda tc, a, b, c, d: typed(a, b, c, d)),
-    }[arity]()
-
-
-def same(*args: Any) -> types.Type:
-    """The result type of arithmetic: that of the operands, which must agree."""
-    elems = {elem_of(t) for t in args}
+def same(*args: Ty) -> Sequence[Ty]:
+    """The operands of arithmetic, whose element types must agree."""
+    elems = {t.of_lanes(0) for t in args}
     if len(elems) != 1:
-        raise TypingError(f"operands of types {', '.join(map(str, args))}; expected one element type: convert with to_<dtype>")
-    return shaped(elems.pop(), args)
+        raise KernelTypeError(f"operands of types {', '.join(map(str, args))}; expected one element type: convert with to_<dtype>")
+    return args
 
 
-def _test(*args: Any) -> types.Type:
-    same(*args)
-    return shaped(types.boolean, args)
+def arithmetic(arity: int) -> Callable[..., Sequence[Ty]]:
+    def typed(*args: Ty) -> Sequence[Ty]:
+        if len(args) != arity:
+            raise TypeError(f"{len(args)} operands, expected {arity}")
+        return same(*args)
+
+    return typed
 
 
-def _where(c: Any, a: Any, b: Any) -> types.Type:
+def _where(c: Ty, a: Ty, b: Ty) -> Sequence[Ty]:
     same(a, b)
-    return shaped(elem_of(a), (c, a, b))
+    return BOOL.of_lanes(c.lanes), a, b
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------
@@ -167,7 +115,7 @@ def _stream(instruction: Any, b: ir.IRBuilder, kind: str) -> None:
 
 def memory_type(name: str, lanes: int) -> Ty:
     """How dtype `name` lies in memory."""
-    t = ty_of(REGISTERS[name])
+    t = REGISTERS[name]
     return Ty("u" if name in MEMORY_BITS else t.kind, MEMORY_BITS.get(name, t.bits), lanes)
 
 
@@ -265,58 +213,44 @@ def convert_code(name: str) -> Callable[[Val], Val]:
         if name in ("f16", "bf16") or name in SMALL:
             f = emit.to_odd(x) if (x.t.kind, x.t.bits, name) == ("f", 64, "f16") else emit.convert(x, "f", 32)
             return decode(encode(f, name), name)
-        t = ty_of(REGISTERS[name])
+        t = REGISTERS[name]
         y = emit.convert(x, t.kind, t.bits)
         return wrap(y, name) if name in NARROW else y
 
     return code
 
 
-def _memory(kind: str, name: str) -> Any:
-    elem, i64 = REGISTERS[name], types.int64
+def _memory(kind: str, name: str) -> Intrinsic:
+    elem, full = REGISTERS[name], f"{kind}_{name}"
     if kind in ("ld", "ldv", "get"):
-        result = Vec(elem) if kind == "ldv" else elem
-        return make(2, lambda a, i: (result, (i64, i64)), load_code(kind, name))
+        return make(full, lambda a, i: (I64, I64), load_code(kind, name))
     if kind == "ldm":
-        return make(3, lambda a, i, n: (Vec(elem), (i64, i64, i64)), masked_load_code(name))
+        return make(full, lambda a, i, n: (I64, I64, I64), masked_load_code(name))
     if kind == "stm":
-        return make(4, lambda a, i, n, v: (types.void, (i64, i64, i64, shaped(elem, (v,)))), masked_store_code(name))
-    return make(3, lambda a, i, v: (types.void, (i64, i64, shaped(elem, (v,)))), store_code(kind, name))
+        return make(full, lambda a, i, n, v: (I64, I64, I64, shaped(elem, (v,))), masked_store_code(name))
+    return make(full, lambda a, i, v: (I64, I64, shaped(elem, (v,))), store_code(kind, name))
 
 
-def _memory_call(name: str) -> Any:
+def _memory_call(name: str) -> Intrinsic:
     def code(a: Val, b: Val, n: Val) -> None:
         builder = a.b
         second = builder.inttoptr(b.v, _PTR) if name == "memcpy" else builder.trunc(b.v, _I32)
         kind = [_PTR, second.type, _I64]
         builder.call(emit.declare(builder, name, _PTR, kind), [builder.inttoptr(a.v, _PTR), second, n.v])
 
-    return make(3, lambda *a: (types.void, (types.int64,) * 3), code)
+    return make(name, lambda a, b, n: (I64, I64, I64), code)
 
 
-def _alloc() -> Any:
-    @intrinsic(prefer_literal=True)
-    def alloc(tc: Any, nbytes: Any) -> Any:
-        if not isinstance(nbytes, types.IntegerLiteral):
-            raise TypingError("alloc takes a constant size")
-        size = nbytes.literal_value
-
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-            with builder.goto_entry_block():
-                slot = builder.alloca(ir.ArrayType(ir.IntType(8), size))
-                slot.align = 64
-            return builder.ptrtoint(slot, _I64)
-
-        return types.int64(nbytes), codegen
-
-    return alloc
+def _alloc(builder: ir.IRBuilder, nbytes: Any) -> Val:
+    if not isinstance(nbytes, int):
+        raise KernelTypeError("alloc takes a constant size")
+    with builder.goto_entry_block():
+        slot = builder.alloca(ir.ArrayType(ir.IntType(8), nbytes))
+        slot.align = 64
+    return Val(builder, builder.ptrtoint(slot, _I64), I64)
 
 
 # ---- vectors ----------------------------------------------------------------------------------------------------
-
-
-def _splat_type(x: Any) -> types.Type:
-    return Vec(elem_of(x))
 
 
 def _lane(v: Val, i: Val) -> Val:
@@ -342,9 +276,9 @@ def _head(v: Val, n: Val, x: Val) -> Val:
     return _mask(n).pick(v.spread(LANES), x)
 
 
-def _head_type(v: Any, n: Any, x: Any) -> Any:
+def _head_type(v: Ty, n: Ty, x: Ty) -> Sequence[Ty]:
     same(v, x)
-    return Vec(elem_of(v)), (v, types.int64, x)
+    return v, I64, x
 
 
 FOLDS = {"hsum": "add", "hprod": "mul", "hmin": "minimum", "hmax": "maximum", "hor": "bitor", "hand": "bitand"}
@@ -353,29 +287,18 @@ FOLDS = {"hsum": "add", "hprod": "mul", "hmin": "minimum", "hmax": "maximum", "h
 # ---- the namespace ----------------------------------------------------------------------------------------------
 
 
-def _param() -> Any:
-    return make(2, lambda p, i: (types.int64, (types.int64, types.int64)), load_code("ld", "i64"))
-
-
-def _function(fn: Callable) -> Any:
-    return numba.njit(fn, error_model="numpy", nogil=True, boundscheck=False, fastmath={"contract"})
-
-
-def _ipow() -> Any:
-    @_function
-    def ipow(a: int, b: int) -> int:
-        """a to the power of b, wrapping, by squaring; a negative power of anything but 1 and -1 is 0."""
-        if b < 0:
-            return a if a == 1 or (a == -1 and b % 2 != 0) else 1 if a == -1 else 0
-        out = 1
-        while b:
-            if b & 1:
-                out *= a
-            a *= a
-            b >>= 1
-        return out
-
-    return ipow
+_IPOW = """
+def ipow(a, b):
+    if b < 0:
+        return a if a == 1 or (a == -1 and b % 2 != 0) else 1 if a == -1 else 0
+    out = 1
+    while b != 0:
+        if b & 1 != 0:
+            out *= a
+        a *= a
+        b >>= 1
+    return out
+"""  # a to the power of b, wrapping, by squaring; a negative power of anything but 1 and -1 is 0
 
 
 def bits_code(source: str, to: str) -> Callable[[Val], Val]:
@@ -389,25 +312,25 @@ def bits_code(source: str, to: str) -> Callable[[Val], Val]:
 
 
 MAKERS: dict[str, Callable[[], Any]] = {
-    "param": _param,
-    "alloc": _alloc,
+    "param": lambda: make("param", lambda p, i: (I64, I64), load_code("ld", "i64")),
+    "alloc": lambda: Macro(_alloc),
     "memcpy": lambda: _memory_call("memcpy"),
     "memset": lambda: _memory_call("memset"),
-    "ipow": _ipow,
+    "ipow": lambda: subroutine(_IPOW.strip(), {}),
     "LANES": lambda: LANES,
     "inf": lambda: math.inf,
     "nan": lambda: math.nan,
-    "function": lambda: _function,
-    "splat": lambda: make(1, _splat_type, lambda x: x.spread(LANES)),
-    "lane": lambda: make(2, lambda v, i: (v.elem, (v, types.int64)), _lane),
-    "head": lambda: make(3, _head_type, _head),
-    "where": lambda: make(3, _where, emit.BASIC["where"]),
-    "and_": lambda: make(2, _test, emit.BASIC["bitand"]),
-    "or_": lambda: make(2, _test, emit.BASIC["bitor"]),
-    "xor_": lambda: make(2, _test, emit.BASIC["bitxor"]),
-    "not_": lambda: make(1, _test, emit.BASIC["bitnot"]),
-    "pow_": lambda: make(2, same, lambda a, b: a.libm("pow", b)),
-    "atan2": lambda: make(2, same, lambda a, b: a.libm("atan2", b)),
+    "splat": lambda: make("splat", lambda x: (x,), lambda x: x.spread(LANES)),
+    "lane": lambda: make("lane", lambda v, i: (v, I64), _lane),
+    "head": lambda: make("head", _head_type, _head),
+    "where": lambda: make("where", _where, emit.BASIC["where"]),
+    "and_": lambda: make("and_", arithmetic(2), emit.BASIC["bitand"]),
+    "or_": lambda: make("or_", arithmetic(2), emit.BASIC["bitor"]),
+    "xor_": lambda: make("xor_", arithmetic(2), emit.BASIC["bitxor"]),
+    "not_": lambda: make("not_", arithmetic(1), emit.BASIC["bitnot"]),
+    "softmax_exp": lambda: make("softmax_exp", arithmetic(1), softmax_exp),
+    "pow_": lambda: make("pow_", arithmetic(2), lambda a, b: a.libm("pow", b)),
+    "atan2": lambda: make("atan2", arithmetic(2), lambda a, b: a.libm("atan2", b)),
 }
 # Names that other files of this folder provide.
 ELSEWHERE = {
@@ -438,21 +361,19 @@ def _make(name: str) -> Any:
         return getattr(importlib.import_module(f".{_FILES[name]}", __package__), name)
     if name in REGISTERS:
         return REGISTERS[name]
-    if name in emit.BASIC:
-        return make(_ARITY.get(name, 2), same, emit.BASIC[name])
-    if name in emit.TESTS:
-        return make(_ARITY.get(name, 2), _test, emit.TESTS[name])
+    if name in emit.BASIC or name in emit.TESTS:
+        return make(name, arithmetic(_ARITY.get(name, 2)), emit.BASIC.get(name) or emit.TESTS[name])
     if name in FOLDS:
-        return make(1, elem_of, _fold(emit.BASIC[FOLDS[name]]))
+        return make(name, arithmetic(1), _fold(emit.BASIC[FOLDS[name]]))
     if name in LIBM or name == "sqrt":
-        return make(1, same, function(name))
+        return make(name, arithmetic(1), function(name))
     m = _TYPED.fullmatch(name)
     if m is None or not all(g in REGISTERS for g in m.groups()[1:] if g):
         return None
     if m[1] is None:
-        return make(1, lambda x: shaped(REGISTERS[m[4]], (x,)), bits_code(m[3], m[4]))
+        return make(name, lambda x: (shaped(REGISTERS[m[3]], (x,)),), bits_code(m[3], m[4]))
     if m[1] == "to":
-        return make(1, lambda x: shaped(REGISTERS[m[2]], (x,)), convert_code(m[2]))
+        return make(name, arithmetic(1), convert_code(m[2]))
     return _memory(m[1], m[2])
 
 

@@ -34,6 +34,13 @@ def test_sizes(s, t):
         check_case("attention", qkv(s=s, t=t, d=d, e=e), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_more_keys_than_a_stage_and_more_scores_than_a_block(dtype):
+    tolerance = {np.float16: 4e-3, np.float32: 2e-5, np.float64: 1e-12}[dtype]
+    for s, t in ((50, 700), (3, 256), (7, 257), (13, 12000)):
+        check_case("attention", qkv(b=1, kv=1, s=s, t=t, d=16, e=20, dtype=dtype), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("attrs", [{"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2}, {"softcap": 1.5},
                                    {"scale": 0.7}, {"is_causal": 1, "left_window_size": 20}])  # fmt: skip
 @pytest.mark.parametrize("sizes", [(3, 5), (60, 60), (20, 9)])
