@@ -211,10 +211,6 @@ class _Emit:
         orders = [self.ir.Constant(self.ir.VectorType(self.i32, n), list(range(i * n, i * n + n))) for i in range(parts)]
         return [self.b.shuffle_vector(vector, vector, order) for order in orders] if parts > 1 else [vector]
 
-    def prefetch(self, pointer: Any) -> None:
-        """Asks for the cache line at an address, which need not be mapped, to be brought to the second-level cache."""
-        self.call("llvm.prefetch.p0", self.ir.VoidType(), [pointer, *(self.ir.Constant(self.i32, n) for n in (0, 2, 1))])
-
     def mask(self, count: Any) -> Any:
         """Lanes below `count`, which may be negative."""
         order = self.ir.Constant(self.ir.VectorType(self.i64, self.lanes), list(range(self.lanes)))
