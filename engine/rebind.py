@@ -19,7 +19,7 @@ import numpy as np
 
 from ..ir.core import Value
 from ..ir.recording import Tape, greatest, is_size
-from ..kernels.cpu.launch import ROW
+from ..kernels.cpu.launch import ROW, address_of
 from .binder import MOST_CONTENTS, Binder, takes_contents_as_sizes
 from .bound import Bound, Parameters, Place
 from .draft import Draft, draft_of
@@ -210,7 +210,7 @@ class _Facts:
             return None
         block = aligned_copy(self._entries.fill(numbers))
         block.flags.writeable = False
-        words[self._pointers] = self._offsets + block.ctypes.data
+        words[self._pointers] = self._offsets + address_of(block)
         return block
 
 
