@@ -114,9 +114,10 @@ def measure(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     us = {name: 1e6 * statistics.median(values) for name, values in (
         ("rebind", [w.rebind for _, w in plain]), ("walk", [w.walk for w in walked]), ("new", [outside for outside, _ in plain]),
         ("known", known))}  # fmt: skip
+    arena = max((w.arena / w.best_fit for w in walked if w.best_fit), default=1.0)
     return {
         "model": entry["name"], "symbol": symbol, "steps": walked[-1].steps, "us": us, "sizes": len(new),
-        "recorded": sum(w.recorded for _, w in new), "arena": max((w.arena / w.best_fit for w in walked if w.best_fit), default=1.0),
+        "recorded": sum(w.recorded for _, w in new), "arena": arena,
     }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class Recipes:
             if binder.limited or len(binder.steps) < (self._reached or 0):  # it came to what a recorded size cannot do
                 raise Misfit
             recipe = Recipe(binder, signature.names)
-        except (TypeError, AttributeError, OverflowError) as e:
+        except Exception as e:  # whatever it is: a walk without recording will do it, or say what is wrong
             raise Misfit from e
         bound = recipe.bind(signature, frame)
         self._recipes = [recipe, *self._recipes[: MOST_RECIPES - 1]]
