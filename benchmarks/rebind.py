@@ -1,12 +1,13 @@
 """How long it takes to bind the segments of a model for a shape that was not met before.
 
-A model runs with one size of its last symbolic dim after another. For each size, the time is taken of what recipes bind
-(`engine/rebind.py`), and of a walk of the same segments, which is what binding takes without recipes. Beside it stands what a run
-takes outside of its kernels, on a shape that is new and on one that is known, and how large recipes make the arena.
+A model runs with one size of its last symbolic dim after another. At every other size the time is taken of what recipes bind
+(`engine/rebind.py`), and of what the run takes outside of its kernels, when the size is new and when it is known. At the others
+the same segments are walked as well, which is what binding takes without recipes, and the arenas of both are compared.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ BATCHES = range(1, 9)
 
 
 class Watch:
-    """Times of one run, in seconds: of recipes that fit, of walks in their place, of recording, of kernels; and what was bound."""
+    """Times of one run, in seconds: of recipes that fit, of walks beside them where `walks`, of kernels; and what was bound."""
 
-    def __init__(self) -> None:
+    def __init__(self, walks: bool = False) -> None:
+        self.walks = walks
         self.rebind = self.walk = self.kernels = 0.0
         self.steps = self.recorded = self.arena = self.best_fit = 0
 
@@ -36,7 +38,7 @@ def clocked(f: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 @contextmanager
 def watched() -> Iterator[list[Watch]]:
-    """While it is open, the last of the list sees what runs do. Walks beside recipes are in no time but their own."""
+    """While it is open, the last of the list sees what runs do."""
     from graphmill.engine import rebind
     from graphmill.engine.binder import Binder
     from graphmill.engine.draft import draft_of
@@ -51,15 +53,16 @@ def watched() -> Iterator[list[Watch]]:
 
     def bind_watched(self: Any, signature: Any, frame: Any) -> Any:
         seconds, bound = clocked(bind, self, signature, frame)
-        binder = Binder(*asked[0]._segment, frame, asked[0]._reads, asked[0]._contents)
-        walking, _ = clocked(binder.walk)
-        finishing, walked = clocked(lambda: draft_of(binder).bound()) if binder.steps else (0.0, None)
         w = seen[-1]
         w.rebind += seconds
-        w.walk += walking + finishing
-        w.steps += len(binder.steps)
-        w.arena += bound.arena if bound else 0
-        w.best_fit += walked.arena if walked else 0
+        w.steps += bound.stop - asked[0]._segment[1] if bound else 0
+        if w.walks:
+            binder = Binder(*asked[0]._segment, frame, asked[0]._reads, asked[0]._contents)
+            walking, _ = clocked(binder.walk)
+            finishing, walked = clocked(lambda: draft_of(binder).bound()) if binder.steps else (0.0, None)
+            w.walk += walking + finishing
+            w.arena += bound.arena if bound else 0
+            w.best_fit += walked.arena if walked else 0
         return bound
 
     def make_watched(self: Any, *args: Any) -> None:
@@ -93,27 +96,28 @@ def measure(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     exe, base = gm.compile(folder / entry["file"], threads=1), realset.feeds(entry)
     new: list[tuple[float, Watch]] = []
     known: list[float] = []
+    gc.disable()  # it may come at any time, and the process has more to look at than a user's
     with watched() as seen:
-        for n in BATCHES if "batch" in symbol.lower() else SIZES:
+        for k, n in enumerate(BATCHES if "batch" in symbol.lower() else SIZES):
             feeds = realset.grown(base, axes[symbol], n)
             for times in range(3):
-                seen.append(Watch())
+                seen.append(Watch(walks=k % 2 == 1))
                 seconds, _ = clocked(exe.run, feeds)
-                w = seen[-1]
                 if times == 0:
-                    new.append((seconds - w.kernels - w.walk, w))
+                    new.append((seconds - seen[-1].kernels, seen[-1]))
                 else:
-                    known.append(seconds - w.kernels)
-    hits = [(outside, w) for outside, w in new if w.steps and not w.recorded]
-    if not hits:
+                    known.append(seconds - seen[-1].kernels)
+    rebound = [(outside, w) for outside, w in new if w.steps and not w.recorded]
+    plain, walked = [x for x in rebound if not x[1].walks], [w for _, w in rebound if w.walks]
+    if not plain or not walked:
         raise ValueError(f"no size of {symbol} was bound by what was recorded")
     us = {name: 1e6 * statistics.median(values) for name, values in (
-        ("rebind", [w.rebind for _, w in hits]), ("walk", [w.walk for _, w in hits]), ("new", [outside for outside, _ in hits]),
+        ("rebind", [w.rebind for _, w in plain]), ("walk", [w.walk for w in walked]), ("new", [outside for outside, _ in plain]),
         ("known", known))}  # fmt: skip
+    arena = max((w.arena / w.best_fit for w in walked if w.best_fit), default=1.0)
     return {
-        "model": entry["name"] if "name" in entry else entry["file"], "symbol": symbol, "steps": hits[-1][1].steps, "us": us,
-        "sizes": len(new), "recorded": sum(w.recorded for _, w in new),
-        "arena": max(w.arena / w.best_fit for _, w in new if w.best_fit) if any(w.best_fit for _, w in new) else 1.0,
+        "model": entry["name"], "symbol": symbol, "steps": walked[-1].steps, "us": us, "sizes": len(new),
+        "recorded": sum(w.recorded for _, w in new), "arena": arena,
     }  # fmt: skip
 
 

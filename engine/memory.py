@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.recording import greatest, is_size, value_of
-from ..kernels.cpu.launch import Schedule
+from ..kernels.cpu.launch import Schedule, address_of
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -147,7 +147,7 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """An uninitialised C-contiguous array at a 64-byte boundary."""
     n = math.prod(shape) * dtype.itemsize
     raw = np.empty(n + ALIGN, np.uint8)
-    start = -raw.ctypes.data % ALIGN
+    start = -address_of(raw) % ALIGN
     return raw[start : start + n].view(dtype).reshape(shape)
 
 
@@ -169,12 +169,12 @@ class Resolved:
     """A bound segment with the addresses of one arena in it."""
 
     def __init__(self, bound: Bound, arena: np.ndarray):
-        p, base = bound.parameters, arena.ctypes.data
+        p, base = bound.parameters, address_of(arena)
         self.flags = arena[: bound.arena // 8 * 8].view(np.int64)  # the arena as words, of which some are looked at after a run
         self.words, table = aligned(p.words.shape, p.words.dtype), p.table.copy()
         np.multiply(p.relative, base, out=self.words)
         self.words += p.words
-        table[:, 1] = self.words.ctypes.data + 8 * table[:, 1]
+        table[:, 1] = address_of(self.words) + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
         patches = np.array(p.patched, np.int64).reshape(-1, 2)
@@ -195,7 +195,8 @@ class Workspace:
         if found is None:
             if self.arena.nbytes < bound.arena:
                 self._resolved.clear()
-                self.arena = aligned((bound.arena,), np.dtype(np.uint8))
+                size = max(bound.arena, self.arena.nbytes * 5 // 4)  # a cache that grows step by step needs no new arena each time
+                self.arena = aligned((size,), np.dtype(np.uint8))
             found = self._resolved[bound] = Resolved(bound, self.arena)
             if len(self._resolved) > MOST_BOUND:
                 self._resolved.popitem(last=False)

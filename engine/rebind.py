@@ -19,7 +19,7 @@ import numpy as np
 
 from ..ir.core import Value
 from ..ir.recording import Tape, greatest, is_size
-from ..kernels.cpu.launch import ROW
+from ..kernels.cpu.launch import ROW, address_of
 from .binder import MOST_CONTENTS, Binder, takes_contents_as_sizes
 from .bound import Bound, Parameters, Place
 from .draft import Draft, draft_of
@@ -88,7 +88,7 @@ class Recipes:
             if binder.limited or len(binder.steps) < (self._reached or 0):  # it came to what a recorded size cannot do
                 raise Misfit
             recipe = Recipe(binder, signature.names)
-        except (TypeError, AttributeError, OverflowError) as e:
+        except Exception as e:  # whatever it is: a walk without recording will do it, or say what is wrong
             raise Misfit from e
         bound = recipe.bind(signature, frame)
         self._recipes = [recipe, *self._recipes[: MOST_RECIPES - 1]]
@@ -209,7 +209,7 @@ class _Facts:
             return None
         block = aligned_copy(self._entries.fill(numbers))
         block.flags.writeable = False
-        words[self._pointers] = self._offsets + block.ctypes.data
+        words[self._pointers] = self._offsets + address_of(block)
         return block
 
 
