@@ -485,8 +485,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 NOTES = """NaN, infinities, denormals and signed zeros give what onnx.reference or ONNX Runtime gives, element by element
-(`tests/kernels/cpu/test_special_values.py`), and denormals are not flushed. One thing is decided otherwise: MaxPool's NaN is the largest
-number, as ReduceMax's is, where both others pass over it. Errors above stay below twice these figures on every machine that runs
+(`tests/kernels/cpu/test_special_values.py`), and denormals are not flushed. One thing is decided otherwise: NaN is the largest of a
+MaxPool, as of a ReduceMax, where both others pass over it. Errors above stay below twice these figures on every machine that runs
 `tests/benchmarks/test_numerics.py`, which also holds accuracy="strict" to kernels without Winograd."""
 
 
