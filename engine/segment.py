@@ -8,7 +8,6 @@ step needs contents that the segment itself computes, the segment ends before it
 from __future__ import annotations
 
 import math
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..ir.core import Value
 from ..ir.errors import GraphmillError, RunError
 from ..ir.interp import bind_symbols
 from ..ir.layout import physical
+from ..ir.locks import fork_safe_lock
 from ..kernels.cpu.launch import ROW, address_of
 from ..kernels.spec import Call
 from .memory import FOREVER, MOST_BOUND, Buffer, Workspace, aligned, aligned_copy, assign
@@ -126,7 +126,7 @@ class Segments:
 
     def __init__(self, steps: Sequence[Step]):
         self.steps = steps
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._readers: dict[int, tuple[int, list[Value], list[Value]]] = {}
         self._bound: dict[int, OrderedDict[Any, Bound | None]] = {}
 
