@@ -11,11 +11,15 @@ time they must not grow.
 
 from __future__ import annotations
 
+import os
+
+# numpy's OpenBLAS, which references use, stops its threads at a fork: a product that another thread has under way waits for ever.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import argparse
 import hashlib
 import json
 import multiprocessing
-import os
 import random
 import sys
 import tempfile

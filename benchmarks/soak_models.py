@@ -101,7 +101,8 @@ BRANCHES = SoakModel(
 )
 LOOP = SoakModel(
     "loop",
-    """s = Shape<start=0, end=1>(x) e = Squeeze(s) c = Constant<value = bool {1}>() f = Constant<value_floats=[0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0]>()
+    """s = Shape<start=0, end=1>(x) e = Squeeze(s) c = Constant<value = bool {1}>() 
+    f = Constant<value_floats=[0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0]>()
     y, rows = Loop (e, c, f) <body = step (int64 i, bool go, float[8] h) => (bool more, float[8] h1, float[8] row) {
         more = Identity(go) xi = Gather<axis=0>(x, i) m = MatMul(h, w) a = Add(m, xi) h1 = Tanh(a) row = Mul(h1, h1) }>""",
     {"w": (8, 8)},
