@@ -27,7 +27,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         or f"{sum(report.runs.values())} runs, every answer as at first; memory, threads and files did not grow."
     )
     if a.json:
-        Path(a.json).write_text(json.dumps({"problems": problems, **asdict(report)}, indent=1))
+        Path(a.json).write_text(json.dumps({"problems": problems, **vars(report), "samples": [vars(s) for s in report.samples]}))
     return len(problems)
 
 
