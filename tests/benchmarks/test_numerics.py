@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import graphmill as gm
 import numpy as np
 import pytest
+from graphmill.kernels.cpu import target
+from graphmill.kernels.spec import KernelSource, Launch, Refusal
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import numerics
@@ -41,8 +46,6 @@ STRICT = {
     "3x3, 512 channels": 2.7e-07,
 }
 CASES = {c.name: c for c in numerics.cases()}
-# Words of kernels that round worse than the operator's formula.
-REDUCED = ("winograd",)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -52,8 +55,26 @@ def test_errors(name: str) -> None:
     bound, least = BOUNDS[name], STRICT.get(name, BOUNDS[name])
     column = "ulp" if bound >= 0.5 else "scale"
     assert getattr(fast, column) <= bound and getattr(strict, column) <= least, (fast, strict)
-    assert not any(word in kernel for kernel in row.strict_kernels for word in REDUCED)
-    assert any(word in kernel for kernel in row.kernels for word in REDUCED) == (name in STRICT)
+    assert "conv.winograd" not in row.strict_kernels and ("conv.winograd" in row.kernels) == (name in STRICT)
+
+
+@pytest.mark.parametrize("name", ["3x3, 64 channels", "softmax", "softmax, first axis", "attention", "layer_norm", "gelu", "LSTM"])
+def test_strict_kernels(name: str) -> None:
+    """Their texts, not only their names: neither Winograd's transforms nor polynomials that round worse."""
+    case = CASES[name]
+    exe = gm.compile(numerics.model_of(case, numerics.operands(case, "normal", quick=True)), accuracy="strict")
+    texts = [s.source.text for s in exe.plan.steps if hasattr(s, "source")]
+    assert texts and not any(re.search(rf"\b(to_frequencies|{'|'.join(target.REDUCED)})\b", t) for t in texts)
+
+
+def test_less_exact_functions_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = KernelSource("softmax_exp(x) + my_softmax_exp(x) + exp(x)", lambda call: Launch(()))
+    strict = KernelSource("softmax_exp(1)", lambda call: Launch(()))
+    for source, text in ((plain, "exp(x) + my_softmax_exp(x) + exp(x)"), (replace(plain, strict=strict), "exp(1)")):
+        monkeypatch.setattr(target, "select", lambda node, source=source: source)
+        assert target.selector("strict")(None).text == text
+    monkeypatch.setattr(target, "select", lambda node: Refusal("no"))
+    assert target.selector("strict")(None) == Refusal("no")
 
 
 def test_an_error_is_seen() -> None:
