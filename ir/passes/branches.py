@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import ClassVar
 
 from ..core import Graph, Module, Node, Value
@@ -20,6 +21,7 @@ from ..types import TensorType
 from .manager import Context, make_pass, register
 
 MOST_SPLITS, MOST_NODES = 8, 512  # of a module; that one split copies
+MOST_MODULE, MOST_TRIED = 4096, 64  # nodes of a module, which is copied to try; `if` nodes that are looked at
 
 Values = dict[Value, Value]
 
@@ -32,13 +34,17 @@ class SplitBranches:
     name: ClassVar[str] = "split-branches"
 
     def run(self, module: Module, ctx: Context) -> bool:
-        tried: set[str] = set()
-        for n in range(MOST_SPLITS):
-            node = next((x for g in module.main.graphs() for x in g if x.name not in tried and _differs(x) and _following(x)), None)
+        if sum(1 for _ in module.walk()) > MOST_MODULE:
+            return False
+        tried, splits = set[str](), 0
+        while splits < MOST_SPLITS and len(tried) < MOST_TRIED:
+            node = next((x for x in module.walk() if x.op.name == "if" and x.name not in tried and _differs(x)), None)
             if node is None:
-                return n > 0
+                break
             tried.add(node.name)
             after = _following(node)
+            if not after:
+                continue
             reason = _refusal(after)
             typed = () if reason else _typed_branches(node, ctx)
             reason = reason or ("" if typed else "what follows cannot be typed in either branch")
@@ -46,7 +52,8 @@ class SplitBranches:
             if typed:
                 tried.update(_split(node, typed))
                 _tidy(module, ctx)
-        return True
+                splits += 1
+        return splits > 0
 
 
 def _tidy(module: Module, ctx: Context) -> None:
@@ -58,13 +65,16 @@ def _tidy(module: Module, ctx: Context) -> None:
 def _typed_branches(node: Node, ctx: Context) -> tuple[int, ...]:
     """The branches in which what follows can be typed, also when all that is known there is folded: found by trying, on a copy."""
     assert node.graph is not None
+    module = node.graph.module
+    at = next(i for i, x in enumerate(module.walk()) if x is node)
     for branches in ((0, 1), (0,), (1,)):
         if not any(_ranked(v) for k in branches for v in node.regions[k].outputs):
             continue
-        trial = _copied(node.graph.module)
+        trial, trial_ctx = _copied(module), replace(ctx, log=DecisionLog())
+        trial_ctx.budget = ctx.budget
         try:
-            _split(next(x for x in trial.walk() if x.name == node.name), branches)
-            _tidy(trial, replace(ctx, log=DecisionLog()))
+            _split(next(islice(trial.walk(), at, None)), branches)
+            _tidy(trial, trial_ctx)
         except GraphmillError:
             continue
         return branches
@@ -76,9 +86,7 @@ def _ranked(v: Value) -> bool:
 
 
 def _differs(node: Node) -> bool:
-    """Whether it is an `if` with a result whose rank is known in a branch, but not after it."""
-    if node.op.name != "if":
-        return False
+    """Whether an `if` has a result whose rank is known in a branch, but not after it."""
     return any(not _ranked(r) and any(_ranked(b.outputs[i]) for b in node.regions) for i, r in enumerate(node.results))
 
 
@@ -118,7 +126,7 @@ def _split(node: Node, typed: Sequence[int]) -> list[str]:
         for n in after:
             _copy(n, copy, values)
         if k not in typed:
-            copies = [n.name for n in copy.walk()]
+            copies = [n.name for n in copy.walk() if n.op.name == "if"]
         copy.set_outputs(values[r] for r in results)
         regions.append(copy)
     names = [r.name for r in results]

@@ -100,3 +100,8 @@ def test_a_chain_of_conditions_ends() -> None:
                      f"{{ t{i} = Unsqueeze(q{i}, zero) }}, else_branch = b{i} () => (float[] u{i}) {{ u{i} = Tanh(q{i}) }}>" for i in range(12))  # fmt: skip
     exe = same(f"q0 = Relu(x) {links} y = Neg(q12)", shapes=((3, 2, 6), (1, 2, 6)))
     assert 0 < outcomes(exe).count("applied") <= branches.MOST_SPLITS
+
+
+def test_large_modules_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branches, "MOST_MODULE", 3)
+    assert outcomes(same(f"{SQUEEZED} m = MatMul(q, w) y = Softmax(m)")) == []
