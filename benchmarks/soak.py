@@ -1,6 +1,6 @@
 """Runs models for a long time, with sizes and threads that change: answers must stay the same, and memory must not grow.
 
-usage: python benchmarks/soak.py [--minutes 20] [--callers 4] [--folder DIR] [--json OUT] [NAME ...]
+usage: python benchmarks/soak.py [--minutes 20] [--callers 4] [--folder DIR] [--markdown docs/soak.md] [--json OUT] [NAME ...]
 
 Small models of every kind of step (`soak_models.py`) and those real ones of `models/real.json` that lie in the folder already.
 Python threads (1 and --callers in turns of half a minute) draw a model, sizes, and an executable for 1 or 2 threads; every answer
@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import graphmill as gm
+import machine
 import numpy as np
 import realset
 import soak_models
+import speed
 
 SIZES = 80  # signatures of a model: more than are kept bound
 REAL = ("rawi_v2", "ch_ppocr_mobile_v2.0_cls", "nmp", "opt-mnist", "lightgbm", "dtln_1", "attacut-sc", "setback_full")
@@ -229,6 +231,18 @@ def soak(found: list[Subject], seconds: float, callers: int, tell: Callable[[str
     return report
 
 
+def page(report: Report, problems: list[str], names: list[str], command: str) -> str:
+    """What was run, and the process at ten times."""
+    paragraphs = [" ".join(p.split()) for p in (__doc__ or "").split("\n\n") if not p.startswith("usage")]
+    kinds = "; ".join(f"{n} {kind}" for kind, n in report.runs.most_common())
+    found = "\n".join(f"- {p}" for p in problems) or "Every answer was as at first; memory, threads and files did not grow."
+    shown = [report.samples[round(i * (len(report.samples) - 1) / 9)] for i in range(10)]
+    rows = [(f"{s.at:.0f}", f"{s.mb:.0f}", s.threads, s.files) for s in shown]
+    table = speed.markdown_table(("seconds", "MB resident", "threads", "open files"), rows)
+    run = f"{sum(report.runs.values())} runs ({kinds}) of {len(names)} models: {', '.join(names)}."
+    return "\n\n".join(["# Soak", machine.made_by(command).strip(), *paragraphs, run, found, table])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The number of problems."""
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -236,7 +250,8 @@ def main(arguments: list[str] | None = None) -> int:
     ap.add_argument("--minutes", type=float, default=20)
     ap.add_argument("--callers", type=int, default=4)
     ap.add_argument("--folder", type=Path, default=realset.folder(), help="where real models lie")
-    ap.add_argument("--json")
+    ap.add_argument("--markdown", type=Path)
+    ap.add_argument("--json", type=Path)
     a = ap.parse_args(arguments)
     found = subjects(a.folder, a.names)
     print(f"{len(found)} models: {', '.join(s.name for s in found)}", flush=True)
@@ -248,7 +263,10 @@ def main(arguments: list[str] | None = None) -> int:
         or f"{sum(report.runs.values())} runs, every answer as at first; memory, threads and files did not grow."
     )
     if a.json:
-        Path(a.json).write_text(json.dumps({"problems": problems, **vars(report), "samples": [vars(s) for s in report.samples]}))
+        a.json.write_text(json.dumps({"problems": problems, **vars(report), "samples": [vars(s) for s in report.samples]}))
+    if a.markdown:
+        command = f"python benchmarks/soak.py --minutes {a.minutes:g} --callers {a.callers} --markdown {a.markdown}"
+        a.markdown.write_text(page(report, problems, [s.name for s in found], command))
     return len(problems)
 
 

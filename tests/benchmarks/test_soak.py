@@ -23,13 +23,25 @@ def test_soak(tmp_path: Path) -> None:
     """Every answer as at first, at any number of threads and callers; no thread, file or memory is left over."""
     minutes, data = os.environ.get("GRAPHMILL_SOAK", "1"), tmp_path / "soak.json"
     path = os.pathsep.join(p for p in sys.path if p)
-    command = [sys.executable, soak.__file__, "--minutes", minutes, "--folder", str(tmp_path), "--json", str(data)]
+    command = [
+        sys.executable,
+        soak.__file__,
+        "--minutes",
+        minutes,
+        "--folder",
+        str(tmp_path),
+        "--json",
+        str(data),
+        "--markdown",
+        str(tmp_path / "soak.md"),
+    ]
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300 + 120 * float(minutes)
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     report = json.loads(data.read_text())
     assert not report["problems"] and report["runs"]["run"] > 100
+    assert "Every answer was as at first" in (tmp_path / "soak.md").read_text()
 
 
 @pytest.mark.parametrize("model", soak_models.MODELS, ids=lambda m: m.name)
