@@ -178,7 +178,8 @@ class Report:
         last = [s for s in self.samples if s.at >= end * 3 / 4]
         out = list(self.wrong)
         before, after = (float(np.median([s.mb for s in part])) for part in (first, last))
-        if after > before + max(GROWTH_MB, GROWTH * before):
+        allowed = GROWTH_MB if end >= 300 else 3 * GROWTH_MB  # sizes that are met for the first time
+        if after > before + max(allowed, GROWTH * before):
             out.append(f"memory grew from {before:.0f} to {after:.0f} MB")
         for what in ("threads", "files"):
             before, after = (min(getattr(s, what) for s in part) for part in (first, last))
