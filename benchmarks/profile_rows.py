@@ -51,8 +51,9 @@ def profile(exe: gm.Executable, feeds: dict[str, np.ndarray]) -> list[RowTime]:
             exe.run(feeds)
             runs.append(list(told))
     seconds = np.array([[s for _, s in run] for run in runs[1:]]).min(0)  # what is bound and allocated once is there now
-    left = iter(steps)
-    return [_row(next(s for s in left if s.address == address), s) for (address, _), s in zip(runs[0], seconds)]
+    left, ours = iter(steps), {s.address for s in steps}
+    timed = [(address, s) for (address, _), s in zip(runs[0], seconds) if address in ours]
+    return [_row(next(s for s in left if s.address == address), seconds) for address, seconds in timed]
 
 
 def _row(step: KernelStep, seconds: float) -> RowTime:
