@@ -128,35 +128,37 @@ def _roofs(d: Drawing, peak: float, slopes: Mapping[str, float], xs: tuple[float
 # ---- bars -------------------------------------------------------------------------------------------------------
 
 
+TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
 def bars(series: Mapping[str, Mapping[str, float]], title: str, y_label: str) -> str:
-    """For each name a group of bars, one for each of `series` that has it; a line at 1. Scales are linear, from 0."""
+    """Ratios: for each name a group of bars, one for each of `series` that has it, up or down from 1 on a logarithmic axis."""
     names = list(dict.fromkeys(n for s in series.values() for n in s))
+    values = [v for s in series.values() for v in s.values()]
     step = 14 * len(series) + 12
     width, height = LEFT + step * len(names) + 20, 460
-    floor, top = height - 130, max(1.2, *(v for s in series.values() for v in s.values())) * 1.08
+    low, high, floor = min(0.85, *values) / 1.15, max(1.25, *values) * 1.3, height - 130
     d = Drawing(max(width, 620), height, title)
 
     def at_y(v: float) -> float:
-        return floor - v / top * (floor - TOP - 20)
+        return floor - math.log(v / low) / math.log(high / low) * (floor - TOP - 10)
 
-    tick = 0.25 if top < 3 else 1
-    for i in range(int(top / tick) + 1):
-        d.line(LEFT, at_y(i * tick), width - 10, at_y(i * tick))
-        d.text(LEFT - 8, at_y(i * tick) + 4, f"{i * tick:g}", "end", "s")
-    for k, (label, values) in enumerate(series.items()):
+    for tick in [t for t in TICKS if low <= t <= high]:
+        d.line(LEFT, at_y(tick), width - 10, at_y(tick))
+        d.text(LEFT - 8, at_y(tick) + 4, f"{tick:g}", "end", "s")
+    for k, (label, found) in enumerate(series.items()):
         for i, name in enumerate(names):
-            if name in values:
-                x, y = LEFT + step * i + 6 + 14 * k, at_y(values[name])
-                d.shape(
-                    f'rect x="{x}" y="{y:.1f}" width="13" height="{floor - y:.1f}" fill="{COLOURS[k]}"',
-                    f"{name}: {values[name]:.2f} {label}",
-                )
-                d.text(x + 10, y - 4, f"{values[name]:.2f}", "start", "s", -90)
+            if name in found:
+                v, x = found[name], LEFT + step * i + 6 + 14 * k
+                top, bottom = at_y(max(v, 1)), at_y(min(v, 1))
+                place = f'x="{x}" y="{top:.1f}" width="13" height="{max(bottom - top, 0.5):.1f}"'
+                d.shape(f'rect {place} fill="{COLOURS[k]}"', f"{name}: {v:.2f} {label}")
+                d.text(x + 10, top - 4, f"{v:.2f}", "start", "s", -90)
         d.shape(f'rect x="{LEFT + 200 * k}" y="30" width="11" height="11" fill="{COLOURS[k]}"', label)
         d.text(LEFT + 200 * k + 16, 40, label, cls="s")
     for i, name in enumerate(names):
         d.text(LEFT + step * i + step / 2 + 4, floor + 14, name, "end", "s", -45)
-    d.line(LEFT, at_y(1), width - 10, at_y(1), "a", 'stroke-dasharray="5 3"')
-    d.line(LEFT, floor, width - 10, floor, "a")
+    d.line(LEFT, at_y(1), width - 10, at_y(1), "a", 'stroke-width="1.5"')
+    d.line(LEFT, TOP + 10, LEFT, floor, "a")
     d.text(20, (TOP + floor) / 2, y_label, "middle", turn=-90)
     return str(d)
