@@ -2,13 +2,14 @@
 
 usage: python benchmarks/bench_models.py check [--cold] [--markdown docs/benchmark_models.md] [--json OUT] [NAME ...]
        python benchmarks/bench_models.py speed [--threads 1,2] [--engines graphmill,onnxruntime,openvino] [--seconds 4] [--quick]
-                                               [--markdown OUT.md] [--json OUT] [NAME ...]
+                                               [--markdown OUT.md] [--plot OUT.svg] [--json OUT] [NAME ...]
+       python benchmarks/bench_models.py plot JSON OUT.svg
        python benchmarks/bench_models.py rebind [--markdown OUT.md] [--json OUT] [NAME ...]
 
 `check` holds graphmill's outputs against ONNX Runtime's, unoptimised, with each symbolic dim at two sizes, as `real_models.py`
 does. `speed` times engines against each other, as `speed.py` tells; a peer that is not installed is left out, and named. `rebind`
 times the binding of new shapes, for the exports with a symbolic dim, as `rebind.py` tells. Each model has a process of its own.
-`--folder` says where the exports lie.
+`--folder` says where the exports lie. `plot` draws the ratios of a JSON that `speed` wrote.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import real_models
 import realset
 import rebind
 import speed
+import svg
 
 
 def selected(folder: Path, names: list[str]) -> list[dict[str, Any]]:
@@ -121,14 +123,35 @@ def time_all(a: argparse.Namespace) -> int:
     print("\n" + speed.table(results, engines))
     if a.markdown:
         options = f"--threads {','.join(map(str, a.threads))} {'--quick' if a.quick else f'--seconds {a.seconds:g}'}"
-        Path(a.markdown).write_text(speed_page(results, engines, f"speed {options} --markdown {a.markdown}"))
+        options += f" --plot {a.plot}" if a.plot else ""
+        picture = Path(a.plot).name if a.plot else ""
+        Path(a.markdown).write_text(speed_page(results, engines, f"speed {options} --markdown {a.markdown}", picture))
+    if a.plot:
+        Path(a.plot).write_text(speed_plot(results))
     return failed
 
 
-def speed_page(results: list[dict[str, Any]], engines: list[str], command: str) -> str:
+def speed_page(results: list[dict[str, Any]], engines: list[str], command: str, picture: str) -> str:
     made = machine.made_by(f"python benchmarks/bench_models.py {command}", *engines)
     paragraphs = [" ".join(p.split()) for p in (speed.__doc__ or "").split("\n\n")]
-    return "\n\n".join(["# Speed", made.strip(), *paragraphs, speed.table(results, engines)])
+    shown = [f"![How many times as long as graphmill others take, by model]({picture})"] if picture else []
+    return "\n\n".join(["# Speed", made.strip(), *paragraphs, *shown, speed.table(results, engines)])
+
+
+def speed_plot(results: list[dict[str, Any]]) -> str:
+    """Bars of the median ratios by model: CPU time on one thread, wall time on more."""
+    series: dict[str, dict[str, float]] = {}
+    for r in results:
+        for peer, found in r["ratios"].items():
+            clock = "cpu" if r["threads"] == 1 else "wall"
+            label = f"{peer}, {speed.plural(r['threads'])}"
+            series.setdefault(label, {})[r["model"]] = found[clock][1]
+    return svg.bars(series, "Time of others / time of graphmill (above 1: graphmill is faster)", "ratio of times")
+
+
+def draw(a: argparse.Namespace) -> int:
+    a.out.write_text(speed_plot(json.loads(a.data.read_text())["results"]))
+    return 0
 
 
 def line(r: dict[str, Any]) -> str:
@@ -194,10 +217,15 @@ def main(arguments: list[str] | None = None) -> int:
             p.add_argument("--cold", action="store_true", help="compile every kernel anew, with an empty cache")
         if f is not time_all:
             continue
+        p.add_argument("--plot", help="an SVG of the ratios")
         p.add_argument("--threads", type=lambda s: [int(t) for t in s.split(",")], default=[1, 2])
         p.add_argument("--engines", type=engine_names, default=list(speed.ENGINES))
         p.add_argument("--seconds", type=float, default=4, help="for each engine and model (default 4)")
         p.add_argument("--quick", action="store_true", help="0.3 s and 3 rounds: enough to see that it works")
+    p = verbs.add_parser("plot")
+    p.set_defaults(verb=draw)
+    p.add_argument("data", type=Path)
+    p.add_argument("out", type=Path)
     a = ap.parse_args(arguments)
     return a.verb(a)
 

@@ -9,12 +9,12 @@ recorded (`rebind.py`).
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from ..ir.core import Value
+from ..ir.locks import fork_safe_lock
 from .binder import MOST_CONTENTS
 from .bound import Bound
 from .memory import MOST_BOUND
@@ -29,7 +29,7 @@ class Segments:
 
     def __init__(self, steps: Sequence[Step]):
         self.steps = steps
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._readers: dict[int, tuple[int, list[Value], list[Value]]] = {}
         self._bound: dict[int, OrderedDict[Any, Bound | None]] = {}
         self._recipes: dict[int, Recipes] = {}

@@ -1,5 +1,17 @@
 """The passes. Importing this package registers them for pipeline texts."""
 
-from . import canonicalize, cleanup, constants, decompose, decompose_ml, fuse, layout, patterns, transposes, user
+from . import branches, canonicalize, cleanup, constants, decompose, decompose_ml, fuse, layout, patterns, transposes, user
 
-__all__ = ["canonicalize", "cleanup", "constants", "decompose", "decompose_ml", "fuse", "layout", "patterns", "transposes", "user"]
+__all__ = [
+    "branches",
+    "canonicalize",
+    "cleanup",
+    "constants",
+    "decompose",
+    "decompose_ml",
+    "fuse",
+    "layout",
+    "patterns",
+    "transposes",
+    "user",
+]

@@ -4,7 +4,8 @@ atomic_load(addr)  atomic_store(addr, v)  atomic_add(addr, v)  atomic_swap_if(ad
 call_kernel(address, params, tile, ntiles)    a call through an address
 nanoseconds()                                 of the monotonic clock
 pause()  give_way()                           in a spinning loop: a hint to the core; the rest of the time slice to others
-sleep_while(addr, v)  wake_all(addr)          futex: sleep as long as the low half of a word is v; wake who sleeps on it
+sleep_while(addr, v)  wake_all(addr)          futex: sleep as long as the low half of a word is v; wake who sleeps on it (nothing
+                                              where `launch` finds no futex and starts no workers)
 """
 
 from __future__ import annotations
@@ -89,8 +90,11 @@ def _give_way(b: ir.IRBuilder) -> None:
 
 
 def _futex(b: ir.IRBuilder, address: Any, operation: int, v: Any) -> None:
+    number = _FUTEX.get(platform.machine())
+    if number is None:
+        return
     syscall = _external(b, "syscall", ir.FunctionType(_I64, [_I64], var_arg=True))
-    b.call(syscall, [_I64(_FUTEX[platform.machine()]), _word(b, address), _I64(operation), v, ir.Constant(_PTR, None)])
+    b.call(syscall, [_I64(number), _word(b, address), _I64(operation), v, ir.Constant(_PTR, None)])
 
 
 atomic_load = _integers(1, _load)

@@ -191,7 +191,7 @@ for b in range(count):
 """
 
 
-def _indent(text: str, by: int) -> str:
+def indent(text: str, by: int) -> str:
     return text.strip("\n").replace("\n", "\n" + " " * by)
 
 
@@ -240,13 +240,13 @@ class Recurrence:
         node, size, out = self.node, self.dtype.itemsize, first_result(self.node)
         lens = node.operand(4)
         ended = f"t >= ld_{lens.tensor.dtype}({self.address(4)}, first + b)" if lens is not None else "False"
-        each = fill_in(_EACH_ROW, ENDED=ended, BODY=_indent("\n".join(body), 8), RESULT=out)
+        each = fill_in(_EACH_ROW, ENDED=ended, BODY=indent("\n".join(body), 8), RESULT=out)
         bias_rows = self.gates + apart if node.operand(3) is not None else 0
         words = {
             "SCRATCH": out + len(node.results), "DIRECTIONS": self.directions, "GATES": self.gates,
             "BIAS": self.address(3) if bias_rows else "0", "BIAS_ROWS": bias_rows,
             "BACKWARD": {"forward": "False", "reverse": "True"}.get(node.attr("direction"), "d == 1"),
-            "COPY_BIAS": self.copy_bias(bias_rows), "STEP": _indent(step.replace("EACH_ROW", each.strip("\n")), 16),
+            "COPY_BIAS": self.copy_bias(bias_rows), "STEP": indent(step.replace("EACH_ROW", each.strip("\n")), 16),
             "LOAD_STATE": self.load("state", 5), "LOAD_CELL": self.load("cell", 6) if self.states > 1 else "",
             "STORE_STATE": self.store("state", out + 1), "STORE_CELL": self.store("cell", out + 2) if self.states > 1 else "",
         }  # fmt: skip

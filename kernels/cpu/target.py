@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from ...ir.core import Node
 from ...ir.layout import Layout, channels_last
@@ -16,6 +18,8 @@ Builder = Callable[[Node], KernelSource | Refusal]
 _BUILDERS: dict[str, Builder] = {}
 # What compiles kernels, and so needs numba or llvmlite; all other files of this folder are imported for the first node asked for.
 COMPILING = frozenset({"atomics", "emit", "polynomials", "shuffle", "vector", "objects", "worker"})
+# Functions of kernel texts that round worse than others (`polynomials.py`), and what accuracy="strict" takes instead.
+REDUCED = {"softmax_exp": "exp"}
 _loaded = False
 
 
@@ -46,7 +50,15 @@ def selector(accuracy: str) -> Callable[[Node], KernelSource | Refusal]:
 
 def _select_strict(node: Node) -> KernelSource | Refusal:
     source = select(node)
-    return source.strict if isinstance(source, KernelSource) and source.strict is not None else source
+    if isinstance(source, Refusal):
+        return source
+    chosen = source.strict or source
+    return replace(chosen, source=lambda: _exact(chosen.text))
+
+
+def _exact(text: str) -> str:
+    """A kernel's text with functions to the last places in the place of those that are less exact."""
+    return re.sub(rf"\b({'|'.join(REDUCED)})\b", lambda m: REDUCED[m[0]], text)
 
 
 def select(node: Node) -> KernelSource | Refusal:

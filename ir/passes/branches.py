@@ -1,0 +1,178 @@
+"""What follows an `if` whose branches differ in rank moves into the branches.
+
+Exporters write `if(size == 1) squeeze(x) else x`, of which nobody knows the rank, nor of anything that follows: no kernel serves
+it. Within each branch the rank is known. So the nodes that depend on such an `if` are copied into its branches; other conditions
+among them, which ask for the rank or the same size, are often known there and fold. A branch in which what follows cannot be
+typed (it will fail if it is taken, but only then) keeps the `if` and what followed it as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import ClassVar
+
+from ..core import Graph, Module, Node, Value
+from ..errors import GraphmillError
+from ..infer import infer_node
+from ..rewrite import DecisionLog
+from ..types import TensorType
+from .manager import Context, make_pass, register
+
+MOST_SPLITS, MOST_NODES = 8, 512  # of a module; that one split copies
+MOST_MODULE, MOST_TRIED = 4096, 64  # nodes of a module, which is copied to try; `if` nodes that are looked at
+
+Values = dict[Value, Value]
+
+
+@register
+@dataclass(frozen=True)
+class SplitBranches:
+    """Copies what follows an `if` of unknown rank into its branches."""
+
+    name: ClassVar[str] = "split-branches"
+
+    def run(self, module: Module, ctx: Context) -> bool:
+        if sum(1 for _ in module.walk()) > MOST_MODULE:
+            return False
+        tried, splits = set[str](), 0
+        while splits < MOST_SPLITS and len(tried) < MOST_TRIED:
+            node = next((x for x in module.walk() if x.op.name == "if" and x.name not in tried and _differs(x)), None)
+            if node is None:
+                break
+            tried.add(node.name)
+            after = _following(node)
+            if not after:
+                continue
+            reason = _refusal(after)
+            typed = () if reason else _typed_branches(node, ctx)
+            reason = reason or ("" if typed else "what follows cannot be typed in either branch")
+            ctx.log.record("split-branches", node, "refused" if reason else "applied", reason, after)
+            if typed:
+                tried.update(_split(node, typed))
+                _tidy(module, ctx)
+                splits += 1
+        return splits > 0
+
+
+def _tidy(module: Module, ctx: Context) -> None:
+    """Folds what is known now, above all other conditions."""
+    for name in ("canonicalize", "fold", "canonicalize", "dce"):
+        make_pass(name).run(module, ctx)
+
+
+def _typed_branches(node: Node, ctx: Context) -> tuple[int, ...]:
+    """The branches in which what follows can be typed, also when all that is known there is folded: found by trying, on a copy."""
+    assert node.graph is not None
+    module = node.graph.module
+    at = next(i for i, x in enumerate(module.walk()) if x is node)
+    for branches in ((0, 1), (0,), (1,)):
+        if not any(_ranked(v) for k in branches for v in node.regions[k].outputs):
+            continue
+        trial, trial_ctx = _copied(module), replace(ctx, log=DecisionLog())
+        trial_ctx.budget = ctx.budget
+        try:
+            _split(next(islice(trial.walk(), at, None)), branches)
+            _tidy(trial, trial_ctx)
+        except GraphmillError:
+            continue
+        return branches
+    return ()
+
+
+def _ranked(v: Value) -> bool:
+    return not isinstance(v.type, TensorType) or v.type.shape is not None
+
+
+def _differs(node: Node) -> bool:
+    """Whether an `if` has a result whose rank is known in a branch, but not after it."""
+    return any(not _ranked(r) and any(_ranked(b.outputs[i]) for b in node.regions) for i, r in enumerate(node.results))
+
+
+def _following(node: Node) -> list[Node]:
+    """The nodes of its graph that depend on a node, in order."""
+    assert node.graph is not None
+    made, found = set(node.results), []
+    for n in node.graph:
+        if n is not node and any(v in made for v in [*n.operands, *n.captures()]):
+            found.append(n)
+            made.update(n.results)
+    return found
+
+
+def _refusal(after: Sequence[Node]) -> str:
+    """Why what follows is not copied."""
+    size = sum(1 + sum(len(g) for r in n.regions for g in r.graphs()) for n in after)
+    return f"{size} nodes follow, more than {MOST_NODES}" if size > MOST_NODES else ""
+
+
+def _split(node: Node, typed: Sequence[int]) -> list[str]:
+    """Puts what follows into the branches `typed`, and the `if` itself, with what follows as it was, into the place of others; the
+    names of its copies. Raises GraphmillError where a type is wrong, and leaves the module as it may be then."""
+    graph, after = node.graph, _following(node)
+    assert graph is not None
+    results = [r for n in (node, *after) for r in n.results if any(g is graph for g, _ in r.output_of)]
+    copies: list[str] = []
+    regions = []
+    for k, branch in enumerate(node.regions):
+        copy, values = Graph(branch.name, branch.module), dict[Value, Value]()
+        if k in typed:
+            for n in branch:
+                _copy(n, copy, values)
+            values.update((r, values.get(v, v)) for r, v in zip(node.results, branch.outputs, strict=True))
+        else:
+            _copy(node, copy, values)
+        for n in after:
+            _copy(n, copy, values)
+        if k not in typed:
+            copies = [n.name for n in copy.walk() if n.op.name == "if"]
+        copy.set_outputs(values[r] for r in results)
+        regions.append(copy)
+    names = [r.name for r in results]
+    # At the end: nothing else depends on it.
+    split = graph.add(node.op, node.operands, node.attrs, names=names, regions=regions, locs=node.locs)
+    infer_node(split)
+    for old, new in zip(results, split.results, strict=True):
+        graph.replace_uses(old, new)
+    for n in [*reversed(after), node]:
+        graph.remove(n)
+    return copies
+
+
+# ---- copies -----------------------------------------------------------------------------------------------------
+
+
+def _copy(node: Node, to: Graph, values: Values, known: bool = False) -> Node:
+    """A copy at the end of a graph that reads the copies of what the node read; with its types, if they are `known`, or typed anew.
+    Raises GraphmillError."""
+    regions = [_copy_region(r, to.module, values, known) for r in node.regions]
+    operands = [None if v is None else values.get(v, v) for v in node.operands]
+    names, types = [r.name for r in node.results], [r.type for r in node.results]
+    new = to.add(node.op, operands, dict(node.attrs), names=names, types=types if known else None, regions=regions, locs=node.locs)
+    for old, r in zip(node.results, new.results, strict=True):
+        values[old], r.dims = r, old.dims
+    if not known:
+        infer_node(new)
+    return new
+
+
+def _copy_region(region: Graph, module: Module, values: Values, known: bool) -> Graph:
+    graph = Graph(region.name, module)
+    values.update((v, graph.add_input(v.name, v.type)) for v in region.inputs)
+    for n in region:
+        _copy(n, graph, values, known)
+    graph.set_outputs(values.get(v, v) for v in region.outputs)
+    return graph
+
+
+def _copied(module: Module) -> Module:
+    """A copy of a module that shares the contents of constants."""
+    out = Module(module.name, module.opsets)
+    out.meta, out.output_names, out.symbols = dict(module.meta), list(module.output_names), dict(module.symbols)
+    values: Values = {v: out.main.add_input(v.name, v.type) for v in module.main.inputs}
+    values |= {v: out.add_const(v.name, v.const, v.tensor) for v in module.consts.values()}  # type: ignore[arg-type]
+    for n in module.main:
+        _copy(n, out.main, values, known=True)
+    out.main.set_outputs(values[v] for v in module.main.outputs)
+    return out
