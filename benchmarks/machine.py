@@ -7,7 +7,7 @@ import os
 import platform
 import re
 
-PACKAGES = ("numpy", "numba", "onnx", "onnxruntime")
+PACKAGES = ("numpy", "llvmlite", "onnx", "onnxruntime")
 
 
 def machine(*others: str) -> str:

@@ -123,7 +123,7 @@ def load(path: str | os.PathLike, *, threads: int | None = None, trust: bool = F
          limits: Limits = DEFAULT_LIMITS) -> Executable:  # fmt: skip
     """The Executable that `save` wrote to `path`.
 
-    Kernels come from the cache, else are compiled from the graph (which needs numba, and takes seconds). With `trust` they come
+    Kernels come from the cache, else are compiled from the graph (which takes seconds). With `trust` they come
     from the file as well: that runs machine code of whoever made it, as loading a shared library does. Constants stay in the file,
     which must not be changed while the Executable lives. `verify` True compares all hashes, False only those of what is parsed,
     None those of large constants not. Raises ArtifactError where the file is not what `save` wrote, LimitError where it passes

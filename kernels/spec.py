@@ -1,6 +1,6 @@
 """What a kernel is before it is compiled, and what a target answers when asked to serve a node.
 
-A CPU kernel is the text of a Python module that numba compiles. It defines `kernel(p, tile, ntiles)`: `p` is the address of a
+A CPU kernel is a text in the language of `cpu/language.py`. It defines `kernel(p, tile, ntiles)`: `p` is the address of a
 table of 64-bit integers, in this order:
 
     the addresses of the node's present operands, of its results, of its scratch memory, of the tables, then `Launch.ints`.

@@ -72,7 +72,7 @@ def test_no_stray_module_at_the_root() -> None:
 
 # ---- imports ----------------------------------------------------------------------------------------------------
 
-HEAVY = ("numpy", "numba", "llvmlite.binding", "onnx", "cupy", "rich", "click")
+HEAVY = ("numpy", "llvmlite.binding", "onnx", "cupy", "rich", "click")
 
 
 def imported_by(code: str) -> set[str]:
@@ -102,7 +102,7 @@ def test_the_import_is_quick() -> None:
 def test_verbs_that_compile_nothing_need_no_compiler(verb: str) -> None:
     model = [str(ROOT / "examples" / "digits" / "digits.onnx")] if verb in ("check", "dump", "explain") else []
     code = f"from graphmill.cli.main import main\ntry: main({[verb, *model]!r}, standalone_mode=False)\nexcept SystemExit: pass"
-    assert not imported_by(code) & {"numba", "llvmlite.binding", "cupy"}
+    assert not imported_by(code) & {"llvmlite.binding", "cupy"}
 
 
 def test_the_features_that_linux_lists_are_those_that_llvm_finds() -> None:

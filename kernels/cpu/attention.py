@@ -264,9 +264,8 @@ def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch
     scratch = _up(numbers * size, 64)
     ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
     pairs, blocks = q[0] * k[1], -(-groups * q[2] // block)
-    tiles = greatest(
-        1, least(pairs * least(blocks, -(-WANTED_TILES // greatest(pairs, 1))), MAX_TILES)
-    )  # whole heads where there are enough
+    wanted = greatest(1, -(-WANTED_TILES // greatest(pairs, 1)))  # of a head: whole heads where there are enough
+    tiles = greatest(1, least(pairs * least(blocks, wanted), MAX_TILES))
     return Launch(ints, tiles, scratch * tiles)
 
 

@@ -2,12 +2,12 @@
 
 A text binds names at its top (run as Python: constants, kernels of microkernel.py) and defines `kernel(p, tile, ntiles)`, perhaps
 after subroutines marked `@function`. A variable is a 64-bit integer, a truth value, a float or a vector, as what is assigned to
-it says; it may hold values of several types one after the other, but not where branches or rounds of a loop meet. There are
-`if`, `while`, `for ... in range` (a constant step), `break`, `continue`, `return`, `and`, `or`, `not`, conditional expressions, and calls of
-the prelude (vector.py), of subroutines (expanded where they are called), of types (`f32(x)`), `min`, `max`, `abs`.
+it says; it may hold values of several types one after the other, but not where branches or rounds of a loop meet. There are `if`,
+`while`, `for ... in range` (with a constant step), `break`, `continue`, `return`, `and`, `or`, `not`, conditional expressions, and
+calls of the prelude (vector.py), of subroutines (expanded where they are called), of types (`f32(x)`), `min`, `max`, `abs`.
 
-Integers wrap at 64 bits; `//` and `%` round down as Python's do, and give 0 for a divisor of 0. What is known when a text is compiled is
-computed then, and of an `if` that hangs on it only one side is compiled.
+Integers wrap at 64 bits; `//` and `%` round down as Python's do, and give 0 for a divisor of 0. What is known when a text is
+compiled is computed then, and of an `if` that hangs on it only one side is compiled.
 """
 
 from __future__ import annotations
@@ -390,8 +390,7 @@ class _Body:
         head, body, after = (self.b.append_basic_block(n) for n in ("head", "body", "after"))
         self.b.branch(head)
         self.b.position_at_end(head)
-        with_test = _Loop(head, after, set())
-        self.loops.append(with_test)
+        self.loops.append(_Loop(head, after, set()))
         test = lift(self.b, truth(self.b, self.value(s.test)))
         self.b.cbranch(test.v, body, after)
         self.b.position_at_end(body)

@@ -19,7 +19,8 @@ A kernel text is executed in the namespace `prelude(text)`, which holds just the
     memcpy(dst, src, nbytes)  memset(dst, byte, nbytes)  alloc(nbytes)   (alloc: constant size, on the stack, 64-byte aligned)
     f32 f64 i64 ... (types: f32(0.5) is a constant), inf, nan, function (a decorator for a text's own subroutines)
 
-All take scalars and vectors; a scalar that meets a vector is spread. Plain `+ - *` and comparisons work on scalars. Floats of up to 16 bits are f32 in registers, 2- and 4-bit integers i8 and u8.
+All take scalars and vectors; a scalar that meets a vector is spread. Plain `+ - *` and comparisons work on scalars. Floats of up to
+16 bits are f32 in registers, 2- and 4-bit integers i8 and u8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The microkernel of depthwise convolutions along a line of pixels, emitted as LLVM code inside a numba intrinsic.
+"""The microkernel of depthwise convolutions along a line of pixels, emitted as LLVM code inside an intrinsic.
 
 A tile is some neighbouring pixels of an output line by some vectors of channels. Each input vector of a line is loaded once and
 multiplied for all pixels of the tile that see it. Inputs are found through a table with one address for each place of the padded

@@ -1,6 +1,6 @@
 """A process that runs hostile models, each in a fork of its own: `python worker.py`, requests and answers pickled over pipes.
 
-A fork starts with everything imported (numba too), so that what it takes in time and memory is the model's doing. A request is a
+A fork starts with everything imported (llvmlite too), so that what it takes in time and memory is the model's doing. A request is a
 dict: verb (run, check, inspect), path, inputs, limits, cpu and seconds (of CPU and of wall time, after which the fork is
 killed). The answer is a dict: status (ok, error, killed, died), type and message of an error, typed (whether it is one of
 graphmill's), outputs, cpu (seconds of CPU time that the fork and its children took), megabytes (peak memory above the start of

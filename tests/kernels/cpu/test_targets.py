@@ -1,6 +1,6 @@
 """Kernels of every family for machines that this one is not: emitted, not run.
 
-Each target has a process of its own, since the width of vectors is the process's. numba types and lowers for x86-64; for aarch64 the LLVM
+Each target has a process of its own, since the width of vectors is the process's. For aarch64 the LLVM
 module, which names nothing of a target, is given to that backend. What runs the tables (`launch.py`) is emitted as well.
 """
 
@@ -56,7 +56,7 @@ def texts(case):
 
 
 def emit(text):
-    module, machine = objects._numba_module(text, "gm_kernel")
+    module, machine = objects._module(text, "gm_kernel")
     code = str(module)
     if triple:
         machine = llvm.Target.from_triple(triple).create_target_machine(
@@ -89,8 +89,8 @@ def emitted(cpu: str, features: str, families: list[str], triple: str = "") -> d
     path = os.pathsep.join([str(ROOT / "benchmarks"), *(p for p in sys.path if p)])
     env = os.environ | {
         "PYTHONPATH": path,
-        "NUMBA_CPU_NAME": cpu,
-        "NUMBA_CPU_FEATURES": ",".join(f"+{f}" for f in features.split(",")),
+        "GRAPHMILL_CPU": cpu,
+        "GRAPHMILL_CPU_FEATURES": ",".join(f"+{f}" for f in features.split(",")),
     }
     command = [sys.executable, "-c", EMIT, features, triple, json.dumps(families)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
