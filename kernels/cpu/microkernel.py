@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +62,11 @@ class Tiling:
 
 @functools.cache
 def host_features() -> frozenset[str]:
-    """The CPU features of this host, of which avx2, avx512f, f16c and fma are asked for: Linux and LLVM spell these alike, and what
-    only inspects a model need not import LLVM."""
+    """The CPU features to compile for, of which avx2, avx512f, f16c and fma are asked for: this host's, unless the environment says
+    others. Linux and LLVM spell these alike, and what only inspects a model need not import LLVM."""
+    given = os.environ.get("GRAPHMILL_CPU_FEATURES")
+    if given:
+        return frozenset(f[1:] for f in given.split(",") if f.startswith("+"))
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
             flags = next((line.partition(":")[2].split() for line in f if line.startswith("flags")), [])

@@ -1,7 +1,6 @@
 """Kernels of every family for machines that this one is not: emitted, not run.
 
-Each target has a process of its own, since the width of vectors is the process's. For aarch64 the LLVM
-module, which names nothing of a target, is given to that backend. What runs the tables (`launch.py`) is emitted as well.
+Each target has a process of its own, since the width of vectors is the process's. What runs the tables (`launch.py`) is emitted as well.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ import numerics
 from graphmill.engine import compiler
 from graphmill.engine.options import Options
 from graphmill.engine.report import CompileReport
-from graphmill.kernels.cpu import launch, microkernel, objects, vector
+from graphmill.kernels.cpu import launch, objects, vector
 
 features, triple, names = frozenset(sys.argv[1].split(",")), sys.argv[2], json.loads(sys.argv[3])
-microkernel.host_features = lambda: features
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 if triple.startswith(("aarch64", "riscv64")):
@@ -55,16 +53,15 @@ def texts(case):
         return e.args[0]
 
 
+if triple:
+    foreign = llvm.Target.from_triple(triple).create_target_machine(
+        features="+m,+a,+f,+d" if "riscv" in triple else "", opt=3, reloc="pic", codemodel="default")
+    objects._machine = lambda: foreign
+
+
 def emit(text):
     module, machine = objects._module(text, "gm_kernel")
     code = str(module)
-    if triple:
-        machine = llvm.Target.from_triple(triple).create_target_machine(
-            features="+m,+a,+f,+d" if "riscv" in triple else "", opt=3, reloc="pic", codemodel="default")
-        code = re.sub('target triple = ".*"', f'target triple = "{machine.triple}"', code)
-        code = re.sub('target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', code)
-        module = llvm.parse_assembly(code)
-        module.verify()
     data, assembly = machine.emit_object(module), machine.emit_assembly(module)
     objects.check_object(data)  # refers to nothing but the C library
     return {"elf": data[:4] == b"\\x7fELF", "machine": int.from_bytes(data[18:20], "little"), "undefined": sorted(objects.undefined_symbols(data)),
