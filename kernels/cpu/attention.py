@@ -26,6 +26,7 @@ ROWS = 48  # queries of a block, at most
 VECTORS = 2  # of a panel
 STAGE = 256  # keys of a stage of the second product
 SCORES_BYTES = 1 << 18  # what the scores of a block may take of the second-level cache
+LONG = 1 << 30  # multiplications of a tile, about, where tiles are many
 MAX_TILES, WANTED_TILES = 32, 12  # each has scratch memory for a head's keys and values
 SUMS = (("acc",), ("factor", 0), ("mul", 0, 1))  # the program of the second product
 
@@ -264,8 +265,9 @@ def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch
     scratch = _up(numbers * size, 64)
     ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
     pairs, blocks = q[0] * k[1], -(-groups * q[2] // block)
-    wanted = greatest(1, -(-WANTED_TILES // greatest(pairs, 1)))  # of a head: whole heads where there are enough
-    tiles = greatest(1, least(pairs * least(blocks, wanted), MAX_TILES))
+    # Whole heads where there are enough; where there is much to do, tiles that end now and then, so that a run can be stopped.
+    wanted = greatest(WANTED_TILES, least(pairs * groups * q[2] * total * _up(q[3] + v[3], wide) // LONG, MAX_TILES))
+    tiles = greatest(1, least(pairs * least(blocks, -(-wanted // greatest(pairs, 1))), MAX_TILES))
     return Launch(ints, tiles, scratch * tiles)
 
 
