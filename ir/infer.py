@@ -101,7 +101,7 @@ def _set_contents(node: Node, c: InferContext) -> None:
     if node.op.dims is None or len(node.results) != 1:
         return
     r = node.results[0]
-    if not isinstance(r.type, TensorType) or not r.type.dtype.is_integer:
+    if not isinstance(r.type, TensorType) or not (r.type.dtype.is_integer or r.type.dtype is BOOL):
         return
     try:
         found = node.op.dims(c)
