@@ -45,7 +45,7 @@ def watched() -> Iterator[list[Watch]]:
     from graphmill.kernels.cpu.launch import Schedule
 
     seen, asked = [Watch()], []
-    ask, bind, make, run = rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run
+    ask, bind, make, run = rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.advance
 
     def ask_watched(self: Any, frame: Any) -> Any:
         asked[:] = [self]
@@ -69,11 +69,12 @@ def watched() -> Iterator[list[Watch]]:
         seen[-1].recorded += 1
         make(self, *args)
 
-    def run_watched(self: Any, *args: Any) -> None:
-        seconds, _ = clocked(run, self, *args)
+    def run_watched(self: Any, *args: Any) -> Any:
+        seconds, done = clocked(run, self, *args)
         seen[-1].kernels += seconds
+        return done
 
-    rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run = (
+    rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.advance = (
         ask_watched,
         bind_watched,
         make_watched,
@@ -82,7 +83,7 @@ def watched() -> Iterator[list[Watch]]:
     try:
         yield seen
     finally:
-        rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.run = ask, bind, make, run
+        rebind.Recipes.bind, rebind.Recipe.bind, rebind.Recipe.__init__, Schedule.advance = ask, bind, make, run
 
 
 def measure(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
