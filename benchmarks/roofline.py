@@ -3,7 +3,7 @@
 usage: python benchmarks/roofline.py [--folder DIR] [--markdown docs/roofline.md] [--plot docs/roofline.svg] [--json OUT] [NAME ...]
 
 `peaks.py` measures what one core can do: multiply-adds in registers, bytes read from the second-level cache and from memory, a
-triad through memory. `profile_rows.py` times each kernel of a model within its run, on one thread, by CPU time. FLOPs are those of
+triad through memory. `profile_rows.py` times each kernel of a model within its run, on one thread. FLOPs are those of
 the operators' definitions, so that Winograd's convolutions, which multiply less, may stand above the peak; bytes are operands and
 results, each once, so that kernels whose operands are in a cache may stand above the memory's roof. A kernel that is limited by
 neither stands below both.

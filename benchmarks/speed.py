@@ -13,18 +13,15 @@ import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
 import realset
+from graphmill.engine.bench import Turn, take_turns
 
 Run = Callable[[], list[np.ndarray]]
-TURN = 0.05  # seconds
-CALM = 0.02  # seconds before a turn in which threads of the engine before it, which may spin, go to sleep
-SAMPLE = 1e-3  # seconds that one sample takes at least: runs that are shorter are timed in groups
 
 
 # ---- engines ----------------------------------------------------------------------------------------------------
@@ -70,46 +67,6 @@ def missing(engines: Iterable[str]) -> list[str]:
 # ---- timing -----------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Turn:
-    """Seconds of one run, once for each sample of a turn."""
-
-    wall: list[float]
-    cpu: list[float]
-
-
-def take_turn(run: Run, usual: float) -> Turn:
-    """A turn of an engine whose runs take about `usual` seconds. If short, an untimed one fills the caches first."""
-    started, turn, number = time.perf_counter(), Turn([], []), max(1, round(SAMPLE / usual))
-    if usual < TURN:
-        run()
-    while not turn.wall or time.perf_counter() - started < TURN:
-        cpu, wall = time.process_time(), time.perf_counter()
-        for _ in range(number):
-            run()
-        turn.wall.append((time.perf_counter() - wall) / number)
-        turn.cpu.append((time.process_time() - cpu) / number)
-    return turn
-
-
-def interleave(runs: dict[str, Run], seconds: float, threads: int, rounds: int) -> dict[str, list[Turn]]:
-    """The turns of each engine, A B C A B C ..., for `seconds` an engine, and at least so many rounds."""
-    usual = {}
-    for name, run in runs.items():
-        run()
-        started = time.perf_counter()
-        run()
-        usual[name] = max(time.perf_counter() - started, 1e-9)
-    turns: dict[str, list[Turn]] = {name: [] for name in runs}
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds * len(runs) or len(turns[next(iter(runs))]) < rounds:
-        for name, run in runs.items():
-            if threads > 1:
-                time.sleep(CALM)
-            turns[name].append(take_turn(run, usual[name]))
-    return turns
-
-
 def quartiles(x: Iterable[float]) -> list[float]:
     """The lower quartile, the median and the upper quartile, to five digits."""
     return [float(f"{q:.5g}") for q in np.quantile(list(x), (0.25, 0.5, 0.75))]
@@ -135,7 +92,7 @@ def measure(entry: dict[str, Any], folder: Path, engines: list[str], threads: in
             continue
         runs[name] = run
         out["engines"][name] = {"setup_s": round(time.perf_counter() - started, 2)}
-    turns = interleave(runs, seconds, threads, rounds) if runs else {}
+    turns = take_turns(runs, seconds, threads, rounds) if runs else {}
     for name, t in turns.items():
         for clock in ("wall", "cpu"):
             out["engines"][name][f"{clock}_ms"] = quartiles(1e3 * s for x in t for s in getattr(x, clock))

@@ -11,16 +11,13 @@ import click
 
 from .common import (
     Verb,
-    accuracy_option,
     clean,
-    json_option,
+    compiling_options,
     load_artifact,
     model_argument,
     parse_sizes,
     print_json,
     progress,
-    set_option,
-    target_option,
     was_given,
 )
 from .run_cmd import random_inputs, read_inputs
@@ -50,10 +47,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> li
 @click.option("--against", type=click.Choice(PEERS), help="Time this as well, taking turns.")
 @click.option("--profile", "profiled", is_flag=True, help="Time every kernel too.")
 @click.option("--trust", is_flag=True, help="Run the machine code that MODEL.gmill brings along.")
-@target_option
-@accuracy_option
-@set_option
-@json_option
+@compiling_options
 def bench(model: str, threads: list[int | None], seconds: float, shapes: tuple[str, ...], inputs: tuple[str, ...],
           archive: str | None, against: str | None, profiled: bool, trust: bool, target: str, accuracy: str, sizes: tuple[str, ...],
           as_json: bool) -> None:  # fmt: skip

@@ -25,6 +25,11 @@ accuracy_option = click.option("--accuracy", type=click.Choice(["fast", "strict"
 target_option = click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
 
 
+def compiling_options(command: Any) -> Any:
+    """What verbs take that compile and run: --target, --accuracy, --set, --json."""
+    return target_option(accuracy_option(set_option(json_option(command))))
+
+
 class Verb(click.Command):
     """A command whose errors are one typed line on stderr and status 2; with `--json` they are JSON on stdout as well."""
 

@@ -8,15 +8,12 @@ import click
 
 from .common import (
     Verb,
-    accuracy_option,
     clean,
-    json_option,
+    compiling_options,
     model_argument,
     parse_sizes,
     print_json,
     progress,
-    set_option,
-    target_option,
 )
 
 
@@ -27,10 +24,7 @@ from .common import (
 @click.option("--no-packed", is_flag=True, help="Leave packed constants out: half the size, slower to load.")
 @click.option("--strict-native", is_flag=True, help="Fail where a node has no native kernel.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node is served, and what was not in the cache, and why.")
-@target_option
-@accuracy_option
-@set_option
-@json_option
+@compiling_options
 def compile_(model: str, output: str, threads: int | None, no_packed: bool, strict_native: bool, verbose: bool, target: str,
              accuracy: str, sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
     """Compile MODEL and write it to FILE.gmill, which `graphmill run` and graphmill.load take."""

@@ -11,16 +11,13 @@ import click
 from .common import (
     LONGEST,
     Verb,
-    accuracy_option,
     clean,
-    json_option,
+    compiling_options,
     load_artifact,
     model_argument,
     parse_sizes,
     print_json,
     progress,
-    set_option,
-    target_option,
     was_given,
 )
 
@@ -38,10 +35,7 @@ if TYPE_CHECKING:
 @click.option("--strict-native", is_flag=True, help="Fail where a node has no native kernel.")
 @click.option("--trust", is_flag=True, help="Run the machine code that MODEL.gmill brings along.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node was served.")
-@target_option
-@accuracy_option
-@set_option
-@json_option
+@compiling_options
 def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | None, save: str | None, threads: int | None,
         strict_native: bool, trust: bool, verbose: bool, target: str, accuracy: str, sizes: tuple[str, ...],
         as_json: bool) -> None:  # fmt: skip

@@ -11,9 +11,18 @@ from typing import Any
 import numpy as np
 
 TURN = 0.05  # seconds of one way's runs before it is another's turn
-SAMPLE = 5e-4  # seconds that one sample takes at least: shorter runs are timed in groups
-CALM = 0.02  # seconds before a turn, in which threads that spin go to sleep
+CALM = 0.02  # seconds before a turn in which threads of the way before it, which may spin, go to sleep
+SAMPLE = 1e-3  # seconds that one sample takes at least: runs that are shorter are timed in groups
 LEAST_TURNS = 3
+
+
+@dataclass
+class Turn:
+    """Seconds of one run, once for each sample of a turn, and of how many runs the samples are."""
+
+    wall: list[float]
+    cpu: list[float]
+    runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,44 +44,55 @@ class Timing:
 def measure(ways: Mapping[str, Callable[[], Any]], seconds: float, threads: int = 1) -> tuple[dict[str, Timing], dict[str, float]]:
     """The timing of each way, for about so many seconds each, and how many times as long as the first each other way takes (the
     median over the rounds of turns)."""
-    groups = {name: _group(run) for name, run in ways.items()}
-    turns: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in ways}
-    ends = time.perf_counter() + seconds * len(ways)
+    turns = take_turns(ways, seconds, threads)
+    middles = {name: np.array([np.median(t.wall) for t in turns[name]]) for name in ways}
     first = next(iter(ways))
-    while time.perf_counter() < ends or len(turns[first]) < LEAST_TURNS:
+    return ({name: _timing(turns[name]) for name in ways},
+            {name: float(np.median(middles[name] / middles[first])) for name in ways if name != first})  # fmt: skip
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], Any]], seconds: float, threads: int, least: int = LEAST_TURNS
+) -> dict[str, list[Turn]]:
+    """The turns of each way, A B C A B C ..., for about so many seconds each, and at least so many rounds."""
+    usual = {name: _usual(run) for name, run in ways.items()}
+    turns: dict[str, list[Turn]] = {name: [] for name in ways}
+    ends = time.perf_counter() + seconds * len(ways)
+    while time.perf_counter() < ends or len(turns[next(iter(ways))]) < least:
         for name, run in ways.items():
             if threads > 1 and len(ways) > 1:
                 time.sleep(CALM)
-            turns[name].append(_turn(run, groups[name]))
-    timings = {name: _timing([s for t in turns[name] for s in t], groups[name]) for name in ways}
-    middles = {name: np.array([np.median([wall for wall, _ in turn]) for turn in turns[name]]) for name in ways}
-    return timings, {name: float(np.median(middles[name] / middles[first])) for name in ways if name != first}
+            turns[name].append(_turn(run, usual[name]))
+    return turns
 
 
-def _group(run: Callable[[], Any]) -> int:
-    """How many runs make a sample."""
+def _usual(run: Callable[[], Any]) -> float:
+    """About how many seconds a run takes, but for the first."""
     run()
     started = time.perf_counter()
     run()
-    return max(1, round(SAMPLE / max(time.perf_counter() - started, 1e-9)))
+    return max(time.perf_counter() - started, 1e-9)
 
 
-def _turn(run: Callable[[], Any], group: int) -> list[tuple[float, float]]:
-    """Wall and CPU seconds of a run, for each sample of a turn."""
-    samples: list[tuple[float, float]] = []
-    started = time.perf_counter()
-    while not samples or time.perf_counter() - started < TURN:
+def _turn(run: Callable[[], Any], usual: float) -> Turn:
+    """A turn of a way whose runs take about `usual` seconds. If that is short, an untimed one fills the caches first."""
+    started, turn, number = time.perf_counter(), Turn([], []), max(1, round(SAMPLE / usual))
+    if usual < TURN:
+        run()
+    while not turn.wall or time.perf_counter() - started < TURN:
         cpu, wall = time.process_time(), time.perf_counter()
-        for _ in range(group):
+        for _ in range(number):
             run()
-        samples.append(((time.perf_counter() - wall) / group, (time.process_time() - cpu) / group))
-    return samples
+        turn.wall.append((time.perf_counter() - wall) / number)
+        turn.cpu.append((time.process_time() - cpu) / number)
+        turn.runs += number
+    return turn
 
 
-def _timing(samples: list[tuple[float, float]], group: int) -> Timing:
-    wall, cpu = np.array(samples).T
+def _timing(turns: list[Turn]) -> Timing:
+    wall, cpu = ([s for t in turns for s in getattr(t, clock)] for clock in ("wall", "cpu"))
     low, middle, high = np.quantile(wall, (0.1, 0.5, 0.9)).tolist()
-    return Timing(low, middle, high, float(np.median(cpu)), 1 / float(wall.mean()), len(samples) * group)
+    return Timing(low, middle, high, float(np.median(cpu)), 1 / float(np.mean(wall)), sum(t.runs for t in turns))
 
 
 def peak_memory() -> int | None:

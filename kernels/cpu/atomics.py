@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir
 
 from .emit import Ty, Val
-from .language import BOOL, I64, Intrinsic
+from .values import BOOL, I64, Intrinsic
 
 _I32, _I64, _PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
 _KERNEL = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64])

@@ -17,10 +17,10 @@ from ...ir.reduction import Reduction
 from ...ir.types import BOOL, F32, FLOATS, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import PAD
-from .microkernel import tiling
 from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
 from .printer import literal
 from .target import serves
+from .tiling import tiling
 
 ROWS = 48  # queries of a block, at most
 VECTORS = 2  # of a panel

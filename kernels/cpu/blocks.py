@@ -16,8 +16,8 @@ from ...ir.recording import greatest, least
 from ...ir.types import DType
 from ..spec import Launch
 from .epilogue import Builder
-from .microkernel import Tiling, tiling
 from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, tiles_for
+from .tiling import Tiling, tiling
 
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again
 FEWEST_ROWS = 96  # of a block that is one of several

@@ -9,7 +9,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from .microkernel import IDENTITY, Program, _Emit, _intrinsic, _name, operand_count, run_program
+from .emitter import Emitter, intrinsic, name_of
+from .program import IDENTITY, Program, operand_count, run_program
 
 Stage = tuple[tuple[float, ...], ...]
 
@@ -22,13 +23,13 @@ def combine(lanes: int, stages: tuple[Stage, ...], program: Program = IDENTITY) 
 
     for f32 vectors: the numbers at `target[j] + target_at` are the stages' combinations of those at `source[k] + source_at`, and
     `nbytes` (a multiple of a vector's) of each follow. `source` and `target` are tables of addresses. The program (see
-    microkernel.py) is applied to the results; operands along the columns are read from `channel_at` bytes on, those of kind
+    program.py) is applied to the results; operands along the columns are read from `channel_at` bytes on, those of kind
     "full" are given as distances in bytes from the target. Results are stored from the last to the first, so that those which
     are not wanted may be given the address of one before.
     """
 
     def build(builder: Any, args: Sequence[Any]) -> None:
-        e = _Emit(builder, "f32", lanes)
+        e = Emitter(builder, "f32", lanes)
         nbytes, source, source_at, target, target_at, channel_at, *operands = args
         sources = [e.at(e.pointer(e.load_int(e.pointer(source), 8 * k)), source_at) for k in range(len(stages[0][0]))]
         targets = [e.at(e.pointer(e.load_int(e.pointer(target), 8 * j)), target_at) for j in range(len(stages[-1]))]
@@ -45,10 +46,10 @@ def combine(lanes: int, stages: tuple[Stage, ...], program: Program = IDENTITY) 
 
         e.loop(e.b.sdiv(nbytes, e.int(lanes * e.item)), [], vector)
 
-    return _intrinsic(_name("combine", lanes, stages, program), 6 + operand_count(program), build)
+    return intrinsic(name_of("combine", lanes, stages, program), 6 + operand_count(program), build)
 
 
-def _weighted_sum(e: _Emit, weights: Sequence[float], values: Sequence[Any]) -> Any:
+def _weighted_sum(e: Emitter, weights: Sequence[float], values: Sequence[Any]) -> Any:
     """The sum of the values times their weights, without those of weight 0; terms of weight 1 come first and cost no product."""
     terms = sorted(((w, v) for w, v in zip(weights, values, strict=True) if w), key=lambda term: term[0] != 1)
     total = None
@@ -63,7 +64,7 @@ def _weighted_sum(e: _Emit, weights: Sequence[float], values: Sequence[Any]) -> 
     return total
 
 
-def _store(e: _Emit, program: Program, value: Any, place: Any, channel_at: Any, operands: Sequence[Any]) -> None:
+def _store(e: Emitter, program: Program, value: Any, place: Any, channel_at: Any, operands: Sequence[Any]) -> None:
     from .emit import Val
 
     def leaf(kind: str, k: int = 0) -> Any:

@@ -17,8 +17,9 @@ from .conv import GEOMETRY, geometry, grouped_weight
 from .direct import build_direct
 from .epilogue import Builder, Site
 from .gemm import computing
-from .microkernel import LEAVES, tiling
 from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
+from .program import LEAVES
+from .tiling import tiling
 
 
 def is_depthwise(site: Site) -> bool:

@@ -17,8 +17,8 @@ from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry, grouped_weight
 from .epilogue import Builder, Site
-from .microkernel import tiling
 from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
+from .tiling import tiling
 
 PIXELS = {False: 4, True: 6}  # of a tile of two vectors, by `spread`: sums, weights and an input stay in registers
 ALONE = 4  # vectors of a tile of one pixel

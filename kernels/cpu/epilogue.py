@@ -18,8 +18,8 @@ from ...ir.scalar import LOGIC, TEST, UNARY, Expr, trace
 from ...ir.symbols import DimLike
 from ...ir.types import FLOATS, Shape, TensorType
 from ..spec import Refusal
-from .microkernel import Program
 from .operands import slot_of
+from .program import Program
 
 APPLIED = (UNARY - {"bitnot"}) | LOGIC | TEST | {
     "add", "sub", "mul", "div", "floordiv", "mod", "fmod", "min", "max", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where", "not",

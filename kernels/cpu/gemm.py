@@ -13,9 +13,9 @@ from ...ir.types import FLOATS, INTEGERS, TensorType
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .blocks import Nest, Shape, launch, nest_text
 from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
-from .microkernel import Tiling
 from .operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from .target import serves
+from .tiling import Tiling
 
 ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
 

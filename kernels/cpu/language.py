@@ -6,14 +6,13 @@ it says; it may hold values of several types one after the other, but not where 
 `while`, `for ... in range` (with a constant step), `break`, `continue`, `return`, `and`, `or`, `not`, conditional expressions, and
 calls of the prelude (vector.py), of subroutines (expanded where they are called), of types (`f32(x)`), `min`, `max`, `abs`.
 
-Integers wrap at 64 bits; `//` and `%` round down as Python's do, and give 0 for a divisor of 0. What is known when a text is
-compiled is computed then, and of an `if` that hangs on it only one side is compiled.
+What is known when a text is compiled is computed then, and of an `if` that hangs on it only one side is compiled. What operators
+do is in values.py.
 """
 
 from __future__ import annotations
 
 import ast
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,31 +20,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from .emit import Ty, Val, convert
-
-I64, F64, BOOL = Ty("i", 64), Ty("f", 64), Ty("u", 1)
-_LLVM_I64 = I64.llvm
-
-
-class KernelTypeError(Exception):
-    """What a text does makes no sense in this language."""
-
-
-@dataclass(frozen=True)
-class Intrinsic:
-    """A name that stands for code: `typed(*types)` gives the types that its operands are converted to (and checks them),
-    `emit(builder, values)` its value (None: it has none)."""
-
-    name: str
-    typed: Callable[..., Sequence[Ty]]
-    emit: Callable[[ir.IRBuilder, list[Val]], Val | None]
-
-
-@dataclass(frozen=True)
-class Macro:
-    """A name that stands for code and takes constants."""
-
-    emit: Callable[..., Val]
+from .emit import Ty, Val
+from .values import BOOL, BUILTIN, COMPARED, I64, Intrinsic, KernelTypeError, Macro, binary, cast, compare, lift, truth
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,7 @@ def compile_text(text: str, names: dict[str, Any], entry: str) -> ir.Module:
         else:
             exec(compile(ast.Module([node], []), "<kernel>", "exec"), names)
     module = ir.Module(entry)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_LLVM_I64] * 3), entry)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64.llvm] * 3), entry)
     function.attributes.add("nounwind")
     cells = function.append_basic_block("entry")  # of variables
     start = function.append_basic_block("start")
@@ -93,142 +69,6 @@ def _let_contract(function: ir.Function) -> None:
         for i in block.instructions:
             if i.opname in ("fadd", "fsub", "fmul", "fdiv", "frem", "fcmp") and not i.flags:
                 i.flags = ["contract"]
-
-
-# ---- values -----------------------------------------------------------------------------------------------------
-
-
-def lift(b: ir.IRBuilder, x: Any, like: Ty | None = None) -> Val:
-    """A value of what is known already: an i64, f64 or truth value, or a scalar like another's."""
-    if isinstance(x, Val):
-        return x
-    if isinstance(x, bool):
-        return Val(b, ir.Constant(BOOL.llvm, int(x)), BOOL)
-    if isinstance(x, int):
-        t = like if like is not None and like.kind == "f" else I64
-        return Val(b, ir.Constant(t.elem, float(x) if t.kind == "f" else (x + 2**63) % 2**64 - 2**63), t.of_lanes(0))
-    if isinstance(x, float):
-        t = F64 if like is None or like.kind != "f" else like.of_lanes(0)
-        return Val(b, ir.Constant(t.llvm, x), t)
-    raise KernelTypeError(f"{x!r} is no value")
-
-
-def cast(x: Val, t: Ty) -> Val:
-    """A value as another type: integers are cut or extended, floats rounded; a scalar becomes a vector."""
-    same = t.of_lanes(x.t.lanes)
-    if x.t != same:
-        x = convert(x, same.kind, same.bits) if same != BOOL else x.cmp("!=", 0)
-    return x.spread(t.lanes) if t.lanes else x
-
-
-def promoted(b: ir.IRBuilder, *xs: Any) -> list[Val]:
-    """Scalars as one type: integers as i64 (u64 where all are), floats as they are."""
-    floats = [x.t for x in xs if isinstance(x, Val) and x.t.kind == "f"]
-    values = [lift(b, x, floats[0] if floats else None) for x in xs]
-    types = {x.t for x in values}
-    if any(t.lanes for t in types):
-        raise KernelTypeError("operators take no vectors; call add, sub, lt, ...")
-    if len(types) == 1 and (floats or next(iter(types)).bits == 64):
-        return values
-    unsigned = [t for t in types if t == Ty("u", 64)]
-    constants = all(not isinstance(x, Val) and x >= 0 for x, v in zip(xs, values) if v.t != Ty("u", 64))
-    if floats or (unsigned and not constants):
-        raise KernelTypeError(f"operands of types {', '.join(sorted(str(t) for t in types))}; expected one: convert, as by i64(x)")
-    return [cast(x, unsigned[0] if unsigned else I64) for x in values]
-
-
-def truth(b: ir.IRBuilder, x: Any) -> Any:
-    """A value as a truth value; True or False where that is known."""
-    if not isinstance(x, Val):
-        return bool(x)
-    return x if x.t == BOOL else x.cmp("!=", 0)
-
-
-def floor_divide(a: Val, by: Any) -> Val:
-    """a // by."""
-    if isinstance(by, int) and by > 0:
-        if by & (by - 1) == 0:
-            return a >> (by.bit_length() - 1)
-        q = a / by
-        return q - cast((a - q * by).cmp("<", 0), I64)
-    d = _divisor(a, by)
-    q = a / d
-    r = a - q * d
-    q = q - cast(r.cmp("!=", 0) & (r ^ d).cmp("<", 0), I64)
-    return _guarded(a, by, q, -a)
-
-
-def modulo(a: Val, by: Any) -> Val:
-    """a % by, of the sign of `by`."""
-    if isinstance(by, int) and by > 0:
-        if by & (by - 1) == 0:
-            return a & (by - 1)
-        r = a % by
-        return r.cmp("<", 0).pick(r + by, r)
-    d = _divisor(a, by)
-    r = a % d
-    r = (r.cmp("!=", 0) & (r ^ d).cmp("<", 0)).pick(r + d, r)
-    return _guarded(a, by, r, a.lift(0))
-
-
-def _divisor(a: Val, by: Any) -> Val:
-    """`by` where the processor can divide by it: 1 for 0, and for -1, of which the quotient may not be representable."""
-    d = a.lift(by)
-    return (d.cmp("==", 0) | d.cmp("==", -1)).pick(1, d) if a.t.kind == "i" else d.cmp("==", 0).pick(1, d)
-
-
-def _guarded(a: Val, by: Any, value: Val, by_minus_one: Val) -> Val:
-    d = a.lift(by)
-    value = d.cmp("==", 0).pick(0, value)
-    return d.cmp("==", -1).pick(by_minus_one, value) if a.t.kind == "i" else value
-
-
-def _true_divide(a: Val, by: Any) -> Val:
-    if a.t.kind != "f":
-        raise KernelTypeError("integers are divided by //")
-    return a / by
-
-
-_KNOWN = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
-    ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor, ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift, ast.Div: operator.truediv,
-}  # fmt: skip
-_EMITTED: dict[type, Callable[[Val, Any], Val]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: floor_divide, ast.Mod: modulo,
-    ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor, ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift, ast.Div: _true_divide,
-}  # fmt: skip
-_COMPARED = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
-_COMPARED_KNOWN = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-def binary(b: ir.IRBuilder, op: type, x: Any, y: Any) -> Any:
-    if not isinstance(x, Val) and not isinstance(y, Val):
-        return _KNOWN[op](x, y)
-    if isinstance(x, Val) and isinstance(y, Val) and x.t == y.t == BOOL and op in (ast.BitAnd, ast.BitOr, ast.BitXor):
-        return _EMITTED[op](x, y)
-    v, w = promoted(b, x, y)
-    if v.t.kind == "f" and op not in (ast.Add, ast.Sub, ast.Mult, ast.Div):
-        raise KernelTypeError(f"{op.__name__} of floats; expected integers")
-    return _EMITTED[op](v, y if op in (ast.FloorDiv, ast.Mod) and isinstance(y, int) else w)
-
-
-def compare(b: ir.IRBuilder, op: str, x: Any, y: Any) -> Any:
-    if not isinstance(x, Val) and not isinstance(y, Val):
-        return _COMPARED_KNOWN[op](x, y)
-    v, w = (lift(b, x), lift(b, y)) if isinstance(x, Val) and isinstance(y, Val) and x.t == y.t else promoted(b, x, y)
-    return v.cmp(op, w)
-
-
-def extreme(b: ir.IRBuilder, op: str, xs: Sequence[Any]) -> Any:
-    """min or max of scalars."""
-    if not any(isinstance(x, Val) for x in xs):
-        return (min if op == "<" else max)(xs)
-    first, *rest = promoted(b, *xs)
-    for x in rest:
-        first = x.cmp(op, first).pick(x, first)
-    return first
 
 
 # ---- statements -------------------------------------------------------------------------------------------------
@@ -468,7 +308,7 @@ class _Body:
 
         def test(op: ast.cmpop, side: ast.expr) -> Any:
             right = self.value(side)
-            out = compare(self.b, _COMPARED[type(op)], left[0], right)
+            out = compare(self.b, COMPARED[type(op)], left[0], right)
             left[0] = right
             return out
 
@@ -540,8 +380,8 @@ class _Body:
         if e.keywords or not isinstance(e.func, ast.Name):
             raise KernelTypeError("a call is of a name, without keywords")
         args = [self.value(a) for a in e.args]
-        if e.func.id in _BUILTIN and e.func.id not in self.names:
-            return _BUILTIN[e.func.id](self.b, *args)
+        if e.func.id in BUILTIN and e.func.id not in self.names:
+            return BUILTIN[e.func.id](self.b, *args)
         callee = self.of_Name(e.func)
         if isinstance(callee, Ty):
             (x,) = args
@@ -555,17 +395,6 @@ class _Body:
         values = [lift(self.b, x) for x in args]
         try:
             wanted = callee.typed(*(v.t for v in values))
-        except TypeError as error:
-            raise KernelTypeError(f"{e.func.id}: {error}") from None
+        except (TypeError, KernelTypeError) as error:
+            raise KernelTypeError(f"{callee.name}: {error}") from None
         return callee.emit(self.b, [cast(v, t) for v, t in zip(values, wanted, strict=True)])
-
-
-def _absolute(b: ir.IRBuilder, x: Any) -> Any:
-    if not isinstance(x, Val):
-        return abs(x)
-    return x.intrinsic("fabs") if x.t.kind == "f" else x.cmp("<", 0).pick(-x, x)
-
-
-_BUILTIN: dict[str, Callable[..., Any]] = {
-    "min": lambda b, *xs: extreme(b, "<", xs), "max": lambda b, *xs: extreme(b, ">", xs), "abs": _absolute,
-}  # fmt: skip

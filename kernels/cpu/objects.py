@@ -27,8 +27,8 @@ from ..spec import KernelSource
 from .cache import explain_misses, read_cached, writable, write_cached
 
 # What machine code depends on beside the text.
-EMITTERS = ("atomics.py", "combine.py", "emit.py", "language.py", "microkernel.py", "objects.py", "polynomials.py", "shuffle.py",
-            "vector.py")  # fmt: skip
+EMITTERS = ("atomics.py", "combine.py", "emit.py", "emitter.py", "language.py", "microkernel.py", "objects.py", "polynomials.py",
+            "program.py", "shuffle.py", "tiling.py", "values.py", "vector.py", "windows.py")  # fmt: skip
 _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
 _LIBC = "memcpy memset memmove memcmp bzero clock_gettime sched_yield syscall"
@@ -121,17 +121,18 @@ def _module(text: str, entry: str) -> tuple[Any, Any]:
     """The optimised LLVM module of a kernel, its only visible function named `entry`, and the target machine."""
     import llvmlite.binding as llvm
 
-    from .language import KernelTypeError, compile_text
+    from .language import compile_text
+    from .values import KernelTypeError
     from .vector import prelude
 
+    machine = _machine()
     try:
         code = compile_text(text, prelude(text), entry)
-    except (KernelTypeError, SyntaxError) as e:
+        code.triple, code.data_layout = machine.triple, str(machine.target_data)
+        module = llvm.parse_assembly(str(code))
+        module.verify()
+    except (KernelTypeError, SyntaxError, RuntimeError) as e:  # RuntimeError: LLVM's word on an intrinsic that emits nonsense
         raise KernelCompileError(f"a kernel does not compile: {e}\n{text}") from e
-    machine = _machine()
-    code.triple, code.data_layout = machine.triple, str(machine.target_data)
-    module = llvm.parse_assembly(str(code))
-    module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization, options.slp_vectorization = True, False
     builder = llvm.create_pass_builder(machine, options)

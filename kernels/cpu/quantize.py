@@ -123,6 +123,20 @@ def _blocked(node: Node, e: Expr, axis: int, block: int) -> KernelSource | Refus
 
 # ---- dynamic_quantize_linear ------------------------------------------------------------------------------------
 
+# How the numbers from low to high (of which 0 is one) become u8.
+RANGE = """
+@function
+def step_of(low, high):
+    return f32(1) if low == high else div(sub(high, low), f32(255))
+
+
+@function
+def zero_point(low, step):
+    zero = rint(div(neg(low), step))
+    return to_f32(to_u8(minimum(maximum(zero, f32(0)), f32(255))))
+
+
+"""
 # One tile finds the range; NaN, which the reference passes on, makes every comparison with it false.
 _DYNAMIC = """
 def kernel(p, tile, ntiles):
@@ -143,9 +157,8 @@ def kernel(p, tile, ntiles):
         highs = maximum(highs, v)
     lo = hmin(lows)
     hi = hmax(highs)
-    scale = f32(1) if lo == hi else div(sub(hi, lo), f32(255))
-    zero = rint(div(neg(lo), scale))
-    zero = to_f32(to_u8(minimum(maximum(zero, f32(0)), f32(255))))
+    scale = step_of(lo, hi)
+    zero = zero_point(lo, scale)
     st_f32(param(p, 2), 0, scale)
     st_u8(param(p, 3), 0, to_u8(zero))
     for i in range(n):
@@ -164,7 +177,11 @@ def dynamic(node: Node) -> KernelSource | Refusal:
     body = Printer()
     out = body.value(e, [body.let("get_f32(x, i)"), "scale", body.let("to_u8(zero)")])
     lines = [*body.lines, f"put_u8(y, i, {out})"]
-    text = _DYNAMIC.lstrip("\n").replace("FIRST", str(first_int(node))).replace("BODY", "\n        ".join(lines))
+    text = (
+        (RANGE.lstrip("\n") + _DYNAMIC.lstrip("\n"))
+        .replace("FIRST", str(first_int(node)))
+        .replace("BODY", "\n        ".join(lines))
+    )
 
     def bound(call: Call) -> Launch:
         n = 1

@@ -19,6 +19,7 @@ from ...ir.core import Node
 from ...ir.types import F32
 from ..spec import Call, KernelSource, Launch, Refusal
 from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
+from .quantize import RANGE
 from .rnn import ACTIVATIONS, indent, panel_vectors, panel_width
 from .target import serves
 
@@ -64,9 +65,8 @@ def quantize(source, rows, count, pitch, out, out_pitch):
             highs = maximum(highs, v)
     low = hmin(lows)
     high = hmax(highs)
-    step = f32(1) if low == high else div(sub(high, low), f32(255))
-    zero = rint(div(neg(low), step))
-    zero = to_f32(to_u8(minimum(maximum(zero, f32(0)), f32(255))))
+    step = step_of(low, high)
+    zero = zero_point(low, step)
     for r in range(rows):
         for i in range(0, count, LANES):
             v = add(rint(div(ldm_f32(source, r * pitch + i, count - i), splat(step))), splat(zero))
@@ -266,7 +266,13 @@ def build(node: Node) -> KernelSource | Refusal:
         return refusal
     width, vectors, byte = panel_width(F32), panel_vectors(F32), node.operands[1].tensor.dtype.name
     words = _words(node, directions) | {"BODY": indent("\n".join(_cell(node, activations)), 24)}
-    text = _multiply(1, vectors, byte) + _multiply(2, vectors, byte) + _QUANTIZE.lstrip("\n") + _SCALE.lstrip("\n")
+    text = (
+        _multiply(1, vectors, byte)
+        + _multiply(2, vectors, byte)
+        + RANGE.lstrip("\n")
+        + _QUANTIZE.lstrip("\n")
+        + _SCALE.lstrip("\n")
+    )
     text += fill_in(_KERNEL.lstrip("\n"), **words)
     text = fill_in(text, FIRST=first_int(node), WIDTH=width).replace("BYTE", byte)
 

@@ -15,9 +15,9 @@ from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.types import F32, F64, DType
 from ..spec import Call, KernelSource, Launch, Refusal
-from .microkernel import tiling
 from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
 from .target import serves
+from .tiling import tiling
 
 CHUNK_BYTES = 1 << 18  # what the sums of a chunk of steps may take of the second-level cache
 BLOCK = 8  # batch rows that go through the steps together

@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from .emit import Val
-from .language import I64, Intrinsic
+from .values import I64, Intrinsic
 
 _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 

@@ -17,7 +17,7 @@ from ..spec import KernelSource, Refusal
 Builder = Callable[[Node], KernelSource | Refusal]
 _BUILDERS: dict[str, Builder] = {}
 # What compiles kernels, and so needs llvmlite; all other files of this folder are imported for the first node asked for.
-COMPILING = frozenset({"atomics", "emit", "language", "polynomials", "shuffle", "vector", "objects", "worker"})
+COMPILING = frozenset({"atomics", "emit", "language", "polynomials", "shuffle", "values", "vector", "objects", "worker"})
 # Functions of kernel texts that round worse than others (`polynomials.py`), and what accuracy="strict" takes instead.
 REDUCED = {"softmax_exp": "exp"}
 _loaded = False

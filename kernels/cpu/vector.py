@@ -27,18 +27,18 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 
 from . import emit
 from .emit import Ty, Val
-from .language import BOOL, I64, Intrinsic, KernelTypeError, Macro, subroutine
+from .language import subroutine
 from .polynomials import LIBM, function, softmax_exp
+from .tiling import host_features, tiling
+from .values import BOOL, I64, Intrinsic, KernelTypeError, Macro
 
 SMALL = frozenset({*emit.SMALL_FLOATS, "f8e8m0"})
 REGISTERS: dict[str, Ty] = {
@@ -51,19 +51,7 @@ NARROW = {"i4": 4, "i2": 2, "u4": 4, "u2": 2}
 _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
-def host_features() -> frozenset[str]:
-    """The CPU features to compile for: the host's, unless the environment says others."""
-    listed = os.environ.get("GRAPHMILL_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
-    return frozenset(f[1:] for f in listed.split(",") if f.startswith("+"))
-
-
-def host_lanes() -> int:
-    """f32 elements of the host's widest vector register that is worth using."""
-    features = host_features()
-    return 16 if {"avx512f", "avx512vl"} <= features else 8 if "avx2" in features else 4
-
-
-LANES = host_lanes()
+LANES = tiling(4).lanes  # f32 elements of the widest vector register that is worth using
 HALF = "f16c" in host_features()  # conversion instructions for f16
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .microkernel import IDENTITY, Program, _Emit, _intrinsic, _name, _Place, _store_tile, operand_count
+from .emitter import Emitter, intrinsic, name_of
+from .program import IDENTITY, Place, Program, operand_count, store_tile
 
 WRITTEN_OUT = 3  # lines of a window, up to which there is no loop over them: leaving it costs as much as one of them
 
@@ -36,7 +37,7 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int,
     window = _Window(px, nv, taps, stride, dilation)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
-        e = _Emit(builder, memory, lanes)
+        e = Emitter(builder, memory, lanes)
         blocks, lines, pixels, lists, pitch, x, ahead, w, w_pitch, c, c_line, c_step, c_at, ncols, *operands = args
         tiles = e.b.sdiv(e.b.add(pixels, e.int(px - 1)), e.int(px))
         last_pixel = e.b.sub(pixels, e.int(px))  # the last tile reaches back over pixels that have been done
@@ -74,9 +75,9 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int,
                         for i in range(min(px * stride, window.places)):
                             e.prefetch(e.at(last(i), ahead))
                     results = e.at(to, e.b.mul(first, c_step))
-                    place = _Place(lambda i: e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i)), None, column_at,
+                    place = Place(lambda i: e.at(results, e.b.mul(c_step, e.int(i) if isinstance(i, int) else i)), None, column_at,
                                    columns, operands)  # fmt: skip
-                    _store_tile(e, program, flat, nv, place, masked)
+                    store_tile(e, program, flat, nv, place, masked)
                     return []
 
                 if height > WRITTEN_OUT:
@@ -94,8 +95,8 @@ def line_tile(memory: str, lanes: int, px: int, nv: int, height: int, taps: int,
 
         e.loop(blocks, [], block)
 
-    name = _name("line", memory, lanes, px, nv, height, taps, stride, dilation, masked, program)
-    return _intrinsic(name, 14 + operand_count(program), build)
+    name = name_of("line", memory, lanes, px, nv, height, taps, stride, dilation, masked, program)
+    return intrinsic(name, 14 + operand_count(program), build)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class _Window:
     def places(self) -> int:
         return (self.px - 1) * self.stride + (self.taps - 1) * self.dilation + 1
 
-    def multiply(self, e: _Emit, place: Callable[[int], Any], weights: Any, w_pitch: Any, masks: Sequence[Any], acc: list) -> list:
+    def multiply(
+        self, e: Emitter, place: Callable[[int], Any], weights: Any, w_pitch: Any, masks: Sequence[Any], acc: list
+    ) -> list:
         """The sums `acc[pixel * nv + vector]` with the products of one line, whose addresses `place` loads one by one."""
         acc, vectors = list(acc), range(self.nv)
         taps = [e.at(weights, e.b.mul(w_pitch, e.int(k))) for k in range(self.taps)]

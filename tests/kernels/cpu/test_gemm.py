@@ -10,8 +10,8 @@ from graphmill.ir.layout import channels_last
 from graphmill.ir.op import OPS
 from graphmill.ir.types import F32, TensorType, dtype_of
 from graphmill.kernels.cpu.gemm import can_fuse_epilogue, pack_panels
-from graphmill.kernels.cpu.microkernel import Tiling
 from graphmill.kernels.cpu.target import select
+from graphmill.kernels.cpu.tiling import Tiling
 from graphmill.kernels.spec import KernelSource, Refusal
 
 from .harness import assert_close, check_native, make_node, reference, run_kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -103,6 +104,22 @@ def test_the_key_depends_on_the_features_of_the_cpu(monkeypatch):
         monkeypatch.undo()
         objects._environment.cache_clear()
     assert objects.object_key(text) == key != objects.object_key(text + "\n")
+
+
+def test_the_key_covers_all_files_that_make_code():
+    """Whatever vector.py, language.py and the files that vector.py names import from this folder, but for the cache itself."""
+    from graphmill.kernels.cpu import vector
+
+    folder, todo = Path(objects.__file__).parent, ["vector", "language", "objects", *vector.ELSEWHERE]
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in seen and (folder / f"{name}.py").exists():
+            seen.add(name)
+            tree = ast.parse((folder / f"{name}.py").read_text())
+            found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1]
+            todo += [m for n in found for m in ([n.module] if n.module else [a.name for a in n.names])]
+    assert {f"{n}.py" for n in seen - {"cache"}} == set(objects.EMITTERS)
 
 
 # ---- the cache's upkeep -----------------------------------------------------------------------------------------
