@@ -19,7 +19,7 @@ from ...ir.passes.decompose import OPENERS
 from ...ir.rewrite import Builder, Refusal, refuse
 from ...ir.symbols import exact_quotient
 from ...ir.types import BF16, F16, F32, F64, TensorType
-from .copying import copy_nodes
+from .copying import Portable
 from .declared import type_proto
 from .functions import newest_opsets, opsets_of, schema_function
 from .openings import OPENINGS, Place
@@ -214,7 +214,7 @@ def _splice(body: Module, operands: list[Value], b: Builder) -> list[Value]:
     values = dict(zip(body.main.inputs, operands, strict=True))
     for c in body.consts.values():
         values[c] = b.const(c.const)  # type: ignore[arg-type]
-    b.added += (made := copy_nodes(body.main, b.graph, values, b.before))
+    b.added += (made := Portable().nodes(body.main, b.graph, values, b.before))
     for n in made:
         for inner in (n, *(m for r in n.regions for m in r.walk())):
             inner.locs = b.locs

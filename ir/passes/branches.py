@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import ClassVar
 
+from ..copying import Copier, Values
 from ..core import Graph, Module, Node, Value
 from ..errors import GraphmillError
 from ..infer import infer_node
@@ -22,8 +23,6 @@ from .manager import Context, make_pass, register
 
 MOST_SPLITS, MOST_NODES = 8, 512  # of a module; that one split copies
 MOST_MODULE, MOST_TRIED = 4096, 64  # nodes of a module, which is copied to try; `if` nodes that are looked at
-
-Values = dict[Value, Value]
 
 
 @register
@@ -70,7 +69,7 @@ def _typed_branches(node: Node, ctx: Context) -> tuple[int, ...]:
     for branches in ((0, 1), (0,), (1,)):
         if not any(_ranked(v) for k in branches for v in node.regions[k].outputs):
             continue
-        trial, trial_ctx = _copied(module), replace(ctx, log=DecisionLog())
+        trial, trial_ctx = Copier().module(module), replace(ctx, log=DecisionLog())
         trial_ctx.budget = ctx.budget
         try:
             _split(next(islice(trial.walk(), at, None)), branches)
@@ -114,17 +113,15 @@ def _split(node: Node, typed: Sequence[int]) -> list[str]:
     assert graph is not None
     results = [r for n in (node, *after) for r in n.results if any(g is graph for g, _ in r.output_of)]
     copies: list[str] = []
-    regions = []
+    regions, copier = [], _Retyped()
     for k, branch in enumerate(node.regions):
         copy, values = Graph(branch.name, branch.module), dict[Value, Value]()
         if k in typed:
-            for n in branch:
-                _copy(n, copy, values)
+            copier.nodes(branch, copy, values)
             values.update((r, values.get(v, v)) for r, v in zip(node.results, branch.outputs, strict=True))
         else:
-            _copy(node, copy, values)
-        for n in after:
-            _copy(n, copy, values)
+            copier.node(node, copy, values)
+        copier.nodes(after, copy, values)
         if k not in typed:
             copies = [n.name for n in copy.walk() if n.op.name == "if"]
         copy.set_outputs(values[r] for r in results)
@@ -140,39 +137,13 @@ def _split(node: Node, typed: Sequence[int]) -> list[str]:
     return copies
 
 
-# ---- copies -----------------------------------------------------------------------------------------------------
+class _Retyped(Copier):
+    """Copies nodes and types them anew; regions keep the types of their inputs. Raises GraphmillError where a type is wrong."""
 
-
-def _copy(node: Node, to: Graph, values: Values, known: bool = False) -> Node:
-    """A copy at the end of a graph that reads the copies of what the node read; with its types, if they are `known`, or typed anew.
-    Raises GraphmillError."""
-    regions = [_copy_region(r, to.module, values, known) for r in node.regions]
-    operands = [None if v is None else values.get(v, v) for v in node.operands]
-    names, types = [r.name for r in node.results], [r.type for r in node.results]
-    new = to.add(node.op, operands, dict(node.attrs), names=names, types=types if known else None, regions=regions, locs=node.locs)
-    for old, r in zip(node.results, new.results, strict=True):
-        values[old], r.dims = r, old.dims
-    if not known:
-        infer_node(new)
-    return new
-
-
-def _copy_region(region: Graph, module: Module, values: Values, known: bool) -> Graph:
-    graph = Graph(region.name, module)
-    values.update((v, graph.add_input(v.name, v.type)) for v in region.inputs)
-    for n in region:
-        _copy(n, graph, values, known)
-    graph.set_outputs(values.get(v, v) for v in region.outputs)
-    return graph
-
-
-def _copied(module: Module) -> Module:
-    """A copy of a module that shares the contents of constants."""
-    out = Module(module.name, module.opsets)
-    out.meta, out.output_names, out.symbols = dict(module.meta), list(module.output_names), dict(module.symbols)
-    values: Values = {v: out.main.add_input(v.name, v.type) for v in module.main.inputs}
-    values |= {v: out.add_const(v.name, v.const, v.tensor) for v in module.consts.values()}  # type: ignore[arg-type]
-    for n in module.main:
-        _copy(n, out.main, values, known=True)
-    out.main.set_outputs(values[v] for v in module.main.outputs)
-    return out
+    def node(self, node: Node, to: Graph, values: Values, before: Node | None = None) -> list[Node]:
+        found = super().node(node, to, values, before)
+        for new in found:
+            for r in new.results:
+                r.type = None
+            infer_node(new)
+        return found
