@@ -21,9 +21,11 @@ from ..ir.layout import physical
 from ..ir.recording import Tape, is_size, value_of
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import I64, TensorType
-from ..kernels.spec import Call
+from ..kernels.cpu.boxes import Box, Mover
+from ..kernels.spec import Call, Launch
 from .bound import BYTE, Place
 from .memory import Buffer, aligned_copy
+from .pieces import compute_within, kept_values, piece
 from .steps import Frame, KernelStep, Shaped, SizeStep, Step, ViewStep, nbytes_of_shape, result_shapes
 
 MOST_CONTENTS = 1 << 12  # elements of an operand whose contents are part of a signature
@@ -58,6 +60,7 @@ class Binder:
         self.frame = Frame({}, dict(frame.symbols), frame.budget)  # of values without contents
         self.places: dict[Value, Place] = {}
         self.outside = set(reads)
+        self._kept = kept_values(steps)
         self.rows: list[Row] = []
         self.buffers: list[Buffer] = []
         self.claims: list[int] = []
@@ -162,7 +165,7 @@ class Binder:
         else:
             p = self.places[operand]
             array = None if p.array is None else p.array.reshape(shape)
-            self.places[result] = Place(shape, p.dtype, p.buffer, p.outer, array, p.sizes)
+            self.places[result] = Place(shape, p.dtype, p.buffer, p.outer, array, p.sizes, p.at)
         if isinstance(x, Shaped):
             contents = None if x.contents is None else x.contents.reshape(tuple(int(d) for d in shape))
             self.frame.values[result] = Shaped(shape, x.dtype, contents)
@@ -171,26 +174,56 @@ class Binder:
         bind_dims(result.tensor, logical, self.frame.symbols)
 
     def _kernel(self, step: KernelStep) -> None:
-        node, source, k = step.node, step.source, len(self.rows)
+        node, source = step.node, step.source
         host = {i: self._contents(v) for i, v in enumerate(node.operands) if i in source.host and v is not None}
         shapes = result_shapes(node, self.frame)
         sizes = [nbytes_of_shape(shape, v.tensor.dtype) for v, shape in zip(node.results, shapes)]
         self._claim(step, sum(sizes))
-        launch = source.bind(Call([self._shape(v) for v in node.operands], shapes, host))
+        call = Call([self._shape(v) for v in node.operands], shapes, host)
+        operands = [self._operand(step, i) for i, v in enumerate(node.operands) if v is not None]
+        if isinstance(source, Mover):
+            self._move(step, source, call, operands)
+            return
+        launch = source.bind(call)
         self._claim(step, sum(sizes) + launch.scratch)
-        pointers = [self._operand(step, i) for i, v in enumerate(node.operands) if v is not None]
-        for p in pointers:
+        self._row(step, operands, [self._result(v, shape) for v, shape in zip(node.results, shapes)], launch)
+
+    def _move(self, step: KernelStep, source: Mover, call: Call, operands: list[Place]) -> None:
+        """Copies only what must be copied (see `pieces.py`)."""
+        boxes, results = list(source.boxes(call)), list[Place]()
+        for slot, (v, shape) in enumerate(zip(step.node.results, call.results), len(operands)):
+            mine = [b for b in boxes if b.dst == slot]
+            place = None if v in self._kept else piece(mine, operands, physical(shape, v.tensor.layout), v.tensor.dtype.np)
+            if place is not None:
+                boxes = [b for b in boxes if b.dst != slot]
+            results.append(self._result(v, shape, place))
+        free = [v not in self._kept for v in step.node.operands if v is not None]
+
+        def copied(b: Box) -> bool:
+            return isinstance(b.src, bytes) or not (
+                free[b.src] and compute_within(operands[b.src], results[b.dst - len(operands)], b)
+            )
+
+        boxes = [b for b in boxes if copied(b)]
+        if boxes:
+            self._row(step, operands, results, source.copy(boxes))
+
+    def _result(self, v: Value, shape: tuple[int, ...], place: Place | None = None) -> Place:
+        """The place of a result of the row that comes next, in a buffer of its own if it is not given."""
+        t = v.tensor
+        at = physical(shape, t.layout)
+        self.places[v] = place or Place(at, t.dtype.np, self._buffer(nbytes_of_shape(shape, t.dtype)))
+        self.frame.values[v] = Shaped(at, t.dtype.np)
+        bind_dims(t, shape, self.frame.symbols)
+        return self.places[v]
+
+    def _row(self, step: KernelStep, operands: list[Place], results: list[Place], launch: Launch) -> None:
+        for p in operands:
             if p.buffer is not None:
-                p.buffer.last = k
-        for v, shape, n in zip(node.results, shapes, sizes):
-            at, dtype = physical(shape, v.tensor.layout), v.tensor.dtype.np
-            self.places[v] = Place(at, dtype, self._buffer(n, k))
-            self.frame.values[v] = Shaped(at, dtype)
-            bind_dims(v.tensor, shape, self.frame.symbols)
-        scratch = self._buffer(launch.scratch, k)
-        pointers += [self.places[v] for v in node.results]
-        pointers.append(Place((), BYTE, scratch))
-        pointers += [Place(t.shape, t.dtype, array=t) for t in step.tables]
+                p.buffer.root().last = len(self.rows)
+        scratch = self._buffer(launch.scratch)
+        tables = [Place(t.shape, t.dtype, array=t) for t in step.tables]
+        pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
         self.rows.append(Row(step, pointers, scratch, launch.ints, launch.tiles))
 
     def _claim(self, step: KernelStep, nbytes: int) -> None:
@@ -198,8 +231,9 @@ class Binder:
         self.frame.budget.check_bytes(step.name, value_of(nbytes))
         self.claims.append(nbytes)
 
-    def _buffer(self, nbytes: int, row: int) -> Buffer:
-        self.buffers.append(Buffer(nbytes, row, row))
+    def _buffer(self, nbytes: int) -> Buffer:
+        """Bytes that the row which comes next writes."""
+        self.buffers.append(Buffer(nbytes, len(self.rows), len(self.rows)))
         return self.buffers[-1]
 
     def _contents(self, v: Value) -> np.ndarray:

@@ -19,8 +19,8 @@ BYTE = np.dtype(np.uint8)
 
 @dataclass(slots=True)
 class Place:
-    """Where a value lies while its segment runs: in a buffer, in a value from outside (or a view of one), or in a known array.
-    While sizes are recorded, integers that follow from them are an array of objects, flat (see `steps.Shaped`)."""
+    """Where a value lies while its segment runs: in a buffer or a value from outside, from byte `at` on, or in a known array. While
+    sizes are recorded, integers that follow from them are an array of objects, flat (see `steps.Shaped`)."""
 
     shape: tuple[int, ...]  # physical
     dtype: np.dtype
@@ -28,6 +28,11 @@ class Place:
     outer: Value | None = None
     array: np.ndarray | None = None
     sizes: np.ndarray | None = None
+    at: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(slots=True)
@@ -36,7 +41,9 @@ class Parameters:
 
     words: np.ndarray  # parameters of all rows; addresses in the arena are relative to its start
     relative: np.ndarray  # 1 for each of the words that is such an address, 0 for the others
-    patched: list[tuple[int, int]]  # which of the words are addresses of inputs and outputs, and of which
+    patched: list[
+        tuple[int, int]
+    ]  # which of the words are addresses in inputs and outputs (now: in bytes from their start), of which
     table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
     keep: list[np.ndarray]  # what the other addresses point into
 
@@ -55,6 +62,7 @@ class Bound:
     arena: int  # bytes
     parameters: Parameters
     checked: list[tuple[int, KernelStep]]  # where in the arena a kernel says that its operands were wrong
+    kernels: list[KernelStep]  # of the rows of the table
 
     def run(self, frame: Frame) -> None:
         """Runs the segment in a frame. Raises RunError where a kernel found its operands' contents wrong."""
@@ -77,8 +85,8 @@ class Bound:
             return
         resolved = workspace.resolve(self)
         view = resolved.view
-        for word, i in self.parameters.patched:
-            view[word] = addresses[i]
+        for word, i, at in resolved.patches:
+            view[word] = addresses[i] + at
         resolved.schedule.run(threads, between)
         self.check(resolved)
 
@@ -92,12 +100,16 @@ class Bound:
         roots = dict(zip(self.outputs, memory))
         for v, p in self.results:
             if p.buffer is not None:
-                size = math.prod(p.shape) * p.dtype.itemsize
-                frame.values[v] = roots[p.buffer.root()][:size].view(p.dtype).reshape(p.shape)
+                frame.values[v] = _part(roots[p.buffer.root()], p, p.buffer.start() + p.at)
             else:
-                frame.values[v] = p.array if p.outer is None else frame.values[p.outer].reshape(p.shape)
+                frame.values[v] = p.array if p.outer is None else _part(frame.values[p.outer], p, p.at)
             frame.hold(v)
         for v in self.dead:
             frame.hold(v, -1)
             del frame.values[v]
         frame.symbols.update(self.symbols)
+
+
+def _part(a: np.ndarray, p: Place, at: int) -> np.ndarray:
+    """What lies at a place, from byte `at` of a contiguous array on. Strings, which no kernel moves, are only viewed whole."""
+    return a.reshape(p.shape) if a.dtype == object else a.reshape(-1).view(BYTE)[at : at + p.nbytes].view(p.dtype).reshape(p.shape)

@@ -30,6 +30,7 @@ class Draft:
     dead: list[Value]
     arena: int
     checked: list[tuple[int, KernelStep]]
+    kernels: list[KernelStep]
     words: list[Any]
     relative: np.ndarray
     patched: list[tuple[int, int]]
@@ -42,7 +43,7 @@ class Draft:
         table = _ints(self.table).reshape(-1, ROW)
         parameters = Parameters(_ints(self.words), self.relative, self.patched, table, self.keep)
         return Bound(self.stop, self.name, self.symbols, self.inputs, self.outputs, self.results, self.dead, self.arena,
-                     parameters, self.checked)  # fmt: skip
+                     parameters, self.checked, self.kernels)  # fmt: skip
 
 
 def _ints(x: list[Any]) -> np.ndarray:
@@ -55,7 +56,7 @@ def draft_of(b: Binder, place: Callable[[Iterable[Buffer]], int] = assign) -> Dr
     results = [(v, b.places[v]) for s in b.steps for v in s.node.results if v not in freed]
     for _, p in results:
         if p.buffer is not None:
-            p.buffer.last = FOREVER
+            p.buffer.root().last = FOREVER
     for row in b.rows:
         if row.step.source.checked:  # looked up when all rows have run
             row.scratch.last = len(b.rows)
@@ -68,7 +69,7 @@ def draft_of(b: Binder, place: Callable[[Iterable[Buffer]], int] = assign) -> Dr
     inputs = list(dict.fromkeys(p.outer for row in b.rows for p in row.pointers if p.outer is not None))
     keep = [p.array for row in b.rows for p in row.pointers if p.array is not None]
     draft = Draft(b.start + len(b.steps), b.steps[0].name, b.frame.symbols, inputs, outputs, results, dead, arena, checked,
-                  [], np.empty(0), [], [], keep, [])  # fmt: skip
+                  [row.step for row in b.rows], [], np.empty(0), [], [], keep, [])  # fmt: skip
     number: dict[Any, int] = {x: i for i, x in enumerate([*inputs, *outputs])}
     relative: list[int] = []
     for row in b.rows:
@@ -84,12 +85,13 @@ def _overwrite(b: Binder) -> None:
         node, result = row.step.node, b.places[row.step.node.results[0]].buffer
         present = [i for i, v in enumerate(node.operands) if v is not None]
         for i in row.step.source.in_place:
-            operand = row.pointers[present.index(i)].buffer
-            operand = None if operand is None else operand.root()
+            place = row.pointers[present.index(i)]
+            operand = None if place.buffer is None else place.buffer.root()
+            if operand is None or result is None or result.within is not None or operand.last != k:
+                continue
             same = [p for p in row.pointers if p.buffer is not None and p.buffer.root() is operand]
-            free = operand is not None and result is not None and operand.last == k and len(same) == 1
-            if free and operand.nbytes == result.nbytes:  # type: ignore[union-attr]
-                result.within, operand.last = operand, result.last  # type: ignore[union-attr]
+            if len(same) == 1 and place.nbytes == operand.nbytes == result.nbytes:
+                result.within, operand.last = operand, result.last
                 break
 
 
@@ -101,6 +103,7 @@ def _add_row(draft: Draft, row: Row, number: dict[Any, int], relative: list[int]
     draft.table.append((row.step.address, len(words), row.tiles, flag))
     for p in row.pointers:
         key = p.outer if p.buffer is None else p.buffer.root()
+        start = p.at if p.buffer is None else p.at + p.buffer.start()
         if p.array is not None:
             words.append(p.array.ctypes.data)
         elif p.sizes is not None:
@@ -108,9 +111,8 @@ def _add_row(draft: Draft, row: Row, number: dict[Any, int], relative: list[int]
             words.append(0)
         elif key in number:
             draft.patched.append((len(words), number[key]))
-            words.append(0)
+            words.append(start)
         else:
-            assert p.buffer is not None
             relative.append(len(words))
-            words.append(p.buffer.root().offset)
+            words.append(key.offset + start)  # type: ignore[union-attr]  # a buffer in the arena
     words += row.ints

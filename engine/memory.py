@@ -28,19 +28,29 @@ MOMENTS = 8
 @dataclass(eq=False)
 class Buffer:
     """Bytes that are written first by row `first` of a segment and read last by row `last` (FOREVER: they outlive it); `offset`
-    is where they lie. A buffer `within` another one of the same size took its memory over."""
+    is where they lie. A buffer `within` another one is no memory of its own: its bytes are those of the other one from `at` on."""
 
     nbytes: int
     first: int
     last: int
     offset: int = -1
     within: Buffer | None = None
+    at: int = 0
 
     def root(self) -> Buffer:
+        """The buffer that has the memory."""
         b = self
         while b.within is not None:
             b = b.within
         return b
+
+    def start(self) -> int:
+        """Where its bytes start in those of its root."""
+        at, b = self.at, self
+        while b.within is not None:
+            b = b.within
+            at += b.at
+        return at
 
 
 def assign(buffers: Iterable[Buffer]) -> int:
@@ -177,7 +187,8 @@ class Resolved:
         table[:, 1] = address_of(self.words) + 8 * table[:, 1]
         table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
         self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
-        patches = np.array(p.patched, np.int64).reshape(-1, 2)
+        self.patches = [(word, which, int(p.words[word])) for word, which in p.patched]
+        patches = np.array(self.patches, np.int64).reshape(-1, 3)
         patches[:, 0] = self.words.ctypes.data + 8 * patches[:, 0]
         self.schedule = Schedule(table, patches)
 

@@ -17,7 +17,7 @@ from .bench import measure
 from .binding import bind_dims, read_inputs
 from .executor import Executable
 from .memory import Workspace
-from .steps import Frame, HostStep, KernelStep, Step
+from .steps import Frame, HostStep, Step
 
 LEAST_RUNS = 5
 _COLUMNS = ("time", "share", "GFLOP/s", "GB/s", "tiles", "operator", "node", "operands -> results")
@@ -141,8 +141,7 @@ def _one_run(exe: Executable, frame: Frame) -> Iterator[tuple[Step, int, float]]
         schedule = frame.workspace.resolve(bound).schedule
         times = schedule.time_rows()
         bound.run(frame)
-        steps = [s for s in plan.steps[at : bound.stop] if isinstance(s, KernelStep)]
-        for step, tiles, nanoseconds in zip(steps, schedule.table[:, 2].tolist(), np.diff(times).tolist(), strict=True):
+        for step, tiles, nanoseconds in zip(bound.kernels, schedule.table[:, 2].tolist(), np.diff(times).tolist(), strict=True):
             yield step, tiles, nanoseconds / 1e9
         at = bound.stop
 

@@ -9,13 +9,13 @@ whose source is a literal in the parameter table, with strides of 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...ir.core import Value
 from ...ir.layout import Layout
 from ...ir.recording import greatest
-from ..spec import Dims, Launch
+from ..spec import Call, Dims, KernelSource, Launch
 from .operands import tiles_for
 
 BLOCK = 1 << 14  # elements that one unit of work moves, about
@@ -32,6 +32,15 @@ class Box:
     dst_strides: Dims
     src_at: int = 0
     dst_at: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mover(KernelSource):
+    """The kernel of a node that copies boxes. Who needs no copy of some of the `boxes(call)` asks for the `copy` of the others;
+    `bind(call)` is the copy of all."""
+
+    boxes: Callable[[Call], Sequence[Box]]
+    copy: Callable[[Sequence[Box]], Launch]
 
 
 def strides_of(shape: Dims, layout: Layout | None = None) -> Dims:

@@ -34,8 +34,9 @@ _HAS_FUTEX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch
 # Words of the pool's memory; those that threads share lie in cache lines of their own.
 _WORDS = {"CLAIM": 0, "DONE": 8, "CURRENT": 16, "HELPERS": 24, "WAKE": 32, "SLEEPING": 40, "STOP": 48}
 # Words of a run: what to do, how far it has come (all 0 before it starts and after it ended), who helps; PATCHES: the address of
-# COUNT pairs, a parameter's address and which of the arrays from ARRAYS on it points to; FAULT: 1 if a word that was cleared for
-# its row did not stay so; TIMES: where to write when the run began and each row ended (0: nowhere).
+# COUNT triples, a parameter's address, which of the arrays from ARRAYS on it points into, and how many bytes after its start;
+# FAULT: 1 if a word that was cleared for its row did not stay so; TIMES: where to write when the run began and each row ended (0:
+# nowhere).
 _RUN_WORDS = {"TABLE": 0, "ROWS": 1, "AT": 2, "LOW": 3, "HIGH": 4, "POOL": 5, "HELP": 6, "COUNT": 7, "PATCHES": 8, "FAULT": 9,
               "TIMES": 10, "ARRAYS": 16}  # fmt: skip
 ARRAYS = _RUN_WORDS["ARRAYS"]
@@ -49,8 +50,8 @@ def kernel(run, tile, ntiles):
     pool = param(run, POOL)
     helpers = param(run, HELP)
     for i in range(param(run, COUNT)):
-        patch = param(run, PATCHES) + 16 * i
-        st_i64(param(patch, 0), 0, ld_i64(param(run, ARRAYS + param(patch, 1)) + DATA, 0))
+        patch = param(run, PATCHES) + 24 * i
+        st_i64(param(patch, 0), 0, ld_i64(param(run, ARRAYS + param(patch, 1)) + DATA, 0) + param(patch, 2))
     times = param(run, TIMES)
     if at == 0 and high == 0:
         st_i64(run, FAULT, 0)
@@ -232,8 +233,9 @@ class Schedule:
     """A table of rows (int64 [rows, 4]) that can be run again and again, by one caller at a time."""
 
     def __init__(self, table: np.ndarray, patches: np.ndarray | None = None):
-        """`patches` (int64 [n, 2]) are the addresses of parameters that point into arrays, and into which; see `advance`."""
-        self.table, self._patches = table, np.zeros((0, 2), np.int64) if patches is None else patches
+        """`patches` (int64 [n, 3]) are the addresses of parameters that point into arrays, into which, and how many bytes after its
+        start; see `advance`."""
+        self.table, self._patches = table, np.zeros((0, 3), np.int64) if patches is None else patches
         self._words = np.zeros(ARRAYS + 1 + self._patches[:, 1].max(initial=0), np.int64)
         self._words[:9] = table.ctypes.data, len(table), 0, 0, 0, 0, 0, 0, self._patches.ctypes.data
         self.view = memoryview(self._words)  # type: ignore[arg-type]  # much faster to read and write than the array
@@ -253,7 +255,7 @@ class Schedule:
     def advance(self, threads: int, patches: int = 0) -> bool:
         """Runs for a slice of time from where the last one ended; whether all is done.
 
-        At its start, so many of the patches are done: parameters get the addresses of the data of the arrays whose `id` stands in
+        At its start, so many of the patches are done: parameters get addresses in the data of the arrays whose `id` stands in
         the words of `view` from ARRAYS on.
         """
         view = self.view

@@ -12,7 +12,7 @@ from ...ir.core import Node
 from ...ir.ops.move import slice_ends
 from ...ir.types import DType, dtype_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from .boxes import Box, copy_text, dense, launch, runs
+from .boxes import Box, Mover, copy_text, dense, launch, runs
 from .operands import fill_in, first_int, first_result, host_value, refuse_layouts, refuse_strings, slot_of, tiles_for
 from .target import serves
 
@@ -25,7 +25,11 @@ def copier(node: Node, boxes: MakeBoxes, host: set[int] | frozenset[int] = froze
     if refusal:
         return refusal
     at, item = first_int(node), node.results[0].tensor.dtype.itemsize
-    return KernelSource(copy_text(at, item), lambda call: launch(boxes(call), at, item), host=frozenset(host))
+
+    def copy(some: Sequence[Box]) -> Launch:
+        return launch(some, at, item)
+
+    return Mover(copy_text(at, item), lambda call: copy(boxes(call)), host=frozenset(host), boxes=boxes, copy=copy)
 
 
 def literal(value: object, dtype: DType) -> bytes:

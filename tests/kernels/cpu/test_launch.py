@@ -122,17 +122,24 @@ def test_address_of() -> None:
 
 
 def test_parameters_that_point_into_arrays() -> None:
-    """`advance` puts the addresses of arrays' data where patches say."""
+    """`advance` puts addresses in arrays' data where patches say."""
     table, lines, params = make_table()
-    first, last = np.zeros(TILES, np.int64), np.zeros(TILES, np.int64)
-    patches = np.array([[params[0].ctypes.data, 0], [params[-1].ctypes.data + 8, 2]], np.int64)
+    first, around = np.zeros(TILES, np.int64), np.zeros(TILES + 4, np.int64)
+    last = around[3:-1]
+    patches = np.array([[params[0].ctypes.data, 0, 0], [params[-1].ctypes.data + 8, 2, 24]], np.int64)
     schedule = launch.Schedule(table, patches)
     for threads in (1, 2):
         for k in (3, 4):
             first[:], last[:] = k, 0
-            schedule.view[launch.ARRAYS], schedule.view[launch.ARRAYS + 2] = id(first), id(last)
+            schedule.view[launch.ARRAYS], schedule.view[launch.ARRAYS + 2] = id(first), id(around)
             assert schedule.advance(threads, 2)
-            assert (last == k + 2 * ROWS).all() and not lines[0].any() and not lines[-1].any()
+            assert (
+                (last == k + 2 * ROWS).all()
+                and not around[:3].any()
+                and not around[-1]
+                and not lines[0].any()
+                and not lines[-1].any()
+            )
 
 
 @pytest.mark.parametrize("threads", [1, 2])
