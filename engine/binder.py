@@ -38,7 +38,8 @@ class Cut(Exception):
 
 @dataclass
 class Row:
-    """One kernel of a segment: what its parameters point to, in their order, the integers behind them, how many tiles it has."""
+    """A kernel of a segment, or one of its passes: what its parameters point to, in their order, the integers behind them, how many
+    tiles it has."""
 
     step: KernelStep
     pointers: list[Place]
@@ -218,13 +219,14 @@ class Binder:
         return self.places[v]
 
     def _row(self, step: KernelStep, operands: list[Place], results: list[Place], launch: Launch) -> None:
-        for p in operands:
-            if p.buffer is not None:
-                p.buffer.root().last = len(self.rows)
+        """Adds what runs a kernel: a row, or one for each pass."""
         scratch = self._buffer(launch.scratch)
         tables = [Place(t.shape, t.dtype, array=t) for t in step.tables]
         pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
-        self.rows.append(Row(step, pointers, scratch, launch.ints, launch.tiles))
+        self.rows += [Row(step, pointers, scratch, ints, tiles) for ints, tiles in launch.each()]
+        for p in pointers:
+            if p.buffer is not None:
+                p.buffer.root().last = len(self.rows) - 1
 
     def _claim(self, step: KernelStep, nbytes: int) -> None:
         """Asks for memory in the name of a step. What a run may hold is no decision to record: it is asked again each time."""

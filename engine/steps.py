@@ -267,7 +267,8 @@ def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarr
     if step.source.checked:
         scratch[:8] = 0
     addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
-    call(step.address, np.array([*addresses, *launch.ints], np.int64), launch.tiles, threads)
+    for ints, tiles in launch.each():
+        call(step.address, np.array([*addresses, *ints], np.int64), tiles, threads)
     if step.source.checked and scratch[:8].any():
         raise RunError(f"{where(step.node)}: {step.source.checked}")
     return int(scratch[8:16].view(np.int64)[0]) if step.source.trim else 0

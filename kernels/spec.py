@@ -26,11 +26,20 @@ Dims = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Launch:
     """The part of a kernel's parameters that depends on sizes: integers after the addresses, how many tiles the work is cut
-    into (by shape, never by thread count), and bytes of scratch memory (shared by all tiles, 64-byte aligned)."""
+    into (by shape, never by thread count), and bytes of scratch memory (shared by all tiles, 64-byte aligned).
+
+    Work that goes in several `passes`, each of which begins when the one before is done, says how many tiles each has; the number
+    of the pass then stands behind `ints`. Between passes a run can be stopped, as between tiles.
+    """
 
     ints: tuple[int, ...]
     tiles: int = 1
     scratch: int = 0
+    passes: tuple[int, ...] = ()
+
+    def each(self) -> list[tuple[tuple[int, ...], int]]:
+        """The integers and the number of tiles of each pass."""
+        return [((*self.ints, k), tiles) for k, tiles in enumerate(self.passes)] or [(self.ints, self.tiles)]
 
 
 @dataclass(frozen=True, slots=True)

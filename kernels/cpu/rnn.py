@@ -1,8 +1,9 @@
 """lstm, gru and rnn with the default activations.
 
-A unit of work is one direction and a block of batch rows, through all steps. Steps go in chunks: the inputs of a whole chunk are
-projected first, then the recurrence runs step by step, adding to the same sums. Weights are packed in panels of a few vectors of
-columns, row after row of the reduction; every gate is padded with zeros to whole panels, which keeps the padding of the state zero.
+Steps go in chunks: the inputs of a whole chunk are projected first, by GEMM's microkernel, then the recurrence runs step by step,
+adding to the same sums; there a unit of work is one direction and a block of batch rows. Weights are packed in panels of a few
+vectors of columns, row after row of the reduction; every gate is padded with zeros to whole panels, which keeps the padding of the
+state zero.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.types import F32, F64, DType
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
+from .blocks import PAD
+from .operands import MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
+from .program import IDENTITY
 from .target import serves
 from .tiling import tiling
 
-CHUNK_BYTES = 1 << 18  # what the sums of a chunk of steps may take of the second-level cache
+CHUNK_BYTES = 1 << 20  # what the sums of a chunk of steps may take of the caches
+LONG = 1 << 28  # operations of the recurrence in one tile, so that a run can be stopped
+PROJECTED = 2  # vectors of columns in a panel of the inputs' weights
 BLOCK = 8  # batch rows that go through the steps together
 ROWS = 2  # rows that share the load of a panel's vectors
+BIASED = (("acc",), ("col", 0), ("add", 0, 1))  # the program of the projection
 ACTIVATIONS = {
     "sigmoid": "div(splat(T(1)), add(splat(T(1)), exp(neg(V))))",
     "tanh": "tanh(V)",
@@ -42,15 +48,15 @@ def padded_size(hidden: int, width: int) -> int:
     return -(-hidden // width) * width
 
 
-def pack_weights(gates: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-    """[directions, gates * hidden, k] to panels [directions, gates * padded / width, k, width]."""
+def pack_weights(gates: int, width: int, panel: int) -> Callable[[np.ndarray], np.ndarray]:
+    """[directions, gates * hidden, k] to panels [directions, gates * padded / panel, k, panel], gates padded to `width`."""
 
     def pack(w: np.ndarray) -> np.ndarray:
         d, n, k = w.shape
         padded = padded_size(n // gates, width)
         out = np.zeros((d, gates, padded, k), w.dtype)
         out[:, :, : n // gates] = w.reshape(d, gates, n // gates, k)
-        return np.ascontiguousarray(out.reshape(d, gates * padded // width, width, k).transpose(0, 1, 3, 2))
+        return np.ascontiguousarray(out.reshape(d, gates * padded // panel, panel, k).transpose(0, 1, 3, 2))
 
     return pack
 
@@ -100,70 +106,77 @@ def _multiply(rows: int, vectors: int) -> str:
     return "@function\n" + "\n".join(lines) + "\n\n\n"
 
 
-# Sizes, and strides in elements: steps, batch, inputs, hidden, padded, chunk, block, blocks, scratch bytes for each tile; x: step,
-# row; y: step, direction, row; states: direction, row. Scratch of a tile: sums [chunk, block, GATES, padded], then state, cell and
-# extra [block, padded].
+# A pass projects the inputs of a chunk of steps, the next one takes the recurrence through it, and so on; scratch memory holds what
+# goes from pass to pass: the sums [DIRECTIONS, chunk, batch, GATES, padded], then state, cell, extra [DIRECTIONS, batch, padded].
+# Behind these each tile of a projection has tables of the rows of a direction's inputs and sums. Strides are in elements.
+_INTS = ("steps", "batch", "inputs", "hidden", "padded", "chunk", "block", "blocks", "entries", "x_step", "x_row", "y_step",
+         "y_direction", "y_row", "state_direction", "state_row", "part")  # fmt: skip
 _KERNEL = """
+project = gemm_panel(NAME, VECTOR, HIGH, PROJECTED, PROGRAM)
+
 def kernel(p, tile, ntiles):
-    steps = param(p, FIRST)
-    batch = param(p, FIRST + 1)
-    inputs = param(p, FIRST + 2)
-    hidden = param(p, FIRST + 3)
-    padded = param(p, FIRST + 4)
-    chunk = param(p, FIRST + 5)
-    block = param(p, FIRST + 6)
-    blocks = param(p, FIRST + 7)
+    PARAMS
     columns = GATES * padded
     panels = columns // WIDTH
-    sums = param(p, SCRATCH) + tile * param(p, FIRST + 8)
     pitch = columns * SIZE
     wide = padded * SIZE
-    state = sums + chunk * block * pitch
-    cell = state + block * wide
-    extra = cell + block * wide
+    start = part // 2 * chunk
+    span = minimum(chunk, steps - start)
+    sums_all = param(p, SCRATCH)
+    state_all = sums_all + DIRECTIONS * chunk * batch * pitch
+    cell_all = state_all + DIRECTIONS * batch * wide
+    extra_all = cell_all + DIRECTIONS * batch * wide
     units = DIRECTIONS * blocks
+    if part % 2 == 0:
+        zero = extra_all + DIRECTIONS * batch * wide + tile * (64 + 24 * (entries + PAD))
+        table_x = zero + 64
+        table_sums = table_x + 8 * (entries + PAD)
+        table_r = table_sums + 8 * (entries + PAD)
+        st_i64(zero, 0, 0)
+        panels = columns // COLUMNS
+        units = DIRECTIONS * panels
+        ready = -1
+        for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
+            d = unit // panels
+            if d != ready:
+                ready = d
+                backward = BACKWARD
+                for i in range(span * batch + PAD):
+                    r = minimum(i, span * batch - 1)
+                    s = r // batch
+                    b = r - s * batch
+                    t = steps - 1 - start - s if backward else start + s
+                    st_i64(table_x, i, param(p, 0) + (t * x_step + b * x_row) * SIZE)
+                    st_i64(table_sums, i, sums_all + ((d * chunk + s) * batch + b) * pitch)
+                    st_i64(table_r, i, 0)
+            project(span * batch, inputs, 1, table_x, 0, param(p, 1) + unit * inputs * COLUMNS * SIZE, zero, table_sums,
+                    (unit - d * panels) * COLUMNS * SIZE, COLUMNS, table_rBIAS)
+        units = 0
     for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
         d = unit // blocks
         first = (unit - d * blocks) * block
         count = minimum(block, batch - first)
-        bias = BIAS + d * BIAS_ROWS * wide
+        bias = BIAS_ROW
         backward = BACKWARD
-        memset(state, 0, 2 * block * wide)
-        for b in range(count):
-            from_ = (d * param(p, FIRST + 14) + (first + b) * param(p, FIRST + 15)) * SIZE
-            LOAD_STATE
-            LOAD_CELL
-        for part in range((steps + chunk - 1) // chunk):
-            start = part * chunk
-            span = minimum(chunk, steps - start)
-            for r in range(span * count):
-                s = r // count
-                COPY_BIAS
-            for q in range(panels):
-                panel = param(p, 1) + (d * panels + q) * inputs * WIDTH * SIZE
-                for r in range(0, span * count - 1, 2):
-                    s = r // count
-                    b = r - s * count
-                    s2 = (r + 1) // count
-                    b2 = r + 1 - s2 * count
-                    t = steps - 1 - start - s if backward else start + s
-                    t2 = steps - 1 - start - s2 if backward else start + s2
-                    a = param(p, 0) + (t * param(p, FIRST + 9) + (first + b) * param(p, FIRST + 10)) * SIZE
-                    a2 = param(p, 0) + (t2 * param(p, FIRST + 9) + (first + b2) * param(p, FIRST + 10)) * SIZE
-                    at = sums + q * WIDTH * SIZE
-                    multiply_2(panel, inputs, a, a2, at + (s * block + b) * pitch, at + (s2 * block + b2) * pitch)
-                if span * count % 2 == 1:
-                    t = steps - start - span if backward else start + span - 1
-                    a = param(p, 0) + (t * param(p, FIRST + 9) + (first + count - 1) * param(p, FIRST + 10)) * SIZE
-                    multiply_1(panel, inputs, a, sums + ((span - 1) * block + count - 1) * pitch + q * WIDTH * SIZE)
-            for s in range(span):
-                t = steps - 1 - start - s if backward else start + s
-                rows = sums + s * block * pitch
-                STEP
-        for b in range(count):
-            to = (d * param(p, FIRST + 14) + (first + b) * param(p, FIRST + 15)) * SIZE
-            STORE_STATE
-            STORE_CELL
+        state = state_all + (d * batch + first) * wide
+        cell = cell_all + (d * batch + first) * wide
+        extra = extra_all + (d * batch + first) * wide
+        if start == 0:
+            memset(state, 0, count * wide)
+            memset(cell, 0, count * wide)
+            for b in range(count):
+                from_ = (d * state_direction + (first + b) * state_row) * SIZE
+                LOAD_STATE
+                LOAD_CELL
+        for s in range(span):
+            t = steps - 1 - start - s if backward else start + s
+            rows = sums_all + ((d * chunk + s) * batch + first) * pitch
+            STEP
+        if start + span == steps:
+            for b in range(count):
+                to = (d * state_direction + (first + b) * state_row) * SIZE
+                STORE_STATE
+                STORE_CELL
 """
 # sums[:, gates FROM to TO] += VECTOR @ R, into OUT_ROWS rows of OUT_PITCH bytes, whose gate FROM stands first
 _RECUR = """
@@ -181,7 +194,7 @@ for b in range(count):
     row = rows + b * pitch
     h = state + b * wide
     c = cell + b * wide
-    y = param(p, RESULT) + (t * param(p, FIRST + 11) + d * param(p, FIRST + 12) + (first + b) * param(p, FIRST + 13)) * SIZE
+    y = param(p, RESULT) + (t * y_step + d * y_direction + (first + b) * y_row) * SIZE
     if ENDED:
         memset(y, 0, hidden * SIZE)
         continue
@@ -209,6 +222,7 @@ class Recurrence:
         self.activations = tuple(a.lower() for a in node.attr("activations")) or activations * self.directions
         self.count = len(activations)
         self.width = panel_width(self.dtype) if self.dtype in (F32, F64) else 0
+        self.tiling = tiling(self.dtype.itemsize)
 
     def refusal(self) -> Refusal | None:
         """Why there is no kernel, None where there is one."""
@@ -244,26 +258,28 @@ class Recurrence:
         bias_rows = self.gates + apart if node.operand(3) is not None else 0
         words = {
             "SCRATCH": out + len(node.results), "DIRECTIONS": self.directions, "GATES": self.gates,
-            "BIAS": self.address(3) if bias_rows else "0", "BIAS_ROWS": bias_rows,
+            "BIAS_ROW": f"{self.address(3)} + d * {bias_rows} * wide" if bias_rows else "0",
+            "PROGRAM": repr(BIASED if bias_rows else IDENTITY),
             "BACKWARD": {"forward": "False", "reverse": "True"}.get(node.attr("direction"), "d == 1"),
-            "COPY_BIAS": self.copy_bias(bias_rows), "STEP": indent(step.replace("EACH_ROW", each.strip("\n")), 16),
+            "PARAMS": indent("\n".join(f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(_INTS)), 4),
+            "STEP": indent(step.replace("EACH_ROW", each.strip("\n")), 12), "PAD": PAD,
+            "NAME": repr(self.dtype.name), "VECTOR": self.tiling.lanes, "HIGH": self.tiling.rows[PROJECTED],
+            "PROJECTED": PROJECTED, "COLUMNS": PROJECTED * self.tiling.lanes,
             "LOAD_STATE": self.load("state", 5), "LOAD_CELL": self.load("cell", 6) if self.states > 1 else "",
             "STORE_STATE": self.store("state", out + 1), "STORE_CELL": self.store("cell", out + 2) if self.states > 1 else "",
         }  # fmt: skip
         vectors = panel_vectors(self.dtype)
-        text = _multiply(1, vectors) + _multiply(2, vectors) + fill_in(_KERNEL, **words).lstrip("\n")
-        text = fill_in(text, FIRST=first_int(node), WIDTH=self.width, SIZE=size)
+        kernel = _KERNEL.replace("table_rBIAS", f"table_r, {words['BIAS_ROW']}" if bias_rows else "table_r")
+        text = _multiply(1, vectors) + _multiply(2, vectors) + fill_in(kernel, **words).lstrip("\n")
+        text = fill_in(text, WIDTH=self.width, SIZE=size)
         text = text.replace("_T(", f"_{self.dtype}(").replace("(T(", f"({self.dtype}(")
-        pack = {1: pack_weights(self.gates, self.width), 2: pack_weights(self.gates, self.width)}
+        narrow = PROJECTED * self.tiling.lanes
+        pack = {1: pack_weights(self.gates, self.width, narrow), 2: pack_weights(self.gates, self.width, self.width)}
         if bias_rows:
             pack[3] = pack_bias(self.gates, self.width, apart)
         if node.operand(7) is not None:
             pack[7] = pack_rows(3, self.width)
         return KernelSource(text, self.bind, pack=pack)
-
-    def copy_bias(self, rows: int) -> str:
-        row = "sums + (s * block + r - s * count) * pitch"
-        return f"memcpy({row}, bias, pitch)" if rows else f"memset({row}, 0, pitch)"
 
     def load(self, what: str, i: int) -> str:
         return f"memcpy({what} + b * wide, {self.address(i)} + from_, hidden * SIZE)" if self.node.operand(i) is not None else ""
@@ -279,16 +295,19 @@ class Recurrence:
             steps, batch = batch, steps
         padded, d = padded_size(hidden, self.width), self.directions
         block = greatest(1, least(BLOCK, batch))
-        row = self.gates * padded * self.dtype.itemsize
-        chunk = greatest(1, least(steps, CHUNK_BYTES // greatest(block * row, 1)))
-        blocks = -(-batch // block)
-        scratch = chunk * block * row + 3 * block * padded * self.dtype.itemsize
+        row, size = self.gates * padded, self.dtype.itemsize
+        together = least(CHUNK_BYTES // greatest(d * batch * row * size, 1), LONG // greatest(2 * row * hidden * block, 1))
+        chunk = greatest(1, least(steps, together))
+        blocks, entries = -(-batch // block), chunk * batch
+        panels = d * row // (PROJECTED * self.tiling.lanes)
+        tiles = tiles_for(panels, panels * entries * inputs * PROJECTED * self.tiling.lanes, MULTIPLIED)
+        scratch = (entries * row + 3 * batch * padded) * d * size + tiles * (64 + 24 * (entries + PAD))
         x = (inputs, steps * inputs) if batch_first else (batch * inputs, inputs)
         y = (d * hidden, hidden, steps * d * hidden) if batch_first else (d * batch * hidden, batch * hidden, hidden)
         state = (hidden, d * hidden) if batch_first else (batch * hidden, hidden)
-        ints = (steps, batch, inputs, hidden, padded, chunk, block, blocks, scratch, *x, *y, *state)
-        tiles = greatest(1, d * blocks)
-        return Launch(ints, tiles, scratch * tiles)
+        ints = (steps, batch, inputs, hidden, padded, chunk, block, blocks, entries, *x, *y, *state)
+        chunks = greatest(1, -(-steps // chunk))
+        return Launch(ints, 1, scratch, (tiles, greatest(1, d * blocks)) * int(chunks))
 
 
 def _load(*gates: str) -> list[str]:

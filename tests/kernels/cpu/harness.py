@@ -106,15 +106,16 @@ def launch_kernel(source: KernelSource, call: Call, operands: Sequence[np.ndarra
     """Runs all tiles of a kernel on arrays that lie as it wants them; checks that nothing behind the results was touched. Returns
     the length that the kernel reports, 0 where it does not."""
     launch = source.bind(call)
-    assert launch.tiles >= 1
+    assert all(tiles >= 1 for _, tiles in launch.each())
     scratch = aligned_empty((launch.scratch,), np.dtype(np.uint8))
     scratch[:8] = 0
     tables = [aligned(np.ascontiguousarray(t)) for t in source.tables]
     arrays = [x for x in operands if x is not None] + [*results, scratch, *tables]
-    params = np.array([a.ctypes.data for a in arrays] + [int(i) for i in launch.ints], np.int64)
     function = _FUNCTION(kernel_address(source))
-    for tile in range(launch.tiles):
-        function(params.ctypes.data, tile, launch.tiles)
+    for ints, tiles in launch.each():
+        params = np.array([a.ctypes.data for a in arrays] + [int(i) for i in ints], np.int64)
+        for tile in range(tiles):
+            function(params.ctypes.data, tile, tiles)
     for r in [*results, scratch]:
         guard = (ctypes.c_uint8 * GUARD).from_address(r.ctypes.data + r.nbytes)
         assert bytes(guard) == b"\xa5" * GUARD, "the kernel wrote beyond its result"

@@ -42,7 +42,7 @@ def launched(source: KernelSource, operands: Shapes, results: Shapes, host: dict
     """What `bind` answers with each size of the shapes replaced."""
     new = [None if s is None else tuple(sizes[n] for n in s) for s in operands]
     launch = source.bind(Call(new, [tuple(sizes[n] for n in s or ()) for s in results], host))
-    return tuple(launch.ints), launch.tiles, launch.scratch
+    return (*launch.ints, *launch.passes), launch.tiles, launch.scratch
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if OPS[n].examples and OPS[n].reference])

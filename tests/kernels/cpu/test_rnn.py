@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from graphmill.ir.ops.examples import rand
 from graphmill.kernels.cpu.target import select
-from graphmill.kernels.spec import KernelSource, Refusal
+from graphmill.kernels.spec import Call, KernelSource, Refusal
 
 from .cases import check_case
 from .harness import check_native, make_node
@@ -78,3 +78,14 @@ def test_sizes_are_not_compiled_in():
 def test_weights_must_be_constant():
     answer = select(make_node("rnn", layer("rnn", 2, 3, 4, 5), {"hidden_size": 5}, 2))
     assert isinstance(answer, Refusal) and "not constant" in str(answer)
+
+
+def test_long_sequences_go_in_passes():
+    """Between them a run can be stopped: no tile of the recurrence takes more than about ten milliseconds."""
+    node = make_node("lstm", layer("lstm", 3000, 1, 8, 256), {"hidden_size": 256}, 3, constants=(1, 2, 3))
+    source = select(node)
+    assert isinstance(source, KernelSource)
+    shapes = [None if v is None else v.tensor.shape for v in node.operands]
+    launch = source.bind(Call(shapes, [r.tensor.shape for r in node.results]))
+    assert len(launch.passes) >= 8 and launch.each()[-1] == ((*launch.ints, len(launch.passes) - 1), 1)
+    assert source.bind(Call([(3, *shapes[0][1:]), *shapes[1:]], [r.tensor.shape for r in node.results])).passes[1:] == (1,)
