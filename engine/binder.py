@@ -58,14 +58,37 @@ class Binder:
         self, steps: Sequence[Step], start: int, frame: Frame, reads: list[Value], contents: list[Value], tape: Tape | None = None
     ):
         self.steps, self.start, self.tape = steps, start, tape
+        self.outside = set(reads)
+        self._given = frame, reads, contents
+
+    def walk(self) -> None:
+        """Walks the steps as far as they can be bound, and forgets the others."""
+        self._walk()
+        while any(v in self.places and self._is_lent(v) for v in kept_values(self.steps)):  # some only because of where it ended
+            self._walk()
+
+    def _walk(self) -> None:
+        self._begin()
+        bound = 0
+        try:
+            for step in self.steps:
+                self._step(step)
+                bound += 1
+        except (Cut, GraphmillError, ValueError) as e:  # run by itself, the step will say what is wrong
+            self.limited = isinstance(e, LimitError)
+        self.steps = self.steps[:bound]
+
+    def _begin(self) -> None:
+        (frame, reads, contents), tape = self._given, self.tape
         self.frame = Frame({}, dict(frame.symbols), frame.budget)  # of values without contents
         self.places: dict[Value, Place] = {}
-        self.outside = set(reads)
-        self._kept = kept_values(steps)
         self.rows: list[Row] = []
         self.buffers: list[Buffer] = []
         self.claims: list[int] = []
         self.limited = False  # whether what a run may hold was what ended the walk
+        self._kept = kept_values(self.steps)
+        self._pieces: set[Value] = set()
+        self._own: set[Buffer] = set()  # of what is kept
         if tape is not None:
             for i, (s, n) in enumerate(frame.symbols.items()):
                 self.frame.symbols[s] = tape.size(f"symbols[{i}]", n)  # type: ignore[assignment]  # as good as an int
@@ -83,16 +106,10 @@ class Binder:
                 self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, x)
             self.places[v] = Place(shape, x.dtype, outer=v)
 
-    def walk(self) -> None:
-        """Walks the steps as far as they can be bound, and forgets the others."""
-        bound = 0
-        try:
-            for step in self.steps:
-                self._step(step)
-                bound += 1
-        except (Cut, GraphmillError, ValueError) as e:  # run by itself, the step will say what is wrong
-            self.limited = isinstance(e, LimitError)
-        self.steps = self.steps[:bound]
+    def _is_lent(self, v: Value) -> bool:
+        """Whether a value lies in memory of another one that may be larger."""
+        b = self.places[v].buffer
+        return v in self._pieces or (b is not None and b.within is not None)
 
     def _recorded_shape(self, tape: Tape, i: int, v: Value, shape: tuple[int, ...], fixed: bool) -> tuple[int, ...]:
         """The physical shape of read number i: by its type where the symbols are known, else sizes of their own."""
@@ -167,6 +184,8 @@ class Binder:
             p = self.places[operand]
             array = None if p.array is None else p.array.reshape(shape)
             self.places[result] = Place(shape, p.dtype, p.buffer, p.outer, array, p.sizes, p.at)
+            if operand in self._pieces:
+                self._pieces.add(result)
         if isinstance(x, Shaped):
             contents = None if x.contents is None else x.contents.reshape(tuple(int(d) for d in shape))
             self.frame.values[result] = Shaped(shape, x.dtype, contents)
@@ -197,13 +216,13 @@ class Binder:
             place = None if v in self._kept else piece(mine, operands, physical(shape, v.tensor.layout), v.tensor.dtype.np)
             if place is not None:
                 boxes = [b for b in boxes if b.dst != slot]
+                self._pieces.add(v)
             results.append(self._result(v, shape, place))
-        free = [v not in self._kept for v in step.node.operands if v is not None]
 
         def copied(b: Box) -> bool:
-            return isinstance(b.src, bytes) or not (
-                free[b.src] and compute_within(operands[b.src], results[b.dst - len(operands)], b)
-            )
+            if isinstance(b.src, bytes) or operands[b.src].buffer in self._own:
+                return True
+            return not compute_within(operands[b.src], results[b.dst - len(operands)], b)
 
         boxes = [b for b in boxes if copied(b)]
         if boxes:
@@ -214,6 +233,8 @@ class Binder:
         t = v.tensor
         at = physical(shape, t.layout)
         self.places[v] = place or Place(at, t.dtype.np, self._buffer(nbytes_of_shape(shape, t.dtype)))
+        if v in self._kept:
+            self._own.add(self.places[v].buffer)  # type: ignore[arg-type]  # it is no piece
         self.frame.values[v] = Shaped(at, t.dtype.np)
         bind_dims(t, shape, self.frame.symbols)
         return self.places[v]

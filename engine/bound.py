@@ -41,9 +41,7 @@ class Parameters:
 
     words: np.ndarray  # parameters of all rows; addresses in the arena are relative to its start
     relative: np.ndarray  # 1 for each of the words that is such an address, 0 for the others
-    patched: list[
-        tuple[int, int]
-    ]  # which of the words are addresses in inputs and outputs (now: in bytes from their start), of which
+    patched: list[tuple[int, int]]  # which of the words are bytes from the start of inputs and outputs, and of which
     table: np.ndarray  # kernel, first of its words, tiles, place of the word to clear in the arena (or -1)
     keep: list[np.ndarray]  # what the other addresses point into
 
@@ -100,16 +98,11 @@ class Bound:
         roots = dict(zip(self.outputs, memory))
         for v, p in self.results:
             if p.buffer is not None:
-                frame.values[v] = _part(roots[p.buffer.root()], p, p.buffer.start() + p.at)
+                frame.values[v] = roots[p.buffer.root()][: p.nbytes].view(p.dtype).reshape(p.shape)
             else:
-                frame.values[v] = p.array if p.outer is None else _part(frame.values[p.outer], p, p.at)
+                frame.values[v] = p.array if p.outer is None else frame.values[p.outer].reshape(p.shape)
             frame.hold(v)
         for v in self.dead:
             frame.hold(v, -1)
             del frame.values[v]
         frame.symbols.update(self.symbols)
-
-
-def _part(a: np.ndarray, p: Place, at: int) -> np.ndarray:
-    """What lies at a place, from byte `at` of a contiguous array on. Strings, which no kernel moves, are only viewed whole."""
-    return a.reshape(p.shape) if a.dtype == object else a.reshape(-1).view(BYTE)[at : at + p.nbytes].view(p.dtype).reshape(p.shape)

@@ -132,8 +132,7 @@ class Recipe:
 def _per_signature(draft: Draft) -> tuple[Any, ...]:
     """What `_Maker.bound` takes beside the numbers."""
     shapes = [p.shape for _, p in draft.results]
-    starts = [p.at if p.buffer is None else p.at + p.buffer.start() for _, p in draft.results]
-    return draft.arena, [b.nbytes for b in draft.outputs], shapes, starts, [at for at, _ in draft.checked], draft.symbols
+    return draft.arena, [b.nbytes for b in draft.outputs], shapes, [at for at, _ in draft.checked], draft.symbols
 
 
 class _Maker:
@@ -149,14 +148,14 @@ class _Maker:
         self._results = [_Result.of(v, p, draft, self._facts) for v, p in draft.results]
 
     def bound(
-        self, numbers: np.ndarray, arena: int, nbytes: Sequence[int], shapes: Sequence[tuple[int, ...]], starts: Sequence[int],
-        checked: Sequence[int], symbols: dict[str, int],
+        self, numbers: np.ndarray, arena: int, nbytes: Sequence[int], shapes: Sequence[tuple[int, ...]], checked: Sequence[int],
+        symbols: dict[str, int],
     ) -> Bound:  # fmt: skip
         block = self._block.fill(numbers)
         words, table = block[: self._words], block[self._words :].reshape(-1, ROW)
         facts = self._facts.fill(numbers, words)
         outputs = [Buffer(n, 0, FOREVER) for n in nbytes]
-        results = [(r.value, r.place(shape, at, outputs, facts)) for r, shape, at in zip(self._results, shapes, starts)]
+        results = [(r.value, r.place(shape, outputs, facts)) for r, shape in zip(self._results, shapes)]
         keep = self._keep if facts is None else [*self._keep, facts]
         parameters = Parameters(words, self._relative, self._patched, table, keep)
         return Bound(self._stop, self._name, symbols, self._inputs, outputs, results, self._dead, arena, parameters,
@@ -229,11 +228,10 @@ class _Result(NamedTuple):
         output = None if p.buffer is None else draft.outputs.index(p.buffer.root())
         return _Result(v, p.dtype, output, p.outer, p.array, None if p.sizes is None else facts.start(p.sizes))
 
-    def place(self, shape: tuple[int, ...], at: int, outputs: list[Buffer], facts: np.ndarray | None) -> Place:
+    def place(self, shape: tuple[int, ...], outputs: list[Buffer], facts: np.ndarray | None) -> Place:
         if self.output is not None:
-            return Place(shape, self.dtype, outputs[self.output], at=at)
+            return Place(shape, self.dtype, outputs[self.output])
         if self.start is None or self.outer is not None:
-            array = None if self.array is None else self.array.reshape(shape)
-            return Place(shape, self.dtype, None, self.outer, array, at=at)
+            return Place(shape, self.dtype, None, self.outer, None if self.array is None else self.array.reshape(shape))
         assert facts is not None
         return Place(shape, self.dtype, array=facts[self.start : self.start + math.prod(shape)].reshape(shape))

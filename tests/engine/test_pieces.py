@@ -86,7 +86,7 @@ def test_what_lies_in_a_concatenation_is_not_overwritten() -> None:
     np.testing.assert_allclose(z, a + softmax(a), rtol=1e-6)
 
 
-def test_a_piece_that_is_read_by_a_later_segment() -> None:
+def test_what_a_later_segment_reads_is_no_piece() -> None:
     """How many elements NonZero finds is known only when it has run: what comes after it is another segment."""
     exe = compiled("""m (float[6, 4] x) => (float[3, 4] y, int64[2, k] i) <int64[2] n = {3, 3}> {
         a = Softmax (x)  p, q = Split <axis = 0> (a, n)  c = Concat <axis = 0> (p, q, a)
@@ -95,6 +95,18 @@ def test_a_piece_that_is_read_by_a_later_segment() -> None:
     a = softmax(X)
     np.testing.assert_allclose(y, a[3:] * i.max() + a[:3], rtol=1e-6)
     np.testing.assert_array_equal(i, np.nonzero(np.concatenate([a, a])))
+    assert all(p.at == 0 and p.buffer.within is None for b in bound_of(exe) for _, p in b.results if p.buffer is not None)
+
+
+def test_a_reshaped_output_is_not_computed_elsewhere() -> None:
+    """`u` is returned, and concatenated under another shape."""
+    exe = compiled("""m (float[6, 4] x) => (float[6, 4] u, float[8, 4] y) <int64[2] wide = {3, 8}, int64[2] flat = {8, 4}> {
+        u = Softmax (x)  v = Reshape (u, wide)  w = Slice (v, o, e, o)  c = Concat <axis = 0> (v, w)  s = Sqrt (c)  y = Reshape (s, flat) }
+        """.replace("{8, 4}>", "{8, 4}, int64[1] o = {0}, int64[1] e = {1}>"))  # fmt: skip
+    u, y = exe(X)
+    np.testing.assert_allclose(u, softmax(X), rtol=1e-6)
+    np.testing.assert_allclose(y, np.sqrt(np.concatenate([u, u[:2]])), rtol=1e-6)
+    assert sorted(b.nbytes for b in bound_of(exe)[-1].outputs) == [96, 128]
 
 
 def test_pieces_are_bound_again_for_other_sizes() -> None:
