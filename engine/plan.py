@@ -7,21 +7,25 @@ when a step first meets a signature (shapes of its operands); the answer is kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..ir.core import Graph, Node
+from ..ir.core import Graph, Node, Value
 from ..ir.errors import UnsupportedError
 from ..ir.interp import bind_symbols, last_readers, region_symbols, where
 from ..ir.layout import lies_alike
+from ..ir.limits import Budget
 from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
+from .binding import Symbols
+from .memory import Workspace
 from .segment import Segments
 from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep
+from .ways import Leg, Ways
 
 Selector = Callable[[Node], KernelSource | Refusal]
 
@@ -32,6 +36,7 @@ class Plan:
 
     graph: Graph
     steps: list[Step] = field(default_factory=list)
+    ways: Ways = field(default_factory=Ways)
 
     @cached_property
     def segments(self) -> Segments:
@@ -46,49 +51,91 @@ class Plan:
                 for inner in step.plans:
                     yield from inner.kernels()
 
-    def run(self, frame: Frame) -> list[Any]:
-        """Runs the steps in `frame`; the graph's outputs in logical order."""
-        at = 0
+    def run(self, frame: Frame, at: int = 0) -> list[Any]:
+        """Runs the steps in `frame`, from step `at` on; the graph's outputs in logical order."""
         while at < len(self.steps):
             frame.budget.check_time(self.steps[at].name)
             bound = self.segments.at(at, frame)
+            leg = Leg(at, bound, dict(frame.symbols), frame.held) if frame.legs is not None else None
             if bound is not None:
                 bound.run(frame)
                 at = bound.stop
             else:
-                self.run_step(at, frame)
+                found = self.run_step(at, frame)
+                if leg is not None:
+                    leg.found = found
                 at += 1
+            if leg is not None:
+                frame.legs.append(leg)  # type: ignore[union-attr]
         return [frame.logical(v) for v in self.graph.outputs]
 
-    def run_step(self, at: int, frame: Frame) -> None:
-        """Runs one step by itself."""
+    def run_step(self, at: int, frame: Frame) -> list[tuple[int, ...] | None]:
+        """Runs one step by itself; the physical shapes of its results (None for what is no tensor)."""
         step = self.steps[at]
         step.run(frame)
         for v in step.node.results:
             frame.hold(v)
+        shapes = [_shape(v, frame.values[v]) for v in step.node.results]
         for v in step.frees:
             frame.hold(v, -1)
             frame.values.pop(v, None)
+        return shapes
 
-    def callable(self, outer: Frame) -> Callable[..., tuple]:
-        """The plan as the function that a control operator's reference calls, closed over the values around it."""
+    def region(self, around: Sequence[Value], symbols: Symbols, threads: int) -> Region:
+        """The plan of a region as a function, where the symbols outside are these."""
+        return Region(self, around, symbols, threads)
+
+    def callable(self, outer: Frame, around: Sequence[Value]) -> Callable[..., tuple]:
+        """The plan of a region as the function that a control operator's reference calls, closed over the values `around` it."""
+        region = self.region(around, outer.symbols, outer.threads)
+        given, workspace, budget = tuple([outer.values[v] for v in around]), outer.workspace, outer.budget
 
         def call(*args: Any) -> tuple:
-            frame = Frame(
-                dict(outer.values), region_symbols(self.graph, outer.symbols), outer.budget, outer.threads, outer.workspace
-            )
-            for v, x in zip(self.graph.inputs, args, strict=True):
-                x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
-                frame.put(v, x)
-                frame.hold(v)
-                bind_symbols(v.type, x, frame.symbols)
-            try:
-                return tuple(self.run(frame))
-            finally:
-                outer.budget.held -= frame.held
+            return region(workspace, budget, given, args)
 
         call.types = tuple(v.type for v in self.graph.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
         return call
+
+
+class Region:
+    """A region's plan as a function of the values `around` it and of its arguments, for the symbols that are known outside."""
+
+    def __init__(self, plan: Plan, around: Sequence[Value], symbols: Symbols, threads: int):
+        self.plan, self.around, self.threads = plan, around, threads
+        self.symbols = region_symbols(plan.graph, symbols)
+        self._ways = plan.ways
+
+    def __call__(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The region's outputs, for `given` values around it in physical order, and arguments in logical order."""
+        held = budget.held
+        try:
+            for way in self._ways.known:
+                results = way.run(workspace, budget, self.symbols, given, args)
+                if results is not None:
+                    return results
+            return self._run_closely(workspace, budget, given, args)
+        finally:
+            budget.held = held
+
+    def _run_closely(
+        self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """A run that checks and binds everything, and notes which way it went."""
+        graph = self.plan.graph
+        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace, legs=[])
+        for v, x in zip(graph.inputs, args, strict=True):
+            x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
+            frame.put(v, x)
+            frame.hold(v)
+            bind_symbols(v.type, x, frame.symbols)
+        shapes = {v: _shape(v, frame.values[v]) for v in [*graph.inputs, *self.around]}
+        results = tuple(self.plan.run(frame))
+        self._ways.add(self.plan, frame.legs or (), self.symbols, self.threads, self.around, shapes)
+        return results
+
+
+def _shape(v: Value, x: Any) -> tuple[int, ...] | None:
+    return x.shape if isinstance(v.type, TensorType) and isinstance(x, np.ndarray) else None
 
 
 def make_plan(graph: Graph, select: Selector | None, served: list[Served], compile_all: Callable[[list[str]], list[int]]) -> Plan:

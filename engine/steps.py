@@ -27,6 +27,7 @@ from .memory import ALIGN, Workspace, aligned, aligned_copy, as_aligned
 
 if TYPE_CHECKING:
     from .plan import Plan
+    from .ways import Leg
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Frame:
     workspace: Workspace = field(default_factory=Workspace)
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
     places: Mapping[Value, np.ndarray] = field(default_factory=dict)  # where the caller wants outputs, if they have this shape
+    legs: list[Leg] | None = None  # which parts the run had, where that is to be kept (see `ways.py`)
     _evaluated: dict[DimLike, int] = field(default_factory=dict)
 
     def evaluate(self, d: DimLike) -> int:
@@ -145,6 +147,7 @@ class HostStep(Step):
     def __init__(self, node: Node, plans: Sequence[Plan], how: str):
         super().__init__(node)
         self.plans, self.how = plans, how
+        self.around = node.captures() if plans else []  # what the regions read from outside
 
     def run(self, frame: Frame) -> None:
         node = self.node
@@ -169,7 +172,7 @@ class HostStep(Step):
     def _control(self, operands: list[Any], frame: Frame) -> list[Any]:
         node, attrs = self.node, self.node.all_attrs()
         for name, plan in zip(node.op.regions, self.plans):
-            attrs[name] = plan.callable(frame)
+            attrs[name] = plan.callable(frame, self.around)
         try:
             out = node.op.reference(*operands, budget=frame.budget, **attrs)  # type: ignore[misc]
         except GraphmillError:
