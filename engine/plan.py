@@ -22,10 +22,11 @@ from ..ir.limits import Budget
 from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
 from .binding import Symbols
+from .bound import Bound
 from .memory import Workspace
 from .segment import Segments
-from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep
-from .ways import Leg, Ways
+from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep, Watch
+from .ways import Leg, Run, Trip, Way, Ways
 
 Selector = Callable[[Node], KernelSource | Refusal]
 
@@ -56,18 +57,24 @@ class Plan:
         while at < len(self.steps):
             frame.budget.check_time(self.steps[at].name)
             bound = self.segments.at(at, frame)
-            leg = Leg(at, bound, dict(frame.symbols), frame.held) if frame.legs is not None else None
-            if bound is not None:
-                bound.run(frame)
-                at = bound.stop
+            if frame.watch is not None:
+                frame.watch.leg(self, at, bound, frame)
             else:
-                found = self.run_step(at, frame)
-                if leg is not None:
-                    leg.found = found
-                at += 1
-            if leg is not None:
-                frame.legs.append(leg)  # type: ignore[union-attr]
-        return [frame.logical(v) for v in self.graph.outputs]
+                self._run_leg(at, bound, frame)
+            at = at + 1 if bound is None else bound.stop
+        return [frame.output(v) for v in self.graph.outputs]
+
+    def _run_leg(self, at: int, bound: Bound | None, frame: Frame) -> None:
+        """Runs a bound segment, or (None) the step `at`, and notes it where that is asked for."""
+        leg = Leg(at, bound, dict(frame.symbols), frame.held) if frame.legs is not None else None
+        if bound is not None:
+            bound.run(frame)
+            found = []
+        else:
+            found = self.run_step(at, frame)
+        if leg is not None and frame.legs is not None:
+            leg.found = found
+            frame.legs.append(leg)
 
     def run_step(self, at: int, frame: Frame) -> list[tuple[int, ...] | None]:
         """Runs one step by itself; the physical shapes of its results (None for what is no tensor)."""
@@ -87,12 +94,11 @@ class Plan:
 
     def callable(self, outer: Frame, around: Sequence[Value]) -> Callable[..., tuple]:
         """The plan of a region as the function that a control operator's reference calls, closed over the values `around` it."""
-        region = self.region(around, outer.symbols, outer.threads)
-        given, workspace, budget = tuple([outer.values[v] for v in around]), outer.workspace, outer.budget
-
-        def call(*args: Any) -> tuple:
-            return region(workspace, budget, given, args)
-
+        region, given = self.region(around, outer.symbols, outer.threads), tuple([outer.values[v] for v in around])
+        if outer.watch is None:
+            call = region.entered(outer.workspace, outer.budget, given)
+        else:
+            call = region.watched(outer, given, outer.watch)
         call.types = tuple(v.type for v in self.graph.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
         return call
 
@@ -105,32 +111,66 @@ class Region:
         self.symbols = region_symbols(plan.graph, symbols)
         self._ways = plan.ways
 
-    def __call__(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The region's outputs, for `given` values around it in physical order, and arguments in logical order."""
-        held = budget.held
-        try:
-            for way in self._ways.known:
-                results = way.run(workspace, budget, self.symbols, given, args)
+    def __call__(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The outputs of a region without inputs, for `given` values around it in physical order."""
+        for way in self._ways.known:
+            run = way.enter(workspace, budget, self.symbols, given)
+            results = None if run is None else run(())
+            if results is not None:
+                return results
+        return self._run_closely(workspace, budget, given, ())
+
+    def entered(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> Callable[..., tuple[Any, ...]]:
+        """The region as a function of its arguments, in logical order."""
+        ways, runs = self._ways, list[Run]()
+        known: tuple[Way, ...] = ()
+
+        def call(*args: Any) -> tuple[Any, ...]:
+            nonlocal known, runs
+            if ways.known is not known:
+                known = ways.known
+                found = [way.enter(workspace, budget, self.symbols, given) for way in known]
+                runs = [run for run in found if run is not None]
+            for run in runs:
+                results = run(args)
                 if results is not None:
                     return results
             return self._run_closely(workspace, budget, given, args)
-        finally:
-            budget.held = held
 
-    def _run_closely(
-        self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
-        """A run that checks and binds everything, and notes which way it went."""
-        graph = self.plan.graph
-        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace, legs=[])
-        for v, x in zip(graph.inputs, args, strict=True):
+        return call
+
+    def watched(self, outer: Frame, given: tuple[Any, ...], watch: Watch) -> Callable[..., tuple[Any, ...]]:
+        """`entered` where all that runs is watched."""
+
+        def call(*args: Any) -> tuple[Any, ...]:
+            def run() -> tuple[Any, ...]:
+                frame = self._frame(outer.workspace, outer.budget, given, args)
+                frame.watch = watch
+                return tuple(self.plan.run(frame))
+
+            return watch.call(self.plan, run)
+
+        return call
+
+    def _frame(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> Frame:
+        """A frame of the region with its inputs in it."""
+        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace)
+        for v, x in zip(self.plan.graph.inputs, args, strict=True):
             x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
             frame.put(v, x)
             frame.hold(v)
             bind_symbols(v.type, x, frame.symbols)
-        shapes = {v: _shape(v, frame.values[v]) for v in [*graph.inputs, *self.around]}
+        return frame
+
+    def _run_closely(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A run that checks and binds everything, and notes which way it went."""
+        held = budget.held
+        frame = self._frame(workspace, budget, given, args)
+        frame.legs = []
+        shapes = {v: _shape(v, frame.values[v]) for v in [*self.plan.graph.inputs, *self.around]}
         results = tuple(self.plan.run(frame))
-        self._ways.add(self.plan, frame.legs or (), self.symbols, self.threads, self.around, shapes)
+        budget.held = held
+        self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))
         return results
 
 

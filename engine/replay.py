@@ -23,7 +23,7 @@ from .memory import Workspace
 from .outputs import WRITABLE, owned
 from .plan import Plan
 from .steps import Frame
-from .ways import READABLE, Leg, Way, way_of
+from .ways import READABLE, Leg, Trip, Way, way_of
 
 MOST_ARRAYS = 512  # of one run: each is some lines of Python
 MOST_COMPARED = 16  # that an output is compared with
@@ -41,8 +41,7 @@ def replay_of(plan: Plan, frame: Frame, legs: Sequence[Leg], output_names: Seque
     bound = legs[0].bound
     if bound is not None and len(legs) == 1 and _makes_all_outputs(graph, bound):
         return None if plan.segments.reads_contents(0) else Replay(bound, plan, frame, output_names)
-    shapes = {v: frame.values[v].shape for v in graph.inputs}
-    way = way_of(plan, legs, frame.symbols, frame.threads, (), shapes)
+    way = way_of(Trip(plan, legs, frame.symbols, frame.threads, (), {v: frame.values[v].shape for v in graph.inputs}))
     return None if way is None else StepByStep(way, plan, frame, output_names)
 
 
@@ -57,7 +56,7 @@ def _makes_all_outputs(graph: Graph, bound: Bound) -> bool:
 class StepByStep:
     """One signature of a model that is more than one segment: the element types and shapes of its inputs, and the way from there.
 
-    `run` is as that of `Replay`. `run_into` is that as well: what is to lie in arrays of the caller's is copied there, by `Outputs`.
+    `run` is as that of `Replay`, and so is `run_into`: what is to lie in arrays of the caller's is copied there, by `Outputs`.
     """
 
     run: Callable[[Any, Workspace], Results | None]
@@ -66,7 +65,7 @@ class StepByStep:
         inputs, outputs = plan.graph.inputs, dict(zip(output_names, plan.graph.outputs))
         self.signature = tuple([frame.values[v].shape for v in inputs])
         limits, given, fed = frame.budget.limits, frame.budget.given, frame.budget.fed
-        known: dict[str, Any] = {"way": way.run, "symbols": frame.symbols, "names": tuple(output_names), "ndarray": np.ndarray,
+        known: dict[str, Any] = {"way": way.enter, "symbols": frame.symbols, "names": tuple(output_names), "ndarray": np.ndarray,
                                  "budget": lambda: Budget(limits, given, fed), "owned": owned, "outputs": outputs}  # fmt: skip
         for i, v in enumerate(inputs):
             known |= {f"name{i}": v.name, f"shape{i}": frame.values[v].shape, f"dtype{i}": frame.values[v].dtype}
@@ -81,7 +80,7 @@ class StepByStep:
 def _code_step_by_step(inputs: int, outputs: int) -> CodeType:
     given, results = ("".join(f"{kind}{i}, " for i in range(n)) for kind, n in (("a", inputs), ("r", outputs)))
     text = ["def run(given, workspace):", *_get(inputs), f" given = ({given})",
-            " results = way(workspace, budget(), symbols, (), given)", " if results is None: return None",
+            " run = way(workspace, budget(), symbols, ())", " results = run(given)", " if results is None: return None",
             " named = dict(zip(names, results))", *[f" {results}= results"] * bool(outputs)]  # fmt: skip
     for i in range(outputs):
         text.append(f" if {_questionable(i, inputs)}: return owned(named, given, outputs)")
@@ -143,7 +142,8 @@ def _code(inputs: int, outputs: int, arrays: tuple[tuple[int, str], ...], checke
     call += [f" return {{{', '.join(f'to{i}: r{i}' for i in range(outputs))}}}"]
     make = [f" r{i} = empty(size{i}, type{i})" for i in range(outputs)]
     take = _places(inputs, outputs)
-    text = ["def run(given, workspace):", *_get(inputs), *make, *call, "def run_into(given, workspace, out):", *_get(inputs), *take, *call]
+    get = _get(inputs)
+    text = ["def run(given, workspace):", *get, *make, *call, "def run_into(given, workspace, out):", *get, *take, *call]
     return compile("\n".join(text), "<replay>", "exec")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from ..ir.types import TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound, Place
 from .memory import Workspace
-from .steps import Frame, HostStep, Step
+from .steps import Frame, HostStep, Step, read_only
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -34,7 +34,7 @@ MOST_WAYS = 8  # that a plan keeps
 MOST_WRITTEN = 64  # that are written for a plan: where sizes are new in each run, ways only cost
 MOST_VALUES = 512  # of one way: each is some lines of Python
 READABLE = 0x101  # C-contiguous and aligned, among the bits of `ndarray.flags.num`
-Run = Callable[..., "tuple[Any, ...] | None"]
+Run = Callable[[tuple[Any, ...]], "tuple[Any, ...] | None"]
 
 
 @dataclass(slots=True)
@@ -49,6 +49,19 @@ class Leg:
     found: list[tuple[int, ...] | None] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Trip:
+    """A careful run of a plan that began with these symbols: its legs, and the physical shapes of the graph's inputs and of the
+    values `around` it (None for what is no array)."""
+
+    plan: Plan
+    legs: Sequence[Leg]
+    symbols: dict[str, int]
+    threads: int
+    around: Sequence[Value]
+    shapes: Mapping[Value, tuple[int, ...] | None]
+
+
 class Ways:
     """The ways of one plan, the latest first. The tuple is never changed in place, since several threads may read it."""
 
@@ -56,23 +69,22 @@ class Ways:
         self.known: tuple[Way, ...] = ()
         self._left = MOST_WRITTEN
 
-    def add(self, plan: Plan, legs: Sequence[Leg], symbols: dict[str, int], threads: int, around: Sequence[Value],
-            shapes: dict[Value, Any]) -> None:  # fmt: skip
-        """Writes the way that a run went, if it can be; `shapes` has the physical shapes of inputs and of the values around (None for
-        what is no array)."""
+    def add(self, trip: Trip) -> None:
+        """Writes the way that a run went, if it can be."""
         if self._left > 0 and ARRAYS_AS_EXPECTED:
             self._left -= 1
-            way = way_of(plan, legs, symbols, threads, around, shapes)
+            way = way_of(trip)
             if way is not None:
                 self.known = (way, *self.known[: MOST_WAYS - 1])
 
 
 @dataclass(eq=False, slots=True)
 class Way:
-    """`run(workspace, budget, symbols, around, arguments)` gives the graph's outputs, in logical order, or None where it is not the
-    way for these: given are the values around and the inputs, in physical order."""
+    """`enter(workspace, budget, symbols, around)` looks at the values around a region (in physical order) and gives `run`;
+    `run(arguments)` gives the graph's outputs, in logical order. Both give None where it is not the way for these. One that was
+    entered holds as long as nobody enters the way with other values in that workspace."""
 
-    run: Run
+    enter: Callable[[Workspace, Budget, dict[str, int], tuple[Any, ...]], Run | None]
 
 
 @dataclass(slots=True)
@@ -86,27 +98,25 @@ class _Known:
     dtype: np.dtype | None
 
 
-def way_of(
-    plan: Plan, legs: Sequence[Leg], symbols: dict[str, int], threads: int, around: Sequence[Value], shapes: dict[Value, Any]
-) -> Way | None:
-    """The way that a run of a plan went from `symbols` on; None where it cannot be told beforehand: sizes in it hang on what its
-    inputs hold, or values at its borders do not lie in row-major order."""
-    graph = plan.graph
-    for leg in legs:
+def way_of(trip: Trip) -> Way | None:
+    """The way of a run; None where it cannot be told beforehand: sizes in it hang on what its inputs hold, or values at its borders
+    do not lie in row-major order."""
+    plan, graph = trip.plan, trip.plan.graph
+    for leg in trip.legs:
         if leg.bound is not None and plan.segments.reads_contents(leg.at):
             return None
         if leg.bound is None and any(_has_layout(v) for v in [*plan.steps[leg.at].node.operands, *plan.steps[leg.at].node.results]):
             return None
     if any(_has_layout(v) for v in [*graph.inputs, *graph.outputs]):
         return None
-    writer = _Writer(plan, symbols, threads)
-    writer.take(graph.inputs, around, shapes)
-    for i, leg in enumerate(legs):
+    writer = _Writer(trip)
+    writer.take()
+    for leg in trip.legs:
         if leg.bound is None:
-            writer.step(leg, last=i == len(legs) - 1)
+            writer.step(leg, last=leg is trip.legs[-1])
         elif not writer.segment(leg, leg.bound):
             return None
-    return writer.finished(legs) if len(writer.values) <= MOST_VALUES else None
+    return writer.finished() if len(writer.values) <= MOST_VALUES else None
 
 
 def _has_layout(v: Value | None) -> bool:
@@ -116,12 +126,13 @@ def _has_layout(v: Value | None) -> bool:
 class _Writer:
     """Writes a way. Nothing of the model is in the text: names of values, shapes and segments are looked up."""
 
-    def __init__(self, plan: Plan, symbols: dict[str, int], threads: int):
-        self.plan, self.threads, self.symbols = plan, threads, symbols
+    def __init__(self, trip: Trip):
+        self.trip, self.plan, self.threads = trip, trip.plan, trip.threads
         self.values: dict[Value, _Known] = {}
-        self.text: list[str] = []
+        self.head: list[str] = []  # lines of `enter`
+        self.text: list[str] = []  # lines of `run`
         self.known: dict[str, Any] = {"empty": np.empty, "ndarray": np.ndarray, "require": _row_major, "go_on": _go_on,
-                                      "threads": threads, "symbols0": symbols}  # fmt: skip
+                                      "threads": trip.threads, "symbols0": trip.symbols}  # fmt: skip
 
     def know(self, x: Any) -> str:
         """The name under which the function finds `x`."""
@@ -129,17 +140,20 @@ class _Writer:
         self.known[name] = x
         return name
 
-    def take(self, inputs: Sequence[Value], around: Sequence[Value], shapes: dict[Value, Any]) -> None:
+    def take(self) -> None:
         """The lines that take the arguments and look at their shapes; their element types are those of the program."""
-        for values, letter, given in ((inputs, "a", "arguments"), (around, "c", "around")):
+        for values, letter, given, text in (
+            (self.plan.graph.inputs, "a", "arguments", self.text),
+            (self.trip.around, "c", "around", self.head),
+        ):
             names = [f"{letter}{i}" for i in range(len(values))]
-            self.text += [f" {', '.join(names)}, = {given}"] if names else []
+            text += [f" {', '.join(names)}, = {given}"] if names else []
             for v, name in zip(values, names):
-                shape = shapes[v]
+                shape = self.trip.shapes[v]
                 if shape is not None:
-                    self.text.append(f" if type({name}) is not ndarray or {name}.shape != {self.know(shape)}: return None")
-                    if letter == "a":
-                        self.text.append(f" if {name}.flags.num & {READABLE} != {READABLE}: {name} = require({name})")
+                    text.append(f" if type({name}) is not ndarray or {name}.shape != {self.know(shape)}: return None")
+                    if text is self.text and math.prod(shape) > 1:
+                        text.append(f" if {name}.flags.num & {READABLE} != {READABLE}: {name} = require({name})")
                 self._named(v, name, shape)
 
     def _named(self, v: Value, name: str, shape: tuple[int, ...] | None) -> None:
@@ -161,10 +175,12 @@ class _Writer:
         if not len(bound.parameters.table):
             return True
         name = self.know(bound)
-        self.text += [f" resolved = workspace.resolve({name})", " schedule = resolved.schedule", " view = schedule.view"]
-        self.text += [f" view[{ARRAYS + i}] = id({arrays[i]})" for i in sorted({i for _, i in patches})]
-        self.text.append(f" if not schedule.advance(threads, {len(patches)}): go_on(schedule, threads, budget, {self.know(bound.name)})")
-        self.text += [f" {name}.check(resolved)"] * bool(bound.checked)
+        self.head += [f" q{n} = workspace.resolve({name})", f" v{n} = q{n}.schedule.view", f" n{n} = q{n}.schedule.advance"]
+        for i in sorted({i for _, i in patches}):
+            (self.head if arrays[i][0] in "ck" else self.text).append(f" v{n}[{ARRAYS + i}] = id({arrays[i]})")
+        go_on = f"go_on(q{n}.schedule, threads, budget, {self.know(bound.name)})"
+        self.text.append(f" if not n{n}(threads, {len(patches)}): {go_on}")
+        self.text += [f" {name}.check(q{n})"] * bool(bound.checked)
         return True
 
     def _result(self, v: Value, p: Place, buffers: dict[Any, str], n: int) -> None:
@@ -184,7 +200,7 @@ class _Writer:
     def array(self, v: Value) -> str:
         """The expression of a value under its own shape."""
         if v.is_const:
-            return self.know(v.const.array)  # type: ignore[union-attr]
+            return self.know(read_only(v.const.array))  # type: ignore[union-attr]
         x = self.values[v]
         text = x.name
         if x.held_as is not None and x.held_as[1] != x.dtype:
@@ -201,17 +217,17 @@ class _Writer:
             wrong = [f"type({x}) is not ndarray or {x}.shape != {self.know(s)}" for x, s in zip(names, leg.found) if s is not None]
             read = _read_from(self.plan, leg.at + 1)
             live = [v for v in self.values if v in read]
-            go_on = self.know(functools.partial(_from_step, self.plan, leg, live, self.threads))
+            go_on = self.know(_Behind(self.plan, leg, live, self.threads))
+            found = "".join(f"{x}, " for x in names)
             if wrong:
-                self.text.append(f" if {' or '.join(wrong)}: return {go_on}(workspace, budget, ({''.join(f'{x}, ' for x in names)}), "
-                                 f"{self._listed(live)})")  # fmt: skip
+                self.text.append(f" if {' or '.join(wrong)}: return {go_on}(workspace, budget, ({found}), {self._listed(live)})")
         for v, name, shape in zip(step.node.results, names, leg.found):
             self._named(v, name, shape)
 
     def _host(self, step: Step, leg: Leg) -> str:
         """The call of a step."""
         reads = [v for v in dict.fromkeys([*step.node.operands, *step.node.captures()]) if v is not None and not v.is_const]
-        run = self.know(functools.partial(_run_step, step, reads, leg.symbols, self.threads))
+        run = self.know(_Alone(step, reads, leg.symbols, self.threads))
         return f"{run}(workspace, budget, {self._listed(reads)})"
 
     def _branch(self, step: Step, leg: Leg) -> str:
@@ -224,19 +240,22 @@ class _Writer:
         if known is None or math.prod(known) != 1 or any(v.is_const or _has_layout(v) for v in outputs):
             return ""
         then, other = (self.know(plan.region(step.around, leg.symbols, self.threads)) for plan in step.plans)
-        return f"({then} if {self.array(cond)}.item() else {other})(workspace, budget, {self._listed(step.around)}, ())"  # type: ignore[arg-type]
+        return f"({then} if {self.array(cond)}.item() else {other})(workspace, budget, {self._listed(step.around)})"  # type: ignore[arg-type]
 
     def _listed(self, values: Sequence[Value]) -> str:
         return f"({''.join(self.array(v) + ', ' for v in values)})"
 
-    def finished(self, legs: Sequence[Leg]) -> Way:
+    def finished(self) -> Way:
+        legs = self.trip.legs
         needs = max([leg.held + leg.bound.arena + sum(b.nbytes for b in leg.bound.outputs) for leg in legs if leg.bound], default=0)
-        head = ["def run(workspace, budget, symbols, around, arguments):",
-                " if symbols is not symbols0 and symbols != symbols0: return None", " held = budget.held",
-                f" if budget.total is not None and held + {self.know(needs)} > budget.total: return None"]  # fmt: skip
-        end = f" return {self._listed(self.plan.graph.outputs)}"
-        exec(_code("\n".join([*head, *self.text, end])), self.known)
-        return Way(self.known["run"])
+        known = " if symbols is not symbols0 and symbols != symbols0: return None"
+        head = ["def enter(workspace, budget, symbols, around):", known]
+        fits = [f"  if budget.total is not None and budget.held + {self.know(needs)} > budget.total: return None"] * (needs > 0)
+        if any(leg.bound is None for leg in legs):
+            self.text = [" held = budget.held", *self.text, " budget.held = held"]
+        body = [" " + line for line in [*self.text, f" return {self._listed(self.plan.graph.outputs)}"]]
+        exec(_code("\n".join([*head, *self.head, " def run(arguments):", *fits, *body, " return run"])), self.known)
+        return Way(self.known["enter"])
 
 
 @functools.lru_cache(maxsize=256)
@@ -255,25 +274,37 @@ def _go_on(schedule: Schedule, threads: int, budget: Budget, name: str) -> None:
         budget.check_time(name)
 
 
-def _run_step(
-    step: Step, reads: Sequence[Value], symbols: dict[str, int], threads: int, workspace: Workspace, budget: Budget, arrays: Sequence[Any]
-) -> list[Any]:
-    frame = Frame(dict(zip(reads, arrays)), dict(symbols), budget, threads, workspace)
-    step.run(frame)
-    return [frame.values[v] for v in step.node.results]
+@dataclass(slots=True)
+class _Alone:
+    """A step between segments, as a function of the values that it reads."""
+
+    step: Step
+    reads: Sequence[Value]
+    symbols: dict[str, int]
+    threads: int
+
+    def __call__(self, workspace: Workspace, budget: Budget, arrays: Sequence[Any]) -> list[Any]:
+        frame = Frame(dict(zip(self.reads, arrays)), dict(self.symbols), budget, self.threads, workspace)
+        self.step.run(frame)
+        return [frame.values[v] for v in self.step.node.results]
 
 
-def _from_step(
-    plan: Plan, leg: Leg, live: Sequence[Value], threads: int, workspace: Workspace, budget: Budget, results: Sequence[Any],
-    arrays: Sequence[Any],
-) -> tuple[Any, ...]:  # fmt: skip
-    """The rest of a run behind a step that has other results than it had."""
-    frame = Frame(dict(zip(live, arrays)), dict(leg.symbols), budget, threads, workspace)
-    for v, x in zip(plan.steps[leg.at].node.results, results):
-        frame.values[v] = x
-        frame.hold(v)
-        bind_symbols(v.type, x, frame.symbols)
-    return tuple(plan.run(frame, leg.at + 1))
+@dataclass(slots=True)
+class _Behind:
+    """The rest of a run behind a step that has other results than it had, as a function of those and of the other values."""
+
+    plan: Plan
+    leg: Leg
+    live: Sequence[Value]
+    threads: int
+
+    def __call__(self, workspace: Workspace, budget: Budget, results: Sequence[Any], arrays: Sequence[Any]) -> tuple[Any, ...]:
+        frame = Frame(dict(zip(self.live, arrays)), dict(self.leg.symbols), budget, self.threads, workspace)
+        for v, x in zip(self.plan.steps[self.leg.at].node.results, results):
+            frame.values[v] = x
+            frame.hold(v)
+            bind_symbols(v.type, x, frame.symbols)
+        return tuple(self.plan.run(frame, self.leg.at + 1))
 
 
 def _read_from(plan: Plan, at: int) -> set[Value]:

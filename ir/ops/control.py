@@ -90,10 +90,13 @@ class _Scans:
         self.budget, self.what, self.nbytes = budget, what, 0
 
     def add(self, values: Sequence[np.ndarray]) -> None:
+        if not self.parts and not values:
+            return
         for part, value in zip(self.parts, values, strict=True):
             part.append(value)
             self.nbytes += value.nbytes
-        self.budget.check_bytes(self.what, self.nbytes)
+        if not self.budget.fits(self.nbytes):
+            self.budget.check_bytes(self.what, self.nbytes)
 
 
 # ---- if
@@ -159,12 +162,13 @@ def loop(M=None, cond=None, *v_initial, body, budget):
     trips = None if M is None else int(M.item())
     go = cond is None or bool(cond.item())
     carried, scans, i = tuple(v_initial), _Scans(len(body.types) - 1 - len(v_initial), budget, "loop"), 0
+    behind = 1 + len(carried)
     while go and (trips is None or i < trips):
         budget.iterate("loop")
         budget.check_time("loop")
         out = body(np.array(i, np.int64), np.array(go), *carried)
-        go, carried = bool(out[0].item()), out[1 : 1 + len(carried)]
-        scans.add(out[1 + len(carried) :])
+        go, carried = bool(out[0].item()), out[1:behind]
+        scans.add(out[behind:])
         i += 1
     return (*carried, *(_stack(p, t) for p, t in zip(scans.parts, body.types[1 + len(carried) :])))
 
