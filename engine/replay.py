@@ -64,12 +64,12 @@ class StepByStep:
     def __init__(self, way: Way, plan: Plan, frame: Frame, output_names: Sequence[str]):
         inputs, outputs = plan.graph.inputs, dict(zip(output_names, plan.graph.outputs))
         self.signature = tuple([frame.values[v].shape for v in inputs])
-        limits, given, fed = frame.budget.limits, frame.budget.given, frame.budget.fed
         known: dict[str, Any] = {"way": way.enter, "symbols": frame.symbols, "names": tuple(output_names), "ndarray": np.ndarray,
-                                 "budget": lambda: Budget(limits, given, fed), "owned": owned, "outputs": outputs}  # fmt: skip
+                                 "budget": frame.budget.anew, "owned": owned, "outputs": outputs}  # fmt: skip
         for i, v in enumerate(inputs):
             known |= {f"name{i}": v.name, f"shape{i}": frame.values[v].shape, f"dtype{i}": frame.values[v].dtype}
-        exec(_code_step_by_step(len(inputs), len(outputs)), known)
+        lists = tuple([v.node is not None and v.node.op.has("repacking") and len(v.output_of) == 1 for v in outputs.values()])
+        exec(_code_step_by_step(len(inputs), lists, way.asks), known)
         self.run = known["run"]
 
     def run_into(self, given: Any, workspace: Workspace, out: Any) -> Results | None:
@@ -77,12 +77,14 @@ class StepByStep:
 
 
 @functools.lru_cache(maxsize=256)
-def _code_step_by_step(inputs: int, outputs: int) -> CodeType:
+def _code_step_by_step(inputs: int, lists: tuple[bool, ...], asks: bool) -> CodeType:
+    """The function of a `StepByStep`; `lists` tells which outputs are no arrays, and made anew by each run."""
+    outputs = len(lists)
     given, results = ("".join(f"{kind}{i}, " for i in range(n)) for kind, n in (("a", inputs), ("r", outputs)))
     text = ["def run(given, workspace):", *_get(inputs), f" given = ({given})",
-            " run = way(workspace, budget(), symbols, ())", " results = run(given)", " if results is None: return None",
+            f" run = way(workspace, budget{'()' * asks}, symbols, ())", " results = run(given)", " if results is None: return None",
             " named = dict(zip(names, results))", *[f" {results}= results"] * bool(outputs)]  # fmt: skip
-    for i in range(outputs):
+    for i in [i for i in range(outputs) if not lists[i]]:
         text.append(f" if {_questionable(i, inputs)}: return owned(named, given, outputs)")
     return compile("\n".join([*text, " return named"]), "<replay>", "exec")
 

@@ -200,7 +200,7 @@ class HostStep(Step):
         node, attrs = self.node, self.node.all_attrs()
         for name, plan in zip(node.op.regions, self.plans):
             attrs[name] = plan.callable(frame, self.around)
-        run = functools.partial(node.op.reference, *operands, budget=frame.budget, **attrs)  # type: ignore[misc]
+        run = functools.partial(node.op.reference, *operands, budget=frame.budget, **attrs)  # type: ignore[arg-type, misc]
         try:
             out = run() if frame.watch is None else frame.watch.control(run)
         except GraphmillError:

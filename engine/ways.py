@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.core import Value
-from ..ir.interp import bind_symbols
-from ..ir.limits import Budget
+from ..ir.core import Node, Value
+from ..ir.interp import bind_symbols, run_node
+from ..ir.limits import DEFAULT_LIMITS, Budget
 from ..ir.types import TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound, Place
@@ -82,9 +82,11 @@ class Ways:
 class Way:
     """`enter(workspace, budget, symbols, around)` looks at the values around a region (in physical order) and gives `run`;
     `run(arguments)` gives the graph's outputs, in logical order. Both give None where it is not the way for these. One that was
-    entered holds as long as nobody enters the way with other values in that workspace."""
+    entered holds as long as nobody enters the way with other values in that workspace. The way of a main graph that never `asks`
+    what it may use takes a function that makes a budget in the place of one."""
 
-    enter: Callable[[Workspace, Budget, dict[str, int], tuple[Any, ...]], Run | None]
+    enter: Callable[[Workspace, Any, dict[str, int], tuple[Any, ...]], Run | None]
+    asks: bool
 
 
 @dataclass(slots=True)
@@ -131,6 +133,7 @@ class _Writer:
         self.values: dict[Value, _Known] = {}
         self.head: list[str] = []  # lines of `enter`
         self.text: list[str] = []  # lines of `run`
+        self.asks = False  # whether a step asks what a run may use
         self.known: dict[str, Any] = {"empty": np.empty, "ndarray": np.ndarray, "require": _row_major, "go_on": _go_on,
                                       "threads": trip.threads, "symbols0": trip.symbols}  # fmt: skip
 
@@ -211,8 +214,12 @@ class _Writer:
         """The lines that run a step, and go on carefully behind it where its results have other shapes than they had."""
         step, n = self.plan.steps[leg.at], len(self.text)
         names = [f"r{n}_{i}" for i in range(len(step.node.results))]
-        self.text.append(f" budget.held = held + {self.know(leg.held)}")
-        self.text.append(f" {''.join(f'{x}, ' for x in names)} = {self._branch(step, leg) or self._host(step, leg)}")
+        call = self._repacking(step)
+        if not call:
+            self.asks = True
+            self.text.append(f" budget.held = held + {self.know(leg.held)}")
+            call = self._branch(step, leg) or self._host(step, leg)
+        self.text.append(f" {''.join(f'{x}, ' for x in names)} = {call}")
         if not last:
             wrong = [f"type({x}) is not ndarray or {x}.shape != {self.know(s)}" for x, s in zip(names, leg.found) if s is not None]
             read = _read_from(self.plan, leg.at + 1)
@@ -223,6 +230,13 @@ class _Writer:
                 self.text.append(f" if {' or '.join(wrong)}: return {go_on}(workspace, budget, ({found}), {self._listed(live)})")
         for v, name, shape in zip(step.node.results, names, leg.found):
             self._named(v, name, shape)
+
+    def _repacking(self, step: Step) -> str:
+        """The call of a step that puts values into lists and maps; empty where it is another one."""
+        if not step.node.op.has("repacking"):
+            return ""
+        given = "".join("None, " if v is None else f"{self.array(v)}, " for v in step.node.operands)
+        return f"{self.know(_Repacking(step.node))}({given})"
 
     def _host(self, step: Step, leg: Leg) -> str:
         """The call of a step."""
@@ -250,12 +264,13 @@ class _Writer:
         needs = max([leg.held + leg.bound.arena + sum(b.nbytes for b in leg.bound.outputs) for leg in legs if leg.bound], default=0)
         known = " if symbols is not symbols0 and symbols != symbols0: return None"
         head = ["def enter(workspace, budget, symbols, around):", known]
-        fits = [f"  if budget.total is not None and budget.held + {self.know(needs)} > budget.total: return None"] * (needs > 0)
-        if any(leg.bound is None for leg in legs):
+        fits = [f"  if budget.total is not None and budget.held + {self.know(needs)} > budget.total: return None"]
+        fits = fits if needs and self.plan.graph.parent is not None else []  # runs of the main graph are all alike
+        if self.asks:
             self.text = [" held = budget.held", *self.text, " budget.held = held"]
         body = [" " + line for line in [*self.text, f" return {self._listed(self.plan.graph.outputs)}"]]
         exec(_code("\n".join([*head, *self.head, " def run(arguments):", *fits, *body, " return run"])), self.known)
-        return Way(self.known["enter"])
+        return Way(self.known["enter"], self.asks)
 
 
 @functools.lru_cache(maxsize=256)
@@ -267,11 +282,25 @@ def _row_major(a: np.ndarray) -> np.ndarray:
     return np.require(a, requirements=["C", "A"])
 
 
-def _go_on(schedule: Schedule, threads: int, budget: Budget, name: str) -> None:
+def _go_on(schedule: Schedule, threads: int, budget: Budget | Callable[[], Budget], name: str) -> None:
     """The rest of a segment that takes longer than a slice of time."""
+    budget = budget if isinstance(budget, Budget) else budget()
     budget.check_time(name)
     while not schedule.advance(threads):
         budget.check_time(name)
+
+
+class _Repacking:
+    """A node that puts values into lists and maps, as a function of its operands in logical order."""
+
+    def __init__(self, node: Node):
+        self._node, self._run = node, functools.partial(node.op.reference, **node.all_attrs())  # type: ignore[arg-type, misc]
+
+    def __call__(self, *operands: Any) -> list[Any]:
+        try:
+            return [self._run(*operands)]
+        except Exception:
+            return run_node(self._node, operands, None, Budget(DEFAULT_LIMITS))  # whose error tells which node it was
 
 
 @dataclass(slots=True)

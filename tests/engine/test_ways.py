@@ -11,6 +11,7 @@ import pytest
 from graphmill.engine.plan import Plan, Region
 from graphmill.engine.steps import HostStep
 from graphmill.engine.ways import MOST_WAYS, MOST_WRITTEN
+from onnx import TensorProto, helper
 from onnx import parser as onnx_parser
 
 Feeds = dict[str, Any]
@@ -188,3 +189,31 @@ def test_many_threads_on_the_short_way() -> None:
     for t in threads:
         t.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("keys", [[5, 7], ["cat", "dog"]])
+@pytest.mark.parametrize("other", ["Identity", None])
+def test_lists_of_maps(keys: list[Any], other: str | None) -> None:
+    attribute = "classlabels_int64s" if isinstance(keys[0], int) else "classlabels_strings"
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("ZipMap", ["e"], ["z"], domain="ai.onnx.ml", **{attribute: keys}),
+    ]
+    key = TensorProto.INT64 if isinstance(keys[0], int) else TensorProto.STRING
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(key, helper.make_tensor_type_proto(TensorProto.FLOAT, [])))
+    outputs = [helper.make_value_info("z", maps), helper.make_tensor_value_info("e", TensorProto.FLOAT, ["N", 2])]
+    if other:
+        nodes.append(helper.make_node(other, ["z"], ["again"]))
+        outputs.append(helper.make_value_info("again", maps))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])], outputs)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
+    exe = gm.compile(helper.make_model(graph, ir_version=10, opset_imports=opsets))
+    for n in (2, 1, 2, 0, 2):
+        x = np.arange(2 * n, dtype=np.float32).reshape(n, 2) / 7
+        out = exe.run({"x": x})
+        want = [dict(zip(keys, map(float, row))) for row in out["e"]]  # Python floats of what is f32
+        assert all(out[k] == want for k in out if k != "e") and all(type(p) is float for row in out["z"] for p in row.values())
+        np.testing.assert_allclose(out["e"], np.exp(x), rtol=1e-6)
+        out["z"].append("mine")
+        assert other is None or out["again"] == want
+    assert exe._replays
