@@ -1,4 +1,7 @@
-"""Tree ensembles: all trees are walked for a tile's rows, tree by tree, so that a tree's nodes stay in the cache.
+"""Tree ensembles: all trees are walked for a tile's rows, some trees at a time, so that their nodes stay in the cache.
+
+The way through one tree is a chain of loads that wait for each other, and where it turns cannot be guessed. So a group of trees is
+walked step by step together, without a branch but for the last step: from a leaf each step leads to that leaf again.
 
 The tables come from `ir.ops.trees.Forest`, which checks them; here they are only packed. Votes are added in the reference's order.
 """
@@ -19,7 +22,7 @@ from ..spec import Call, KernelSource, Launch, Refusal
 from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
-GROUP = 4  # trees that are walked at once: the way through one is a chain of loads that wait for each other
+GROUP = 8  # trees that are walked at once
 MISSING = 16  # is added to the mode of nodes that send NaN to the true branch
 TABLES = ("SPLITS", "NODES", "VOTES", "TARGETS", "WEIGHTS", "ROOTS", "BASE", "LABELS")
 
@@ -59,9 +62,7 @@ v = to_REAL(ld_TYPE(x, ld_i32(param(p, NODES), 4 * node_K) + 0))
 s = ld_REAL(param(p, SPLITS), node_K)
 mode = mode_K
 TAKES
-yes = ld_i32(param(p, NODES), 4 * node_K + 2) + 0
-no = ld_i32(param(p, NODES), 4 * node_K + 3) + 0
-node_K = yes if true else no
+node_K = ld_i32(param(p, NODES), 4 * node_K + 3 - i64(true)) + 0
 mode_K = ld_i32(param(p, NODES), 4 * node_K + 1)
 """
 _VOTING = """
