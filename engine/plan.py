@@ -207,6 +207,9 @@ def _collect(graph: Graph, select: Selector | None, served: list[Served], todo: 
             todo.append((plan, len(plan.steps), node, source))
         step.frees = frees.get(node, [])
         plan.steps.append(step)
+        if node.op.name == "fail":
+            served.append(Served(node.name, node.op.name, "fails", node.attr("message"), node.locs))
+            break  # nothing behind it is ever run
         served.append(Served(node.name, node.op.name, "native" if source is not None else step.how, reason, node.locs))
     return plan
 

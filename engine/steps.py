@@ -123,7 +123,8 @@ class Shaped:
 
 @dataclass(frozen=True)
 class Served:
-    """How a node will run: native (kernel, view, sizes), host (control flow and lists) or reference, and why not native."""
+    """How a node will run: native (kernel, view, sizes), host (control flow and lists) or reference, and why not native; or that it
+    fails wherever it is run (`fail`), and why: what stands behind it in its region has no entry."""
 
     node: str
     op: str

@@ -1,4 +1,4 @@
-"""If, Loop, Scan and SequenceMap: operators that run their regions.
+"""If, Loop, Scan and SequenceMap, operators that run their regions; and `fail`, for a region that must not be run.
 
 References are given each region as a callable whose `types` are those of the region's outputs, and the `budget` of the run.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import RunError
 from ..limits import Budget
 from ..op import InferContext, Onnx, OnnxCall, op
 from ..symbols import INF, DimLike, symbols_of
@@ -314,3 +315,12 @@ def sequence_map(input_sequence, *additional_inputs, body, budget):
         for column, value in zip(columns, out):
             column.append(value)
     return tuple(columns)
+
+
+# ---- fail
+
+
+@op("fail", infer=lambda c: [], traits=("host", "effect"), results=0)
+def fail(*, message):
+    """Raises RunError: its graph cannot be run to the end, whatever the inputs. What stands behind it is never run."""
+    raise RunError(message)
