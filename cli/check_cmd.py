@@ -12,7 +12,7 @@ from .common import LONGEST, Verb, clean, json_option, model_argument, parse_siz
 if TYPE_CHECKING:
     from ..engine.steps import Served
 
-ORDER = ("unsupported", "reference", "host", "native")
+ORDER = ("unsupported", "reference", "fails", "host", "native")
 MOST_NODES = 5  # nodes that a row names
 
 

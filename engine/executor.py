@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.core import Module, Value
+from ..ir.core import Module
 from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
 from .memory import Workspace
 from .options import Options
-from .outputs import Outputs
+from .outputs import Outputs, owned
 from .plan import Plan
-from .replay import Replay, replay_of
+from .replay import Replay, StepByStep, replay_of
 from .report import CompileReport
 from .steps import Frame
+from .ways import Leg
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
@@ -40,7 +41,7 @@ class Executable:
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
-        self._replays: list[Replay] = []  # the latest first; never changed in place, since several threads may read it
+        self._replays: list[Replay | StepByStep] = []  # the latest first; never changed in place, since several threads may read it
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -126,7 +127,8 @@ class Executable:
         values = read_inputs(self.module, inputs)
         outputs = None if out is None else Outputs(out, self._named, values.values())
         for replay in self._replays:
-            results = replay.run_into(values, workspace, {} if outputs is None else outputs.direct)
+            direct = outputs is not None and isinstance(replay, Replay)
+            results = replay.run_into(values, workspace, outputs.direct if direct else {})  # type: ignore[union-attr]
             if results is not None:
                 return results if outputs is None else outputs.finish(results)
         return self._run_first(values, outputs, workspace)
@@ -137,16 +139,23 @@ class Executable:
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
-        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace)
+        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[])
         if outputs is not None:
             frame.places = outputs.places()
         results = self._plan.run(frame)
-        replay = replay_of(self._plan, Frame(env, symbols, budget, self.threads), self._output_names)
-        if replay is not None and all(replay.bound is not r.bound for r in self._replays):
-            self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
+        self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         named = dict(zip(self._output_names, results))
-        named |= _owned(named, given, self._named, () if outputs is None else outputs.direct)
+        named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
+
+    def _keep(self, frame: Frame, legs: Sequence[Leg]) -> None:
+        """Keeps the short way for a run that began with what `frame` holds, unless another thread has done so."""
+        signature = tuple([np.shape(x) for x in frame.values.values()])
+        if any(r.signature == signature for r in self._replays):
+            return
+        replay = replay_of(self._plan, frame, legs, self._output_names)
+        if replay is not None:
+            self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""
@@ -155,28 +164,3 @@ class Executable:
             raise InputError(f"the model takes {len(names)} inputs ({', '.join(names)}), {len(args)} were given")
         out = tuple(self.run(dict(zip(names, args))).values())
         return out[0] if len(out) == 1 else out
-
-
-def _owned(
-    results: dict[str, Any], given: list[np.ndarray], values: Mapping[str, Value], placed: Collection[str]
-) -> dict[str, Any]:
-    """The results, of which those are copies that would share memory with an input, a constant or another output; those that are
-    `placed` in memory of the caller's come first."""
-    seen = {_root(a) for a in given}
-    out = {}
-    for name in [*placed, *(n for n in results if n not in placed)]:
-        x = results[name]
-        if isinstance(x, list):
-            x = [e.copy() if isinstance(e, np.ndarray) else e for e in x]
-        if isinstance(x, np.ndarray):
-            if values[name].is_const or _root(x) in seen or not x.flags.writeable or not x.flags.c_contiguous:
-                x = np.array(x, order="C")
-            seen.add(_root(x))
-        out[name] = x
-    return out
-
-
-def _root(a: np.ndarray) -> int:
-    while isinstance(a.base, np.ndarray):
-        a = a.base
-    return id(a)

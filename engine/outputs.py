@@ -7,7 +7,7 @@ the run tells a size, before anything is written to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -117,3 +117,28 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 def _same_memory(a: np.ndarray, b: Any) -> bool:
     """Whether two arrays of one shape are the same memory in the same order."""
     return isinstance(b, np.ndarray) and a.strides == b.strides and a.ctypes.data == b.ctypes.data
+
+
+def owned(
+    results: dict[str, Any], given: Iterable[np.ndarray], values: Mapping[str, Value], placed: Collection[str] = ()
+) -> dict[str, Any]:
+    """The results, of which those are copies that would share memory with an input, a constant or another output; those that are
+    `placed` in memory of the caller's come first."""
+    seen = {_root(a) for a in given}
+    out = {}
+    for name in [*placed, *(n for n in results if n not in placed)]:
+        x = results[name]
+        if isinstance(x, list):
+            x = [e.copy() if isinstance(e, np.ndarray) else e for e in x]
+        if isinstance(x, np.ndarray):
+            if values[name].is_const or _root(x) in seen or not x.flags.writeable or not x.flags.c_contiguous:
+                x = np.array(x, order="C")
+            seen.add(_root(x))
+        out[name] = x
+    return out
+
+
+def _root(a: np.ndarray) -> int:
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return id(a)

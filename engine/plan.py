@@ -7,21 +7,26 @@ when a step first meets a signature (shapes of its operands); the answer is kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..ir.core import Graph, Node
+from ..ir.core import Graph, Node, Value
 from ..ir.errors import UnsupportedError
 from ..ir.interp import bind_symbols, last_readers, region_symbols, where
 from ..ir.layout import lies_alike
+from ..ir.limits import Budget
 from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
+from .binding import Symbols
+from .bound import Bound
+from .memory import Workspace
 from .segment import Segments
-from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep
+from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep, Watch
+from .ways import Leg, Run, Trip, Way, Ways
 
 Selector = Callable[[Node], KernelSource | Refusal]
 
@@ -32,6 +37,7 @@ class Plan:
 
     graph: Graph
     steps: list[Step] = field(default_factory=list)
+    ways: Ways = field(default_factory=Ways)
 
     @cached_property
     def segments(self) -> Segments:
@@ -46,49 +52,130 @@ class Plan:
                 for inner in step.plans:
                     yield from inner.kernels()
 
-    def run(self, frame: Frame) -> list[Any]:
-        """Runs the steps in `frame`; the graph's outputs in logical order."""
-        at = 0
+    def run(self, frame: Frame, at: int = 0) -> list[Any]:
+        """Runs the steps in `frame`, from step `at` on; the graph's outputs in logical order."""
         while at < len(self.steps):
             frame.budget.check_time(self.steps[at].name)
             bound = self.segments.at(at, frame)
-            if bound is not None:
-                bound.run(frame)
-                at = bound.stop
+            if frame.watch is not None:
+                frame.watch.leg(self, at, bound, frame)
             else:
-                self.run_step(at, frame)
-                at += 1
-        return [frame.logical(v) for v in self.graph.outputs]
+                self._run_leg(at, bound, frame)
+            at = at + 1 if bound is None else bound.stop
+        return [frame.output(v) for v in self.graph.outputs]
 
-    def run_step(self, at: int, frame: Frame) -> None:
-        """Runs one step by itself."""
+    def _run_leg(self, at: int, bound: Bound | None, frame: Frame) -> None:
+        """Runs a bound segment, or (None) the step `at`, and notes it where that is asked for."""
+        leg = Leg(at, bound, dict(frame.symbols), frame.held) if frame.legs is not None else None
+        if bound is not None:
+            bound.run(frame)
+            found = []
+        else:
+            found = self.run_step(at, frame)
+        if leg is not None and frame.legs is not None:
+            leg.found = found
+            frame.legs.append(leg)
+
+    def run_step(self, at: int, frame: Frame) -> list[tuple[int, ...] | None]:
+        """Runs one step by itself; the physical shapes of its results (None for what is no tensor)."""
         step = self.steps[at]
         step.run(frame)
         for v in step.node.results:
             frame.hold(v)
+        shapes = [_shape(v, frame.values[v]) for v in step.node.results]
         for v in step.frees:
             frame.hold(v, -1)
             frame.values.pop(v, None)
+        return shapes
 
-    def callable(self, outer: Frame) -> Callable[..., tuple]:
-        """The plan as the function that a control operator's reference calls, closed over the values around it."""
+    def region(self, around: Sequence[Value], symbols: Symbols, threads: int) -> Region:
+        """The plan of a region as a function, where the symbols outside are these."""
+        return Region(self, around, symbols, threads)
 
-        def call(*args: Any) -> tuple:
-            frame = Frame(
-                dict(outer.values), region_symbols(self.graph, outer.symbols), outer.budget, outer.threads, outer.workspace
-            )
-            for v, x in zip(self.graph.inputs, args, strict=True):
-                x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
-                frame.put(v, x)
-                frame.hold(v)
-                bind_symbols(v.type, x, frame.symbols)
-            try:
-                return tuple(self.run(frame))
-            finally:
-                outer.budget.held -= frame.held
-
+    def callable(self, outer: Frame, around: Sequence[Value]) -> Callable[..., tuple]:
+        """The plan of a region as the function that a control operator's reference calls, closed over the values `around` it."""
+        region, given = self.region(around, outer.symbols, outer.threads), tuple([outer.values[v] for v in around])
+        if outer.watch is None:
+            call = region.entered(outer.workspace, outer.budget, given)
+        else:
+            call = region.watched(outer, given, outer.watch)
         call.types = tuple(v.type for v in self.graph.outputs)  # type: ignore[attr-defined]  # a loop without iterations needs them
         return call
+
+
+class Region:
+    """A region's plan as a function of the values `around` it and of its arguments, for the symbols that are known outside."""
+
+    def __init__(self, plan: Plan, around: Sequence[Value], symbols: Symbols, threads: int):
+        self.plan, self.around, self.threads = plan, around, threads
+        self.symbols = region_symbols(plan.graph, symbols)
+        self._ways = plan.ways
+
+    def __call__(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The outputs of a region without inputs, for `given` values around it in physical order."""
+        for way in self._ways.known:
+            run = way.enter(workspace, budget, self.symbols, given)
+            results = None if run is None else run(())
+            if results is not None:
+                return results
+        return self._run_closely(workspace, budget, given, ())
+
+    def entered(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> Callable[..., tuple[Any, ...]]:
+        """The region as a function of its arguments, in logical order."""
+        ways, runs = self._ways, list[Run]()
+        known: tuple[Way, ...] = ()
+
+        def call(*args: Any) -> tuple[Any, ...]:
+            nonlocal known, runs
+            if ways.known is not known:
+                known = ways.known
+                found = [way.enter(workspace, budget, self.symbols, given) for way in known]
+                runs = [run for run in found if run is not None]
+            for run in runs:
+                results = run(args)
+                if results is not None:
+                    return results
+            return self._run_closely(workspace, budget, given, args)
+
+        return call
+
+    def watched(self, outer: Frame, given: tuple[Any, ...], watch: Watch) -> Callable[..., tuple[Any, ...]]:
+        """`entered` where all that runs is watched."""
+
+        def call(*args: Any) -> tuple[Any, ...]:
+            def run() -> tuple[Any, ...]:
+                frame = self._frame(outer.workspace, outer.budget, given, args)
+                frame.watch = watch
+                return tuple(self.plan.run(frame))
+
+            return watch.call(self.plan, run)
+
+        return call
+
+    def _frame(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> Frame:
+        """A frame of the region with its inputs in it."""
+        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace)
+        for v, x in zip(self.plan.graph.inputs, args, strict=True):
+            x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
+            frame.put(v, x)
+            frame.hold(v)
+            bind_symbols(v.type, x, frame.symbols)
+        return frame
+
+    def _run_closely(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A run that checks and binds everything, and notes which way it went."""
+        held = budget.held
+        frame = self._frame(workspace, budget, given, args)
+        frame.legs = []
+        shapes = {v: _shape(v, frame.values[v]) for v in [*self.plan.graph.inputs, *self.around]}
+        results = tuple(self.plan.run(frame))
+        budget.held = held
+        self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))
+        return results
+
+
+def _shape(v: Value, x: Any) -> tuple[int, ...] | None:
+    return x.shape if isinstance(v.type, TensorType) and isinstance(x, np.ndarray) else None
 
 
 def make_plan(graph: Graph, select: Selector | None, served: list[Served], compile_all: Callable[[list[str]], list[int]]) -> Plan:
@@ -120,6 +207,9 @@ def _collect(graph: Graph, select: Selector | None, served: list[Served], todo: 
             todo.append((plan, len(plan.steps), node, source))
         step.frees = frees.get(node, [])
         plan.steps.append(step)
+        if node.op.name == "fail":
+            served.append(Served(node.name, node.op.name, "fails", node.attr("message"), node.locs))
+            break  # nothing behind it is ever run
         served.append(Served(node.name, node.op.name, "native" if source is not None else step.how, reason, node.locs))
     return plan
 

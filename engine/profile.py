@@ -1,10 +1,13 @@
-"""Where the time of a run goes: each kernel of the bound segments, and each step on the host, timed within whole runs."""
+"""Where the time of a run goes: each kernel of the bound segments, and each step on the host, timed within whole runs.
+
+What a loop or a branch runs has rows of its own, each with its time of all iterations together; the row of the loop itself has the
+rest."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -15,9 +18,11 @@ from ..ir.limits import Budget, nbytes_of
 from . import cost
 from .bench import measure
 from .binding import bind_dims, read_inputs
+from .bound import Bound
 from .executor import Executable
 from .memory import Workspace
-from .steps import Frame, HostStep, Step
+from .plan import Plan
+from .steps import Frame, HostStep, Step, Watch
 
 LEAST_RUNS = 5
 _COLUMNS = ("time", "share", "GFLOP/s", "GB/s", "tiles", "operator", "node", "operands -> results")
@@ -25,15 +30,20 @@ _COLUMNS = ("time", "share", "GFLOP/s", "GB/s", "tiles", "operator", "node", "op
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel, or one step on the host. `seconds` is the median over the runs; `flops` counts products only, and `nbytes` the
-    operands and results once each (None: sizes are not known)."""
+    """One kernel, or one step on the host. `path` tells in which region of which node it runs, as `if_node/then_branch/...`
+    (empty in the main graph), and `count` how often in a run. `seconds` is the median over the runs; `flops` counts products only,
+    and `nbytes` the operands and results once each (None: sizes are not known). All three are of all times together; types are
+    those of the last.
+    """
 
+    path: str
     node: str
     op: str
     how: str
     operands: tuple[str, ...]
     results: tuple[str, ...]
     tiles: int
+    count: int
     seconds: float
     flops: int | None
     nbytes: int | None
@@ -52,7 +62,9 @@ class Row:
         """What stands in a table of rows that take `whole` seconds together."""
         speed = tuple("" if x is None else f"{x:.3g}" for x in (self.gflops, self.gbytes))
         types = f"{_listed(self.operands)} -> {_listed(self.results)}"
-        return (human(self.seconds), f"{self.seconds / whole:.1%}", *speed, str(self.tiles or self.how), self.op, self.node, types)
+        tiles = str(self.tiles or self.how) + (f" x {self.count}" if self.count > 1 else "")
+        node = f"{self.path}: {self.node}" if self.path else self.node
+        return (human(self.seconds), f"{self.seconds / whole:.1%}", *speed, tiles, self.op, node, types)
 
 
 @dataclass(frozen=True)
@@ -104,56 +116,96 @@ class Profile:
 def profile(exe: Executable, inputs: Mapping[str, Any], *, seconds: float = 1.0) -> Profile:
     """Times each kernel and each step on the host in runs on `inputs`, for about so many seconds and in five runs at least.
 
-    Kernels are timed in their place in a run, one after the other, with the caches as they are there; what a loop or a branch runs
-    counts as one row. Raises what `Executable.run` raises.
+    Kernels are timed in their place in a run, one after the other, with the caches as they are there. Raises what `Executable.run`
+    raises.
     """
     values = read_inputs(exe.module, inputs)
     timings, _ = measure({"run": lambda: exe.run(values)}, seconds / 2)
-    workspace, took = Workspace(), list[list[float]]()
+    workspace, took = Workspace(), list[dict[Any, float]]()
     ends = time.monotonic() + seconds / 2
-    while len(took) <= LEAST_RUNS or time.monotonic() < ends:
-        frame = _frame(exe, values, workspace)
-        found = list(_one_run(exe, frame))
-        took.append([s for _, _, s in found])
-    medians = np.median(np.array(took[1:]), axis=0)  # the first one found memory for the segments
-    rows = [_row(step, tiles, float(s), frame.symbols) for (step, tiles, _), s in zip(found, medians)]
-    return Profile(rows, timings["run"].median, exe.threads, len(took) - 1)
+    first = _Stopwatch(described={})  # finds memory for the segments, too
+    exe.plan.run(_frame(exe, values, workspace, first))
+    while len(took) < LEAST_RUNS or time.monotonic() < ends:
+        watch = _Stopwatch()
+        exe.plan.run(_frame(exe, values, workspace, watch))
+        took.append(watch.seconds)
+    assert first.described is not None
+    medians = {key: float(np.median([t.get(key, 0.0) for t in took])) for key in first.described}
+    rows = [replace(row, seconds=medians[key]) for key, row in first.described.items()]
+    return Profile(rows, timings["run"].median, exe.threads, len(took))
 
 
-def _frame(exe: Executable, values: Mapping[str, Any], workspace: Workspace) -> Frame:
+def _frame(exe: Executable, values: Mapping[str, Any], workspace: Workspace, watch: Watch) -> Frame:
     env, symbols = bind_dims(exe.module, values)
     fed = sum(nbytes_of(x) for x in env.values())
-    return Frame(dict(env), dict(symbols), Budget(exe.options.limits, exe.given + fed, fed), exe.threads, workspace)
+    budget = Budget(exe.options.limits, exe.given + fed, fed)
+    return Frame(dict(env), dict(symbols), budget, exe.threads, workspace, watch=watch)
 
 
-def _one_run(exe: Executable, frame: Frame) -> Iterator[tuple[Step, int, float]]:
-    """Each step that takes time, its tiles (0: on the host) and its seconds, in a run of the main graph."""
-    plan, at = exe.plan, 0
-    while at < len(plan.steps):
-        frame.budget.check_time(plan.steps[at].name)
-        bound = plan.segments.at(at, frame)
+class _Stopwatch:
+    """Times what runs: `seconds` of each step that takes time, by its path and the step. With `described` it makes their rows,
+    which takes time of its own."""
+
+    def __init__(self, described: dict[tuple[str, Step], Row] | None = None):
+        self.seconds: dict[tuple[str, Step], float] = {}
+        self.described = described
+        self._path: list[str] = []  # of the regions under way
+        self._within = 0.0  # seconds that regions of the operator under way took
+        self._own = 0.0  # seconds that the last control operator took without its regions
+
+    def leg(self, plan: Plan, at: int, bound: Bound | None, frame: Frame) -> None:
         if bound is None:
-            started = time.perf_counter()
+            step, started = plan.steps[at], time.perf_counter()
             plan.run_step(at, frame)
-            yield plan.steps[at], 0, time.perf_counter() - started
-            at += 1
-            continue
+            control = isinstance(step, HostStep) and step.plans
+            self._add(step, 0, self._own if control else time.perf_counter() - started, frame)
+            return
         schedule = frame.workspace.resolve(bound).schedule
         times = schedule.time_rows()
         bound.run(frame)
+        took: dict[Step, tuple[int, float]] = {}  # a kernel in passes has several rows
         for step, tiles, nanoseconds in zip(bound.kernels, schedule.table[:, 2].tolist(), np.diff(times).tolist(), strict=True):
-            yield step, tiles, nanoseconds / 1e9
-        at = bound.stop
+            most, seconds = took.get(step, (0, 0.0))
+            took[step] = max(most, tiles), seconds + nanoseconds / 1e9
+        for step, (tiles, seconds) in took.items():
+            self._add(step, tiles, seconds, frame)
+
+    def control(self, run: Callable[[], Any]) -> Any:
+        outside, self._within, started = self._within, 0.0, time.perf_counter()
+        results = run()
+        self._own, self._within = time.perf_counter() - started - self._within, outside
+        return results
+
+    def call(self, plan: Plan, run: Callable[[], tuple]) -> tuple:
+        started, node = time.perf_counter(), plan.graph.parent
+        assert node is not None
+        self._path.append(f"{node.name}/{node.op.regions[node.regions.index(plan.graph)]}")
+        results = run()
+        self._path.pop()
+        self._within += time.perf_counter() - started
+        return results
+
+    def _add(self, step: Step, tiles: int, seconds: float, frame: Frame) -> None:
+        key = "/".join(self._path), step
+        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
+        if self.described is not None:
+            self.described[key] = _row(key[0], step, tiles, frame.symbols, self.described.get(key))
 
 
-def _row(step: Step, tiles: int, seconds: float, symbols: Mapping[str, int]) -> Row:
+def _row(path: str, step: Step, tiles: int, symbols: Mapping[str, int], before: Row | None) -> Row:
+    """The row of a step that has run once more than in the row `before`."""
     node = step.node
     how = step.how if isinstance(step, HostStep) else "native"
     operands = tuple(_type(v, symbols) for v in node.operands if v is not None)
     results = tuple(_type(v, symbols) for v in node.results)
-    return Row(
-        node.name, operator(node), how, operands, results, tiles, seconds, cost.flops(node, symbols), cost.nbytes(node, symbols)
-    )
+    flops, nbytes, count = cost.flops(node, symbols), cost.nbytes(node, symbols), 1
+    if before is not None:
+        flops, nbytes, count = _sum(flops, before.flops), _sum(nbytes, before.nbytes), before.count + 1
+    return Row(path, node.name, operator(node), how, operands, results, tiles, count, 0.0, flops, nbytes)
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
 
 
 def _type(v: Any, symbols: Mapping[str, int]) -> str:

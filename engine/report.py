@@ -23,13 +23,13 @@ class CompileReport:
     seconds: float = 0.0
 
     def counts(self) -> dict[str, int]:
-        """How many nodes run natively, on the host (control flow, lists) and by reference."""
+        """How many nodes run natively, on the host (control flow, lists) and by reference; in how many regions one must fail."""
         return dict(Counter(s.how for s in self.served))
 
     @property
     def fully_native(self) -> bool:
         """Whether no node runs by its reference or on host lists; control flow counts by its bodies."""
-        return all(s.how == "native" or s.op in ("if", "loop", "scan") for s in self.served)
+        return all(s.how in ("native", "fails") or s.op in ("if", "loop", "scan") for s in self.served)
 
     def not_native(self) -> list[Served]:
         return [s for s in self.served if s.how == "reference"]
@@ -40,4 +40,5 @@ class CompileReport:
                  f"{self.kernels} kernels, {self.compiled} compiled now, {self.seconds:.2f} s"]  # fmt: skip
         lines += [f"  {n} not in the cache, {why}" for why, n in self.misses.items()]
         lines += [f"  by {s.how}: %{s.node} ({s.op}): {s.reason}" for s in self.not_native()]
+        lines += [f"  must fail wherever it is run: {s.reason}" for s in self.served if s.how == "fails"]
         return "\n".join(lines)

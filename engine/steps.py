@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -26,7 +27,22 @@ from .binding import Symbols
 from .memory import ALIGN, Workspace, aligned, aligned_copy, as_aligned
 
 if TYPE_CHECKING:
+    from .bound import Bound
     from .plan import Plan
+    from .ways import Leg
+
+
+class Watch(Protocol):
+    """Who watches a run and the regions in it."""
+
+    def leg(self, plan: Plan, at: int, bound: Bound | None, frame: Frame) -> None:
+        """Runs a bound segment, or (None) the step `at`."""
+
+    def control(self, run: Callable[[], Any]) -> Any:
+        """Runs a control operator, which runs regions."""
+
+    def call(self, plan: Plan, run: Callable[[], tuple]) -> tuple:
+        """Runs a region."""
 
 
 @dataclass
@@ -40,6 +56,8 @@ class Frame:
     workspace: Workspace = field(default_factory=Workspace)
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
     places: Mapping[Value, np.ndarray] = field(default_factory=dict)  # where the caller wants outputs, if they have this shape
+    legs: list[Leg] | None = None  # which parts the run had, where that is to be kept (see `ways.py`)
+    watch: Watch | None = None  # who runs them, where they are timed (see `profile.py`)
     _evaluated: dict[DimLike, int] = field(default_factory=dict)
 
     def evaluate(self, d: DimLike) -> int:
@@ -59,6 +77,10 @@ class Frame:
             return x.transpose(v.type.layout.inverse())
         return x
 
+    def output(self, v: Value) -> Any:
+        """The value in logical order as an output of its graph: constants are only to be read."""
+        return self.logical(v) if v.const is None else read_only(v.const.array)
+
     def put(self, v: Value, x: Any) -> None:
         """Stores a result given in logical order."""
         if isinstance(x, np.ndarray) and isinstance(v.type, TensorType):
@@ -72,6 +94,13 @@ class Frame:
         n = sign * nbytes_of(self.values.get(v))
         self.held += n
         self.budget.held += n
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    """A view that cannot be written to, so that who hands it to a caller makes a copy (`outputs.owned`)."""
+    a = a.view()
+    a.flags.writeable = False
+    return a
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +123,8 @@ class Shaped:
 
 @dataclass(frozen=True)
 class Served:
-    """How a node will run: native (kernel, view, sizes), host (control flow and lists) or reference, and why not native."""
+    """How a node will run: native (kernel, view, sizes), host (control flow and lists) or reference, and why not native; or that it
+    fails wherever it is run (`fail`), and why: what stands behind it in its region has no entry."""
 
     node: str
     op: str
@@ -145,6 +175,7 @@ class HostStep(Step):
     def __init__(self, node: Node, plans: Sequence[Plan], how: str):
         super().__init__(node)
         self.plans, self.how = plans, how
+        self.around = node.captures() if plans else []  # what the regions read from outside
 
     def run(self, frame: Frame) -> None:
         node = self.node
@@ -169,9 +200,10 @@ class HostStep(Step):
     def _control(self, operands: list[Any], frame: Frame) -> list[Any]:
         node, attrs = self.node, self.node.all_attrs()
         for name, plan in zip(node.op.regions, self.plans):
-            attrs[name] = plan.callable(frame)
+            attrs[name] = plan.callable(frame, self.around)
+        run = functools.partial(node.op.reference, *operands, budget=frame.budget, **attrs)  # type: ignore[arg-type, misc]
         try:
-            out = node.op.reference(*operands, budget=frame.budget, **attrs)  # type: ignore[misc]
+            out = run() if frame.watch is None else frame.watch.control(run)
         except GraphmillError:
             raise
         except Exception as e:

@@ -5,6 +5,8 @@ They live in `ir` because every layer raises them; users import them as `graphmi
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GraphmillError(Exception):
     """The base of all errors that graphmill raises on purpose."""
@@ -15,7 +17,9 @@ class IRError(GraphmillError):
 
 
 class InferenceError(GraphmillError):
-    """The types or shapes of a node's operands do not fit its operator."""
+    """The types or shapes of a node's operands do not fit its operator. `node` is that node, where it is part of a program."""
+
+    node: Any = None
 
 
 class ImportProblem(GraphmillError):

@@ -35,15 +35,21 @@ def infer_node(node: Node) -> None:
     try:
         out = node.op.infer(c)
     except InferenceError as e:
-        raise InferenceError(f"{where(node)}: {e}") from None
+        raise _of(node, f"{e}") from None
     except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as e:
-        raise InferenceError(f"{where(node)}: {node.op.name} cannot take these operands ({shown(c)}): {e}") from e
+        raise _of(node, f"{node.op.name} cannot take these operands ({shown(c)}): {e}") from e
     types: list[Type | None] = list(out) if isinstance(out, (tuple, list)) else [out]  # type: ignore[list-item]
     if len(types) < len(node.results):
-        raise InferenceError(f"{where(node)}: {node.op.name} has {len(types)} results, the node asks for {len(node.results)}")
+        raise _of(node, f"{node.op.name} has {len(types)} results, the node asks for {len(node.results)}")
     for v, t in zip(node.results, types):
         v.type = keep_layout(_short(t, v), v.type)
     _set_contents(node, c)
+
+
+def _of(node: Node, message: str) -> InferenceError:
+    error = InferenceError(f"{where(node)}: {message}")
+    error.node = node
+    return error
 
 
 def where(node: Node) -> str:

@@ -62,6 +62,14 @@ class Budget:
         )
         self.ends = None if self.seconds is None else self.started + self.seconds
 
+    def anew(self) -> Budget:
+        """The budget of another run with as many bytes of inputs and constants, which begins now."""
+        new = object.__new__(Budget)
+        new.__dict__ |= self.__dict__
+        new.started, new.started_cpu, new.held, new.iterations = time.monotonic(), time.process_time(), 0, 0
+        new.ends = None if self.seconds is None else new.started + self.seconds
+        return new
+
     def check_time(self, what: str) -> None:
         """Raises LimitError when the time of this run is over, or what `interrupted_by` was given raises."""
         look = _interrupt.get()

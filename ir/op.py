@@ -348,7 +348,7 @@ def op(name: str, *, infer: Infer, onnx: str | Onnx | Sequence[str | Onnx] | Non
     """Declares an operator whose reference is the decorated function (see the module's text).
 
     `dtypes` maps operand names to the element types they take; `dims` computes known contents of integer results;
-    `traits` are free words that passes ask for: view, reduction, anchor, random, host, control, opaque.
+    `traits` are free words that passes ask for: view, reduction, anchor, random, host, control, opaque, repacking.
     """
 
     def make(fn: Callable) -> OpDef:

@@ -1,5 +1,6 @@
 """A copy of a module in which every value has a name of its own and everything stands in ONNX's terms: `fused` nodes are replaced
-by what their regions hold, and layouts, which say where elements lie and not what they are, are gone."""
+by what their regions hold; layouts, which say where elements lie and not what they are, are gone, and so is `fail`, behind which
+stands what fails."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ class Portable(Copier):
         return v.type.with_(layout=None) if isinstance(v.type, TensorType) and v.type.layout is not None else v.type
 
     def node(self, node: Node, to: Graph, values: Values, before: Node | None = None) -> list[Node]:
-        if node.op.name not in ("to_layout", "fused"):
+        if node.op.name not in ("to_layout", "fused", "fail"):
             return super().node(node, to, values, before)
+        if node.op.name == "fail":
+            return []
         operands = [None if v is None else values[v] for v in node.operands]
         if node.op.name == "to_layout":
             values[node.result] = operands[0]  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""If, Loop, Scan and SequenceMap: operators that run their regions.
+"""If, Loop, Scan and SequenceMap, operators that run their regions; and `fail`, for a region that must not be run.
 
 References are given each region as a callable whose `types` are those of the region's outputs, and the `budget` of the run.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import RunError
 from ..limits import Budget
 from ..op import InferContext, Onnx, OnnxCall, op
 from ..symbols import INF, DimLike, symbols_of
@@ -90,10 +91,13 @@ class _Scans:
         self.budget, self.what, self.nbytes = budget, what, 0
 
     def add(self, values: Sequence[np.ndarray]) -> None:
+        if not self.parts and not values:
+            return
         for part, value in zip(self.parts, values, strict=True):
             part.append(value)
             self.nbytes += value.nbytes
-        self.budget.check_bytes(self.what, self.nbytes)
+        if not self.budget.fits(self.nbytes):
+            self.budget.check_bytes(self.what, self.nbytes)
 
 
 # ---- if
@@ -159,12 +163,13 @@ def loop(M=None, cond=None, *v_initial, body, budget):
     trips = None if M is None else int(M.item())
     go = cond is None or bool(cond.item())
     carried, scans, i = tuple(v_initial), _Scans(len(body.types) - 1 - len(v_initial), budget, "loop"), 0
+    behind = 1 + len(carried)
     while go and (trips is None or i < trips):
         budget.iterate("loop")
         budget.check_time("loop")
         out = body(np.array(i, np.int64), np.array(go), *carried)
-        go, carried = bool(out[0].item()), out[1 : 1 + len(carried)]
-        scans.add(out[1 + len(carried) :])
+        go, carried = bool(out[0].item()), out[1:behind]
+        scans.add(out[behind:])
         i += 1
     return (*carried, *(_stack(p, t) for p, t in zip(scans.parts, body.types[1 + len(carried) :])))
 
@@ -310,3 +315,12 @@ def sequence_map(input_sequence, *additional_inputs, body, budget):
         for column, value in zip(columns, out):
             column.append(value)
     return tuple(columns)
+
+
+# ---- fail
+
+
+@op("fail", infer=lambda c: [], traits=("host", "effect"), results=0)
+def fail(*, message):
+    """Raises RunError: its graph cannot be run to the end, whatever the inputs. What stands behind it is never run."""
+    raise RunError(message)

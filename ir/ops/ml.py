@@ -445,9 +445,9 @@ def _infer_zip_map(c: InferContext) -> Type:
     return SequenceType(MapType(STR if name == "classlabels_strings" else I64, TensorType(F32, ())))
 
 
-@op("zip_map", onnx=Onnx("ZipMap", ML), infer=_infer_zip_map, dtypes={"X": {F32}}, traits=("host",))
+@op("zip_map", onnx=Onnx("ZipMap", ML), infer=_infer_zip_map, dtypes={"X": {F32}}, traits=("host", "repacking"))
 def zip_map(X, *, classlabels_int64s=None, classlabels_strings=None):
     """One map from label to value, a Python number, for each row."""
-    labels = list(classlabels_strings or classlabels_int64s)
+    labels = classlabels_strings or classlabels_int64s
     rows: list[Mapping[Any, float]] = [dict(zip(labels, row, strict=True)) for row in (X if X.ndim == 2 else X[None]).tolist()]
     return rows

@@ -3,20 +3,22 @@
 Exporters write `if(size == 1) squeeze(x) else x`, of which nobody knows the rank, nor of anything that follows: no kernel serves
 it. Within each branch the rank is known. So the nodes that depend on such an `if` are copied into its branches; other conditions
 among them, which ask for the rank or the same size, are often known there and fold. A branch in which what follows cannot be
-typed (it will fail if it is taken, but only then) keeps the `if` and what followed it as they were.
+typed keeps the `if` and what followed it as they were. Where that is because types contradict each other in a node that the branch
+runs whenever it is taken, it can only fail: then `fail` stands before the rest and says which node it would be and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import ClassVar
 
 from ..copying import Copier, Values
 from ..core import Graph, Module, Node, Value
-from ..errors import GraphmillError
+from ..errors import GraphmillError, InferenceError
 from ..infer import infer_node
+from ..op import OPS
 from ..rewrite import DecisionLog
 from ..types import TensorType
 from .manager import Context, make_pass, register
@@ -45,11 +47,11 @@ class SplitBranches:
             if not after:
                 continue
             reason = _refusal(after)
-            typed = () if reason else _typed_branches(node, ctx)
+            typed, failing = ((), {}) if reason else _typed_branches(node, ctx)
             reason = reason or ("" if typed else "what follows cannot be typed in either branch")
             ctx.log.record("split-branches", node, "refused" if reason else "applied", reason, after)
             if typed:
-                tried.update(_split(node, typed))
+                tried.update(_split(node, typed, failing).copies)
                 _tidy(module, ctx)
                 splits += 1
         return splits > 0
@@ -61,23 +63,36 @@ def _tidy(module: Module, ctx: Context) -> None:
         make_pass(name).run(module, ctx)
 
 
-def _typed_branches(node: Node, ctx: Context) -> tuple[int, ...]:
-    """The branches in which what follows can be typed, also when all that is known there is folded: found by trying, on a copy."""
-    assert node.graph is not None
-    module = node.graph.module
-    at = next(i for i, x in enumerate(module.walk()) if x is node)
+def _typed_branches(node: Node, ctx: Context) -> tuple[tuple[int, ...], dict[int, str]]:
+    """The branches in which what follows can be typed, also when all that is known there is folded: found by trying, on a
+    copy. And why others, if any, can only fail."""
+    failing: dict[int, str] = {}
     for branches in ((0, 1), (0,), (1,)):
         if not any(_ranked(v) for k in branches for v in node.regions[k].outputs):
             continue
-        trial, trial_ctx = Copier().module(module), replace(ctx, log=DecisionLog())
-        trial_ctx.budget = ctx.budget
-        try:
-            _split(next(islice(trial.walk(), at, None)), branches)
-            _tidy(trial, trial_ctx)
-        except GraphmillError:
-            continue
-        return branches
-    return ()
+        if _try(node, branches, ctx, failing):
+            return branches, {k: why for k, why in failing.items() if k not in branches}
+    return (), {}
+
+
+def _try(node: Node, branches: Sequence[int], ctx: Context, failing: dict[int, str]) -> bool:
+    """Whether what follows can be typed in these branches; notes in `failing` of which one that is impossible, and why."""
+    assert node.graph is not None
+    module = node.graph.module
+    at = next(i for i, x in enumerate(module.walk()) if x is node)
+    trial, trial_ctx = Copier().module(module), replace(ctx, log=DecisionLog())
+    trial_ctx.budget = ctx.budget
+    split = _Split()
+    try:
+        _split(next(islice(trial.walk(), at, None)), branches, {}, split)
+        _tidy(trial, trial_ctx)
+    except InferenceError as e:
+        # Not of a node in a region within: that one may never be run.
+        failing.update((k, str(e)) for k, region in split.regions.items() if e.node is not None and e.node.graph is region)
+        return False
+    except GraphmillError:
+        return False
+    return True
 
 
 def _ranked(v: Value) -> bool:
@@ -106,35 +121,45 @@ def _refusal(after: Sequence[Node]) -> str:
     return f"{size} nodes follow, more than {MOST_NODES}" if size > MOST_NODES else ""
 
 
-def _split(node: Node, typed: Sequence[int]) -> list[str]:
-    """Puts what follows into the branches `typed`, and the `if` itself, with what follows as it was, into the place of others; the
-    names of its copies. Raises GraphmillError where a type is wrong, and leaves the module as it may be then."""
-    graph, after = node.graph, _following(node)
+@dataclass
+class _Split:
+    """What became of an `if`: the branches into which what followed it was copied, and the names of its own copies in others."""
+
+    regions: dict[int, Graph] = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
+
+
+def _split(node: Node, typed: Sequence[int], failing: Mapping[int, str], split: _Split | None = None) -> _Split:
+    """Puts what follows into the branches `typed`, and the `if` itself, with what follows as it was, into the place of others;
+    tells so in `split` on the way. Raises GraphmillError where a type is wrong, and leaves the module as it may be then."""
+    graph, after, split = node.graph, _following(node), split or _Split()
     assert graph is not None
     results = [r for n in (node, *after) for r in n.results if any(g is graph for g, _ in r.output_of)]
-    copies: list[str] = []
     regions, copier = [], _Retyped()
     for k, branch in enumerate(node.regions):
         copy, values = Graph(branch.name, branch.module), dict[Value, Value]()
         if k in typed:
+            split.regions[k] = copy
             copier.nodes(branch, copy, values)
             values.update((r, values.get(v, v)) for r, v in zip(node.results, branch.outputs, strict=True))
         else:
+            if k in failing:
+                copy.add(OPS["fail"], [], {"message": failing[k]}, names=[], locs=node.locs)
             copier.node(node, copy, values)
         copier.nodes(after, copy, values)
         if k not in typed:
-            copies = [n.name for n in copy.walk() if n.op.name == "if"]
+            split.copies += [n.name for n in copy.walk() if n.op.name == "if"]
         copy.set_outputs(values[r] for r in results)
         regions.append(copy)
     names = [r.name for r in results]
     # At the end: nothing else depends on it.
-    split = graph.add(node.op, node.operands, node.attrs, names=names, regions=regions, locs=node.locs)
-    infer_node(split)
-    for old, new in zip(results, split.results, strict=True):
-        graph.replace_uses(old, new)
+    new = graph.add(node.op, node.operands, node.attrs, names=names, regions=regions, locs=node.locs)
+    infer_node(new)
+    for old, r in zip(results, new.results, strict=True):
+        graph.replace_uses(old, r)
     for n in [*reversed(after), node]:
         graph.remove(n)
-    return copies
+    return split
 
 
 class _Retyped(Copier):

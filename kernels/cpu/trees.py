@@ -1,4 +1,7 @@
-"""Tree ensembles: all trees are walked for a tile's rows, tree by tree, so that a tree's nodes stay in the cache.
+"""Tree ensembles: all trees are walked for a tile's rows, some trees at a time, so that their nodes stay in the cache.
+
+The way through one tree is a chain of loads that wait for each other, and where it turns cannot be guessed. So a group of trees is
+walked step by step together, without a branch but for the last step: from a leaf each step leads to that leaf again.
 
 The tables come from `ir.ops.trees.Forest`, which checks them; here they are only packed. Votes are added in the reference's order.
 """
@@ -19,6 +22,7 @@ from ..spec import Call, KernelSource, Launch, Refusal
 from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
+GROUP = 8  # trees that are walked at once
 MISSING = 16  # is added to the mode of nodes that send NaN to the true branch
 TABLES = ("SPLITS", "NODES", "VOTES", "TARGETS", "WEIGHTS", "ROOTS", "BASE", "LABELS")
 
@@ -29,35 +33,45 @@ def kernel(p, tile, ntiles):
     features = param(p, FIRST + 1)
     targets = param(p, FIRST + 2)
     trees = param(p, FIRST + 3)
+    groups = param(p, FIRST + 4)
     lo = n * tile // ntiles
     hi = n * (tile + 1) // ntiles
     scores = param(p, SCRATCH)
     said = scores + n * targets * SIZE
     memset(scores + lo * targets * SIZE, 0, (hi - lo) * targets * SIZE)
     memset(said + lo * targets, 0, (hi - lo) * targets)
-    for tree in range(trees):
-        root = ld_i32(param(p, ROOTS), tree) + 0
+    for group in range(groups):
         for row in range(lo, hi):
             x = param(p, 0) + row * features * ITEM
-            node = root
-            while True:
-                mode = ld_i32(param(p, NODES), 4 * node + 1)
-                if mode < 0:
-                    break
-                v = to_REAL(ld_TYPE(x, ld_i32(param(p, NODES), 4 * node) + 0))
-                s = ld_REAL(param(p, SPLITS), node)
-                TAKES
-                node = ld_i32(param(p, NODES), 4 * node + 2 if true else 4 * node + 3) + 0
-            for k in range(ld_i32(param(p, VOTES), node) + 0, ld_i32(param(p, VOTES), node + 1) + 0):
-                at = row * targets + ld_i32(param(p, TARGETS), k)
-                w = ld_REAL(param(p, WEIGHTS), k)
-                v = ld_REAL(scores, at)
-                st_REAL(scores, at, COMBINED)
-                st_u8(said, at, u8(1))
+            START
+            while (ALL_MODES) >= 0:
+                STEPS
+            VOTING
     for row in range(lo, hi):
         s = scores + row * targets * SIZE
         t = said + row * targets
         FINISH
+"""
+# Of tree number K of a group.
+_START = """
+node_K = ld_i32(param(p, ROOTS), GROUP * group + K) + 0
+mode_K = ld_i32(param(p, NODES), 4 * node_K + 1)
+"""
+_STEP = """
+v = to_REAL(ld_TYPE(x, ld_i32(param(p, NODES), 4 * node_K) + 0))
+s = ld_REAL(param(p, SPLITS), node_K)
+mode = mode_K
+TAKES
+node_K = ld_i32(param(p, NODES), 4 * node_K + 3 - i64(true)) + 0
+mode_K = ld_i32(param(p, NODES), 4 * node_K + 1)
+"""
+_VOTING = """
+for k in range(ld_i32(param(p, VOTES), node_K) + 0, ld_i32(param(p, VOTES), node_K + 1) + 0):
+    at = row * targets + ld_i32(param(p, TARGETS), k)
+    w = ld_REAL(param(p, WEIGHTS), k)
+    v = ld_REAL(scores, at)
+    st_REAL(scores, at, COMBINED)
+    st_u8(said, at, u8(1))
 """
 _COMPARE = ("v <= s", "v < s", "v >= s", "v > s", "v == s", "v != s")
 _COMBINE = {
@@ -166,16 +180,22 @@ def _takes(f: Forest) -> str:
 
 
 def _tables(e: Ensemble) -> tuple[np.ndarray, ...]:
-    f = e.forest
-    mode = np.where(f.mode == forests.LEAF, -1, f.mode + MISSING * f.missing)
-    nodes = np.stack([f.feature, mode, f.true, f.false], 1).astype(np.int32)
-    ints = (a.astype(np.int32) for a in (f.votes, f.target))
+    """The tables. A leaf leads to itself; behind all nodes is one that votes for nothing, for groups that are not full."""
+    f, count = e.forest, len(e.forest.mode)
+    leaf = f.mode == forests.LEAF
+    own = np.arange(count)
+    nodes = np.zeros((count + 1, 4), np.int32)
+    nodes[:count, 0] = np.where(leaf, 0, f.feature)
+    nodes[:count, 1] = np.where(leaf, -1, f.mode + MISSING * f.missing)
+    nodes[:count, 2], nodes[:count, 3] = np.where(leaf, own, f.true), np.where(leaf, own, f.false)
+    nodes[count] = 0, -1, count, count
     return (
-        f.split.astype(e.real),
+        np.append(f.split, 0).astype(e.real),
         nodes,
-        *ints,
+        np.append(f.votes, f.votes[-1]).astype(np.int32),
+        f.target.astype(np.int32),
         f.weight.astype(e.real),
-        f.roots.astype(np.int32),
+        np.append(f.roots, [count] * (-len(f.roots) % GROUP)).astype(np.int32),
         e.base.astype(e.real),
         e.labels,
     )
@@ -185,14 +205,24 @@ def _indented(text: str, by: int) -> str:
     return text.strip("\n").replace("\n", "\n" + " " * by)
 
 
+def _walk(e: Ensemble) -> str:
+    """The kernel's text with the ways through the trees of a group in it, and then their votes, in order."""
+    step = _STEP.replace("TAKES", _takes(e.forest))
+    parts = {"START": (_START, 12), "STEPS": (step, 16), "VOTING": (fill_in(_VOTING, COMBINED=_COMBINE[e.aggregate]), 12)}
+    text = _KERNEL.lstrip("\n").replace("ALL_MODES", " & ".join(f"mode_{k}" for k in range(GROUP)))
+    for word, (part, by) in parts.items():
+        text = text.replace(
+            word, _indented("".join(part.replace("_K", f"_{k}").replace("+ K", f"+ {k}") for k in range(GROUP)), by)
+        )
+    return fill_in(text, GROUP=GROUP)
+
+
 def source(node: Node, e: Ensemble) -> KernelSource:
     """The kernel of an ensemble."""
     x, y = node.operands[0].tensor, node.results[-1].tensor
     slots = {name: len(node.results) + 2 + i for i, name in enumerate(TABLES)}
     finish = f"y = param(p, {len(node.results)}) + row * targets * {y.dtype.itemsize}\n" + e.finish.strip("\n")
-    text = fill_in(
-        _KERNEL.lstrip("\n"), FINISH=_indented(finish, 8), TAKES=_indented(_takes(e.forest), 16), COMBINED=_COMBINE[e.aggregate]
-    )
+    text = _walk(e).replace("FINISH", _indented(finish, 8))
     text = fill_in(text, **e.words)
     text = (_LOGISTIC.lstrip("\n") if "logistic(" in text else "") + text
     wide = "f64" if y.dtype is F64 else "f32"
@@ -215,7 +245,7 @@ def source(node: Node, e: Ensemble) -> KernelSource:
         e.forest.check_features(features)
         trees = len(e.forest.roots)
         scratch = n * e.targets * (e.real.itemsize + 1)
-        return Launch((n, features, e.targets, trees), tiles_for(n, n * trees * 16), scratch)
+        return Launch((n, features, e.targets, trees, -(-trees // GROUP)), tiles_for(n, n * trees * 16), scratch)
 
     return KernelSource(fill_in(text, **slots, **sizes, RESULT=1), bind, tables=_tables(e))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -51,11 +52,34 @@ def test_many_equal_operands_are_counted() -> None:
     assert "3 x f32[4], f32[4] -> f32[16]" in str(p) or "4 x f32[4] -> f32[16]" in str(p)
 
 
-def test_control_flow_is_one_row() -> None:
-    exe = compiled("""m (int64 n, float[2] x) => (float[2] z) { t = Constant<value = bool {1}>() z = Loop(n, t, x)
-        <body = b (int64 i, bool c, float[2] p) => (bool d, float[2] q) { d = Identity(c) q = Neg(p) }> }""")
-    p = gm.profile(exe, {"n": np.array(3), "x": np.ones(2, np.float32)}, seconds=0)
-    assert [r.how for r in p.rows if r.op == "loop"] == ["host"]
+def test_what_runs_inside_of_loops_and_branches() -> None:
+    exe = compiled("""m (int64 n, float[2, 3] x, float[3, 3] w) => (float[2, 3] z) { t = Constant<value = bool {1}>() z = Loop(n, t, x)
+        <body = b (int64 i, bool c, float[2, 3] p) => (bool d, float[2, 3] q) { d = Identity(c)  o = Constant<value = int64 {1}> ()
+            m = MatMul(p, w)  f = Less(i, o)
+            q = If (f) <then_branch = u () => (float[2, 3] r) { r = Neg(m) }, else_branch = v () => (float[2, 3] s) { s = Exp(m) }> }> }""")
+    feeds = {"n": np.array(4), "x": np.ones((2, 3), np.float32), "w": np.zeros((3, 3), np.float32)}
+    p = gm.profile(exe, feeds, seconds=0)
+    found = {(r.path, r.op): r for r in p.rows}
+    assert len(found) == len(p.rows)
+    assert {k: (r.how, r.count) for k, r in found.items() if r.op != "identity"} == {
+        ("", "loop"): ("host", 1), ("z/body", "matmul"): ("native", 4), ("z/body", "less"): ("native", 4),
+        ("z/body", "if"): ("host", 4), ("z/body/q/then_branch", "neg"): ("native", 1), ("z/body/q/else_branch", "exp"): ("native", 3),
+    }  # fmt: skip
+    assert found["z/body", "matmul"].flops == 4 * 2 * 2 * 3 * 3
+    assert "z/body/q/else_branch: s" in str(p) and all(r.seconds >= 0 for r in p.rows) and p.inside > 0
+    assert sum(s for _, s in p.by_op().values()) == pytest.approx(p.inside)
+
+
+def test_a_slow_body_is_not_the_loops_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    exe = compiled("""m (int64 n, float[2, 2] x) => (float z) { t = Constant<value = bool {1}>() o = Constant<value = float {0}>() z = Loop(n, t, o)
+        <body = b (int64 i, bool c, float p) => (bool d, float q) { d = Identity(c)  e = Det(x)  q = Add(e, p) }> }""")
+    (step,) = [s for s in exe.plan.steps if s.node.op.name == "loop"]
+    (slow,) = [s for s in step.plans[0].steps if s.node.op.name == "det"]  # type: ignore[attr-defined]
+    run = slow.run
+    monkeypatch.setattr(slow, "run", lambda frame: (time.sleep(0.01), run(frame)))
+    p = gm.profile(exe, {"n": np.array(3), "x": np.eye(2, dtype=np.float32)}, seconds=0)
+    by_op = {r.op: r.seconds for r in p.rows}
+    assert by_op["det"] >= 0.03 and by_op["det"] > by_op["loop"]
 
 
 def test_wrong_inputs_and_an_empty_model() -> None:

@@ -6,7 +6,10 @@ import graphmill as gm
 import numpy as np
 import onnx.parser
 import pytest
+from graphmill.frontends.onnx.writer import export
+from graphmill.ir.parser import parse_module
 from graphmill.ir.passes import branches
+from graphmill.ir.printer import print_module
 
 W = np.random.default_rng(0).standard_normal((6, 5)).astype("f4")
 
@@ -63,18 +66,50 @@ def test_conditions_that_follow_from_the_rank_fold() -> None:
     assert sum(n.op.name == "if" for n in exe.module.walk()) == 1
 
 
-def test_a_branch_that_cannot_be_typed_stays_as_it_was() -> None:
+LSTM = """lw = Constant<value_floats=[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5,
+    0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]>() ws = Constant<value_ints=[1, 4, 6]>() ww = Reshape(lw, ws)
+    lr = Constant<value_floats=[0.1, 0.2, 0.3, 0.4]>() rs = Constant<value_ints=[1, 4, 1]>() rr = Reshape(lr, rs)"""
+
+
+def test_a_branch_that_can_only_fail() -> None:
     """LSTM takes three axes: with k = 1 there are two and one is added, with others there are four, which is an error, then and not before."""
-    body = f"""{SQUEEZED} l = Unsqueeze(q, one) lw = Constant<value_floats=[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5,
-        0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]>() ws = Constant<value_ints=[1, 4, 6]>() ww = Reshape(lw, ws)
-        lr = Constant<value_floats=[0.1, 0.2, 0.3, 0.4]>() rs = Constant<value_ints=[1, 4, 1]>() rr = Reshape(lr, rs)
-        y, h, c2 = LSTM<hidden_size=1>(l, ww, rr)"""
-    exe = same(body, shapes=((3, 1, 6), (2, 1, 6)))
+    exe = same(f"{SQUEEZED} l = Unsqueeze(q, one) {LSTM} y, h, c2 = LSTM<hidden_size=1>(l, ww, rr)", shapes=((3, 1, 6), (2, 1, 6)))
     assert outcomes(exe) == ["applied"]
     assert {s.op for s in exe.report.served if s.how == "native"} >= {"lstm"}
-    with pytest.raises(gm.errors.GraphmillError, match=r"LSTM|lstm"):
-        exe.run({"x": feed(3, 4, 6)})
-    assert exe.run({"x": feed(3, 1, 6)})["y"].shape == (3, 1, 1, 1)
+    (failing,) = [s for s in exe.report.served if s.how == "fails"]
+    assert "lstm" in failing.reason and "rank 4, expected rank 3" in failing.reason and failing.reason in exe.report.summary()
+    assert not exe.report.not_native() and exe.report.counts()["fails"] == 1
+    for _ in range(2):
+        with pytest.raises(gm.errors.RunError, match=r"lstm: input x has shape .* of rank 4, expected rank 3"):
+            exe.run({"x": feed(3, 4, 6)})
+        assert exe.run({"x": feed(3, 1, 6)})["y"].shape == (3, 1, 1, 1)
+    text = print_module(exe.module)
+    assert "fail()" in text.replace(" ", "") and print_module(parse_module(text)) == text
+
+
+def test_what_may_never_be_run_is_no_proof_of_failure() -> None:
+    """The LSTM stands in a branch of its own: with k = 4 and d = 0 nothing fails."""
+    body = f"""{SQUEEZED} l = Unsqueeze(q, one) {LSTM} d = Equal(e0, one)
+        r = If (d) <then_branch = a3 () => (float[] t3) {{ t3, h, c2 = LSTM<hidden_size=1>(l, ww, rr) }},
+                    else_branch = b3 () => (float[] u3) {{ u3 = Exp(l) }}> y = Neg(r)"""
+    inputs = "float[n,k,6] x, int64[1] e0"
+    exe, oracle = compiled(body, inputs=inputs), compiled(body, inputs=inputs, target="reference")
+    assert "fails" not in exe.report.counts()
+    for k, e in ((1, 1), (1, 0), (4, 0), (1, 1), (4, 0)):
+        feeds = {"x": feed(3, k, 6), "e0": np.array([e])}
+        np.testing.assert_allclose(exe.run(feeds)["y"], oracle.run(feeds)["y"], rtol=1e-5, atol=1e-6)
+    with pytest.raises(gm.errors.GraphmillError, match="lstm"):
+        exe.run({"x": feed(3, 4, 6), "e0": np.array([1])})
+
+
+def test_what_can_only_fail_is_written_as_it_was() -> None:
+    body = f"{SQUEEZED} l = Unsqueeze(q, one) {LSTM} y, h, c2 = LSTM<hidden_size=1>(l, ww, rr)"
+    exe = compiled(body)
+    again = gm.compile(export(exe.module, opset=17))
+    for e in (exe, again):
+        assert e.run({"x": feed(3, 1, 6)})["y"].shape == (3, 1, 1, 1)
+        with pytest.raises(gm.errors.GraphmillError, match=r"LSTM|lstm"):
+            e.run({"x": feed(3, 4, 6)})
 
 
 def test_within_a_loop() -> None:

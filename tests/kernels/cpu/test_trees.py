@@ -75,6 +75,16 @@ def test_one_comparison_and_many_rows():
     check_case("tree_ensemble_regressor", [rows(0, 8)], a)
 
 
+@pytest.mark.parametrize("depths", [(3,), (0, 4), (1, 0, 5, 2, 0, 0, 3), (4, 1, 1, 0, 2, 6, 3, 1), (2, 0, 1, 5, 0, 3, 1, 4, 1)])
+@pytest.mark.parametrize("aggregate", ["SUM", "AVERAGE", "MIN"])
+def test_trees_of_other_depths_are_walked_together(depths, aggregate):
+    parts = [forest("target", 1, depth, 3, 2) for depth in depths]
+    a = {k: tuple(v for part in parts for v in part[k]) for k in parts[0]}
+    for k in ("nodes_treeids", "target_treeids"):
+        a[k] = tuple(i for i, part in enumerate(parts) for _ in part[k])
+    check_case("tree_ensemble_regressor", [rows(50, 3)], a | {"n_targets": 2, "aggregate_function": aggregate})
+
+
 def test_refusals():
     a = forest("target", 1, 2, 2, 1) | {"n_targets": 1}
     for wrong in ({"post_transform": "PROBIT"}, {"target_weights": (float("nan"),) * 4}, {"nodes_truenodeids": (99,) * 7}):
