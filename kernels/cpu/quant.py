@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .gemm import Sizes
 from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
-from .quant_panels import pack_panels, panel_columns, panel_pitch, row_pitch, tile_rows
+from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
 from .target import serves
 from .tiling import tiling
 
@@ -33,8 +33,9 @@ y = rint(to_f32(acc) * factor) + to_f32(YZ)
 y = where(y >= f32(LOWEST), where(y > f32(HIGHEST), f32(HIGHEST), y), f32(LOWEST))
 put_Y(c, TO, to_Y(y))
 """
-# A row of `depth` bytes, less its zero point, as the microkernel wants it (quant_panels.py).
+# A row of `depth` bytes as the microkernel wants it (quant_panels.py): pairs, less the zero point; quads.
 PACK_ROW = """
+zero = ZERO
 total = i32(0)
 for k in range(depth):
     v = sub(to_i16(get_A(source, k)), zero)
@@ -43,6 +44,18 @@ for k in range(depth):
 if depth % 2 == 1:
     st_i16(target, 2 + depth, i16(0))
 st_i32(target, 0, total)
+"""
+_QUADS_ROW = """
+zero = add(to_i32(XZ), i32(SHIFT_A))
+total = mul(zero, i32(depth))
+for k in range(depth):
+    v = xor_(get_u8(source, k), u8(SHIFT_A))
+    total = sub(total, to_i32(v))
+    put_u8(target, 8 + k, v)
+for k in range(depth, 4 * steps):
+    st_u8(target, 8 + k, u8(0))
+st_i32(target, 0, neg(zero))
+st_i32(target, 1, total)
 """
 
 
@@ -144,13 +157,13 @@ def constant_zeros(node: Node, roles: dict[str, int], columns: int) -> np.ndarra
 _INTS = ("batches", "blocks", "groups", "rows", "block_rows", "rows_of_x", "columns", "panels_per", "depth", "w_row", "slice_bytes",
          "at_panel", "at_sums", "loops")  # fmt: skip
 _KERNEL = """
-multiply = int_panel(LANES_)
+multiply = int_panel(LANES_, QUADS)
 
 
 def kernel(p, tile, ntiles):
     PARAMS
     pairs = (depth + 1) // 2
-    pitch = 4 * pairs + 4
+    STEPS
     buffer = scratch + tile * slice_bytes
     for unit in range(batches * blocks * groups * tile // ntiles, batches * blocks * groups * (tile + 1) // ntiles):
         batch = unit // groups // blocks
@@ -163,7 +176,6 @@ def kernel(p, tile, ntiles):
             r = (row + i) % rows_of_x
             source = a + (row + i) * depth
             target = buffer + i * pitch
-            zero = XZ
             PACK_ROW
         first = unit % groups * panels_per
         for q in range(first, min(first + panels_per, (columns + WIDTH - 1) // WIDTH)):
@@ -181,7 +193,8 @@ for i in range(loops):
     a += j * param(p, LOOPS + 3 * i + 1)
     b += j * param(p, LOOPS + 3 * i + 2)
 """
-_PACKED = "panel = w + q * WIDTH * (4 + 2 * pairs)"
+_STEPS = {False: "steps = pairs\npitch = 4 * steps + 4", True: "steps = (depth + 3) // 4\npitch = 4 * steps + 8"}
+_PACKED = {False: "panel = w + q * WIDTH * (4 + 2 * pairs)", True: "panel = w + ld_i64(w, q)"}
 _PACK_PANEL = """
 panel = buffer + at_panel
 for j in range(width):
@@ -201,11 +214,11 @@ for pair in range(pairs):
 """
 _DIRECT = """
 c = result + (batch * rows + row) * columns * 4
-multiply(count, pairs, buffer, pitch, panel, c, columns * 4, column * 4, width)
+multiply(count, steps, buffer, pitch, panel, c, columns * 4, column * 4, width)
 """
 _REQUANTIZED = """
 sums = buffer + at_sums
-multiply(count, pairs, buffer, pitch, panel, sums, WIDTH * 4, 0, width)
+multiply(count, steps, buffer, pitch, panel, sums, WIDTH * 4, 0, width)
 for i in range(count):
     r = (row + i) % rows_of_x
     c = result + ((batch * rows + row + i) * columns + column)
@@ -220,44 +233,47 @@ def _matmul(node: Node, roles: dict[str, int]) -> KernelSource:
     shape = w.tensor.shape
     zeros = constant_zeros(node, roles, 1 if len(shape) == 1 else shape[-1]) if w.is_const else None
     packed = zeros is not None and all(d == 1 for d in shape[:-2])
+    quads = packed and takes_quads(_matrix(w.array))
+    small = node.results[0].tensor.dtype.itemsize < 4
 
     def bind(call: Call) -> Launch:
         s = Sizes(call.operands[roles["x"]], call.operands[roles["w"]])
         check_sizes(node, roles, call, s.rows, s.columns)
-        return _launch(s, packed, _steps_and_loops(call, roles, s), node.results[0].tensor.dtype.itemsize < 4)
+        return _launch(s, packed, quads, small, [*steps_of(call, roles), *s.loops(1)])
 
-    pack = {roles["w"]: _packer(zeros)} if zeros is not None and packed else {}
-    return KernelSource(_text(node, roles, packed), bind, "matmul.i32" if packed else "matmul.i32.unpacked", pack)
+    def pack(array: np.ndarray) -> np.ndarray:
+        return (pack_quads if quads else pack_panels)(_matrix(array), zeros)
 
-
-def _steps_and_loops(call: Call, roles: dict[str, int], s: Sizes) -> list[int]:
-    return [*steps_of(call, roles), *s.loops(1)]
-
-
-def _packer(zeros: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda w: pack_panels(w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:]), zeros)
+    variant = "matmul.i32" + (".quads" if quads else "" if packed else ".unpacked")
+    return KernelSource(partial(_text, node, roles, packed, quads), bind, variant, {roles["w"]: pack} if packed else {})
 
 
-def _text(node: Node, roles: dict[str, int], packed: bool) -> str:
+def _matrix(w: np.ndarray) -> np.ndarray:
+    return w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:])
+
+
+def _text(node: Node, roles: dict[str, int], packed: bool, quads: bool) -> str:
     words, small = words_of(node, roles, "r", "column + j"), node.results[0].tensor.dtype.itemsize < 4
-    unsigned = node.operands[roles["w"]].tensor.dtype is U8
+    types = {role: node.operands[roles[role]].tensor.dtype for role in ("x", "w")}
     result = insert(_REQUANTIZED, FINISH=finish(node, words, "j")) if small else _DIRECT
-    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), PACK_ROW=PACK_ROW, BATCH="" if packed else _BATCH,
-                  PANEL=_PACKED if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
+    row = _QUADS_ROW if quads else PACK_ROW.replace("ZERO", "XZ")
+    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), STEPS=_STEPS[quads], PACK_ROW=row,
+                  BATCH="" if packed else _BATCH, PANEL=_PACKED[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
-    text = fill_in(text, **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes,
-                   SHIFT=128 if unsigned else 0, FLIP=-128 if unsigned else 0)  # fmt: skip
-    return text.lstrip("\n").replace("_A(", f"_{node.operands[roles['x']].tensor.dtype.name}(")
+    shift = 128 if types["w"] is U8 else 0
+    text = fill_in(text, **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, SHIFT=shift,
+                   FLIP=-shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
+    return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
 
 
 KEPT_BYTES = 1 << 17  # of rows of A, which then stay in the second-level cache while panel after panel goes by
 FEWEST_PANELS = 6  # that a unit multiplies its rows with, which it has copied for that
 
 
-def _launch(s: Sizes, packed: bool, extra: list[int], requantized: bool) -> Launch:
+def _launch(s: Sizes, packed: bool, quads: bool, requantized: bool, extra: list[int]) -> Launch:
     batches = 1 if packed else math.prod(s.batch)
     rows = s.rows * math.prod(s.batch) if packed else s.rows
-    width, mr, pitch = panel_columns(), tile_rows(), row_pitch(s.depth)
+    width, mr, pitch = panel_columns(), tile_rows(), row_pitch(s.depth, quads)
     panels = -(-s.columns // width)
     most = greatest(mr, least(192 if packed else 1024, KEPT_BYTES // pitch) // mr * mr)
     blocks = greatest(1, -(-rows // most))

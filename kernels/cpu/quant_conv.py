@@ -7,6 +7,7 @@ reaches past the input), then as the panels that the microkernel reads (quant_pa
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -73,7 +74,6 @@ for i in range(per_out):
     channel = group_index * per_out + i
     source = w + channel * depth
     target = rows + i * pitch
-    zero = WZ
     PACK_ROW
 """
 _DIRECT = """
@@ -109,7 +109,7 @@ def build_conv(node: Node, roles: dict[str, int]) -> KernelSource | Refusal:
         rows = pack_rows(weights.reshape(len(weights), -1), np.broadcast_to(zeros, len(weights)))
         return np.concatenate([rows, np.zeros((tile_rows(), rows.shape[1]), rows.dtype)])  # which the last tile may read
 
-    return KernelSource(_text(node, roles, zeros is not None), bind, "conv.i32", {} if zeros is None else {roles["w"]: pack})
+    return KernelSource(partial(_text, node, roles, zeros is not None), bind, "conv.i32", {} if zeros is None else {roles["w"]: pack})
 
 
 def _text(node: Node, roles: dict[str, int], packed: bool) -> str:
@@ -119,7 +119,7 @@ def _text(node: Node, roles: dict[str, int], packed: bool) -> str:
     bias = "acc = add(acc, get_i32(bias, channel))" if "bias" in roles else ""
     small = node.results[0].tensor.dtype.itemsize < 4
     text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), PLANES=planes, PANELS=_PANELS,
-                  WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=PACK_ROW),
+                  WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=PACK_ROW.replace("ZERO", "WZ")),
                   RESULT=insert(_REQUANTIZED, FINISH=finish(node, words, "j"), BIAS=bias) if small else _DIRECT)  # fmt: skip
     text = fill_in(text, **words, WIDTH=panel_columns(), LANES_=tiling(4).lanes, SHIFT=128 if unsigned else 0,
                    FLIP=-128 if unsigned else 0)  # fmt: skip

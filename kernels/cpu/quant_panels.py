@@ -1,13 +1,20 @@
-"""The register-tiled inner kernel of products of bytes, exact in i32: what `quant.py` and `quantized_lstm.py` multiply with.
+"""The register-tiled inner kernels of products of bytes, exact in i32: what `quant.py`, `quant_conv.py` and `quantized_lstm.py`
+multiply with. Sums wrap as i32 do.
 
-A number of A is an i16 (a byte less its zero point), one of B an i8, two numbers of the reduction stand side by side in both, so that
-one instruction (x86's pmaddwd) multiplies pairs and adds each pair up without rounding or saturation: |255 * -128 * 2| is far
-below 2^31. Sums wrap as i32 do. B's bytes are read as they lie, and widened in registers.
+*Pairs*: a number of A is an i16 (a byte less its zero point), one of B an i8, widened in registers. Two numbers of the reduction
+stand side by side in both, so that one instruction (x86's pmaddwd) multiplies pairs and adds each pair up: |255 * -128 * 2| is
+far below 2^31. A row of A is an i32, the negative sum of its numbers, and then its numbers, padded with 0 to an even count. A
+panel of B is an i32 a column, the column's zero point, and then for each pair of k the columns' two bytes. The sums start from
+the product of both heads: that takes B's zero points off.
 
-A row of A is an i32, the negative sum of its numbers, and then its numbers, padded with 0 to an even count. A panel of B is
-a vector of i32 a column, the column's zero point, and then for each pair of k the columns' two bytes, padded with zeros to whole
-vectors. The sums start from the product of both heads: that takes B's zero points off. Unsigned bytes of B are stored less 128,
-and so are their zero points.
+*Quads*: a number of A is a u8, one of B an i8, four of the reduction side by side. pmaddubsw adds pairs up in i16, where it
+saturates: two weights of one sign may be 128 together, so that 255 times them fits. Where they are more, B holds their halves, and
+what is left of them is multiplied as pairs behind all others. A row of A is -z and z * K - sum(a), where z is its zero
+point, and its numbers; a panel is the sums of its columns, their zero points, the number of such rests, the quads, the rests, and
+where each rest stands in a row of A. Needs AVX2 and few rests (`takes_quads`).
+
+Rows and panels are padded with zeros. The unsigned bytes of B, and for quads the signed ones of A, are shifted by 128, and so are their
+zero points.
 """
 
 from __future__ import annotations
@@ -23,7 +30,9 @@ from .program import IDENTITY, Place, Program, operand_count, store_tile
 from .tiling import host_features, tiling
 
 VECTORS = 2  # of a panel
-UNROLL = 1
+QUADS_HEAD = 8  # bytes in front of a row of quads
+SAFE = 128  # what two weights of one sign may be together
+MOST_RESTS = 0.12  # of all pairs of a panel, for quads to be faster than pairs
 
 
 def panel_columns() -> int:
@@ -36,13 +45,13 @@ def tile_rows() -> int:
     return tiling(4).rows[VECTORS]
 
 
-def row_pitch(depth: int) -> int:
+def row_pitch(depth: int, quads: bool = False) -> int:
     """Bytes of a row of A."""
-    return 4 * (-(-depth // 2) + 1)
+    return 4 * -(-depth // 4) + QUADS_HEAD if quads else 4 * -(-depth // 2) + 4
 
 
 def panel_pitch(depth: int) -> int:
-    """Bytes of a panel of B."""
+    """Bytes of a panel of pairs."""
     return panel_columns() * (4 + 2 * -(-depth // 2))
 
 
@@ -72,75 +81,140 @@ def pack_panels(b: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
     return np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(*lead, panels, -1) for p in parts], -1)
 
 
-# ---- the microkernel ----------------------------------------------------------------------------------------------------
+def _unsafe(pairs: np.ndarray) -> np.ndarray:
+    """Where [..., 2, N] weights would make the sum of a pair saturate."""
+    return (np.maximum(pairs, 0).sum(-2) > SAFE) | (np.minimum(pairs, 0).sum(-2) < -SAFE)
+
+
+def takes_quads(b: np.ndarray) -> bool:
+    """Whether products with the constant B [..., K, N] should be quads, by a sample of its panels."""
+    lanes = tiling(4).lanes
+    if lanes < 8 or (lanes == 16 and "avx512bw" not in host_features()) or not b.size:
+        return False
+    width = panel_columns()
+    even = b.reshape(-1, *b.shape[-2:])[:, : b.shape[-2] // 2 * 2]
+    starts = range(0, b.shape[-1], max(width, b.shape[-1] // 8 // width * width))
+    samples = [_shifted(m[:, j : j + width]) for m in even for j in starts]
+    unsafe = np.concatenate([_unsafe(m.reshape(-1, 2, m.shape[1])).any(-1) for m in samples])
+    return unsafe.sum() <= MOST_RESTS * unsafe.size
+
+
+def _shifted(b: np.ndarray) -> np.ndarray:
+    return b.astype(np.int16) - (128 if b.dtype == np.uint8 else 0)
+
+
+def pack_quads(b: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
+    """B [..., K, N] of bytes with its columns' zero points (that broadcast to [..., N]) as panels of quads: bytes, first a table of the
+    panels' offsets, as i64."""
+    *lead, k, n = b.shape
+    width, shift = panel_columns(), 128 if b.dtype == np.uint8 else 0
+    wide = -(-n // width) * width
+    weights = np.zeros((*lead, -(-k // 4) * 4, wide), np.int16)
+    weights[..., :k, :n] = _shifted(b)
+    all_zeros = np.zeros((*lead, wide), np.int32)
+    all_zeros[..., :n] = np.asarray(zeros).astype(np.int32) - shift
+    panels = []
+    for m, z in zip(weights.reshape(-1, *weights.shape[-2:]), all_zeros.reshape(-1, wide), strict=True):
+        panels += [_panel_of_quads(m[:, j : j + width], z[j : j + width]) for j in range(0, wide, width)]
+    table = np.zeros(-(-len(panels) // 8) * 8, np.int64)
+    table[: len(panels)] = table.nbytes + np.cumsum([0, *(p.nbytes for p in panels)])[:-1]
+    return np.concatenate([table.view(np.uint8), *panels])
+
+
+def _panel_of_quads(w: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    k, width = w.shape
+    pairs = w.reshape(k // 2, 2, width)
+    unsafe = _unsafe(pairs)
+    main = np.where(unsafe[:, None], pairs >> 1, pairs)
+    (places,) = np.nonzero(unsafe.any(1))
+    rests = np.ascontiguousarray((pairs - main)[places].swapaxes(1, 2))
+    quads = np.ascontiguousarray(main.astype(np.int8).reshape(k // 4, 4, width).swapaxes(1, 2))
+    parts = [w.sum(0, dtype=np.int32), zeros, np.int64([len(places), *[0] * 7]), quads, rests, 2 * places.astype(np.int64)]
+    data = np.concatenate([np.ascontiguousarray(p).reshape(-1).view(np.uint8) for p in parts])
+    return np.pad(data, (0, -len(data) % 64))
+
+
+# ---- the microkernels ---------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def int_panel(lanes: int, program: Program | None = None) -> Any:
+def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -> Any:
     """An intrinsic
 
-        panel(rows, pairs, a, a_pitch, b, c, c_pitch, c_at, ncols, *operands)
+        panel(rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, *operands)
 
-    that computes `rows` rows of one panel at `b`; rows of A lie `a_pitch` bytes apart, those of the result `c_pitch`, and its first
-    column `c_at` bytes behind `c`. Columns past `ncols` are not written. As many rows behind the last of A as a tile has are read.
-    The result is the sums as i32, or what the program makes of them as f32 (see program.py), with the operands "col", "full" and
-    "scalar".
+    that computes `rows` rows of one panel at `b` in `steps` pairs or quads; rows of A lie `a_pitch` bytes apart, those of the result
+    `c_pitch`, and its first column `c_at` bytes behind `c`. Columns past `ncols` are not written. As many rows behind the last of A
+    as a tile has are read. The result is the sums as i32, or what the program makes of them as f32 (see program.py), with the
+    operands "col", "full" and "scalar".
     """
-    mr = tiling(4).rows[VECTORS]
+    mr = tile_rows()
     arguments = 9 + operand_count(program or IDENTITY)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = Emitter(builder, "f32", lanes)
-        rows, pairs, a, a_pitch, b, c, c_pitch, *rest = args
+        rows, steps, a, a_pitch, b, c, c_pitch, *rest = args
 
         def call(height: int, count: Any, first: Any) -> None:
-            tile = internal(e.b.module, name_of("ints", lanes, height, program), arguments + 1, _tile(lanes, height, program))
+            parts = lanes, height, quads, program
+            tile = internal(e.b.module, name_of("ints", *parts), arguments + 1, _tile(*parts))
             moved = [e.b.add(start, e.b.mul(first, pitch)) for start, pitch in ((a, a_pitch), (c, c_pitch))]
-            left = e.b.sub(rows, first)
-            e.b.call(tile, [left, count, pairs, moved[0], a_pitch, b, moved[1], c_pitch, *rest])
+            e.b.call(tile, [e.b.sub(rows, first), count, steps, moved[0], a_pitch, b, moved[1], c_pitch, *rest])
 
         half, over = mr // 2, e.b.srem(rows, e.int(mr))
         many = e.b.icmp_signed(">", over, e.int(half + 1))  # then another whole tile
         whole = e.b.add(e.b.sdiv(rows, e.int(mr)), e.b.zext(many, e.i64))
         some = e.b.and_(e.b.not_(many), e.b.icmp_signed(">", over, e.int(1)))
-        done = e.b.mul(whole, e.int(mr))
-        call(mr, whole, e.int(0))
-        call(half, e.b.zext(some, e.i64), done)
         one = e.b.or_(e.b.icmp_signed("==", over, e.int(1)), e.b.icmp_signed("==", over, e.int(half + 1)))
+        call(mr, whole, e.int(0))
+        call(half, e.b.zext(some, e.i64), e.b.mul(whole, e.int(mr)))
         call(1, e.b.zext(one, e.i64), e.b.sub(rows, e.int(1)))
 
-    return intrinsic(name_of("int_panel", lanes, mr, program), arguments, build)
+    return intrinsic(name_of("int_panel", lanes, mr, quads, program), arguments, build)
 
 
-def _tile(lanes: int, mr: int, program: Program | None) -> Callable[[Any, Sequence[Any]], None]:
+def _tile(lanes: int, mr: int, quads: bool, program: Program | None) -> Callable[[Any, Sequence[Any]], None]:
     """The body of the function that computes `count` tiles of mr rows, of which `rows` are valid."""
-    nv = VECTORS
+    nv, heads = VECTORS, 2 if quads else 1
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = Emitter(builder, "f32", lanes)
-        rows, count, pairs, a, a_pitch, b, c, c_pitch, c_at, ncols, *operands = args
-        ints = e.ir.VectorType(e.i32, lanes)
-        head, bytes_, vector = e.pointer(b), nv * lanes * 2, lanes * 4
-        panel = e.at(head, nv * vector)
-        blocks, rest = e.b.sdiv(pairs, e.int(UNROLL)), e.b.srem(pairs, e.int(UNROLL))
+        rows, count, depth, a, a_pitch, b, c, c_pitch, c_at, ncols, *operands = args
+        panel, vector = e.pointer(b), lanes * 4
+        bytes_ = nv * vector if quads else nv * vector // 2  # of a step
+        data = e.at(panel, heads * nv * vector + (64 if quads else 0))
+        end = e.at(data, e.b.mul(depth, e.int(bytes_)))
+        rests = e.load_int(panel, heads * nv * vector) if quads else None
         # While the tiles of a panel are computed, the next panel is brought near, spread over all of them.
-        stride = e.b.sdiv(e.int(bytes_ * UNROLL), e.b.select(e.b.icmp_signed(">", count, e.int(0)), count, e.int(1)))
+        stride = e.b.sdiv(e.int(bytes_), e.b.select(e.b.icmp_signed(">", count, e.int(0)), count, e.int(1)))
 
-        def steps(starts: Sequence[Any], n: int) -> Callable[[Any, list], list]:
+        def multiply(acc: list, starts: Sequence[Any], columns: Sequence[Any], number: Callable, product: Callable) -> list:
+            out = []
+            for i, start in enumerate(starts):
+                x = e.b.bitcast(e.spread(number(start)), columns[0].type)
+                out += [e.b.add(acc[i * nv + j], product(e, x, columns[j])) for j in range(nv)]
+            return out
+
+        def step(starts: Sequence[Any]) -> Callable[[Any, list], list]:
             def body(_: Any, carried: list) -> list:
-                k, bp, ahead, acc = carried[0], carried[1], carried[2], list(carried[3:])
-                if n == UNROLL and mr > 1:
+                k, bp, ahead, *acc = carried
+                if mr > 1:  # a single row waits for memory anyway
                     e.prefetch(ahead)
                     ahead = e.at(ahead, stride)
-                here = [e.at(row, k) for row in starts]
-                for u in range(n):
-                    columns = [_widened(e, e.at(bp, u * bytes_ + j * lanes * 2)) for j in range(nv)]
-                    for i in range(mr):
-                        pair = e.b.load(e.at(here[i], 4 * u), typ=e.i32, align=4)
-                        x = e.b.bitcast(e.spread(pair), columns[0].type)
-                        for j in range(nv):
-                            acc[i * nv + j] = e.b.add(acc[i * nv + j], pairwise(e, x, columns[j]))
-                return [e.b.add(k, e.int(4 * n)), e.at(bp, n * bytes_), ahead, *acc]
+                columns = [_bytes(e, e.at(bp, j * bytes_ // nv), quads) for j in range(nv)]
+                acc = multiply(acc, starts, columns, lambda s: e.b.load(e.at(s, k), typ=e.i32, align=4), _quadwise if quads else _pairwise)
+                return [e.b.add(k, e.int(4)), e.at(bp, bytes_), ahead, *acc]
+
+            return body
+
+        def rest(starts: Sequence[Any]) -> Callable[[Any, list], list]:
+            places = e.at(end, e.b.mul(rests, e.int(nv * vector)))
+
+            def body(index: Any, acc: list) -> list:
+                at = e.b.add(e.load_int(places, e.times(index, 8)), e.int(QUADS_HEAD))
+                here = e.at(end, e.times(index, nv * vector))
+                columns = [e.b.load(e.at(here, j * vector), typ=e.ir.VectorType(e.half, 2 * lanes), align=4) for j in range(nv)]
+                return multiply(acc, starts, columns, lambda s: _pair_of_bytes(e, e.at(s, at)), _pairwise)
 
             return body
 
@@ -148,18 +222,31 @@ def _tile(lanes: int, mr: int, program: Program | None) -> Callable[[Any, Sequen
             first = e.b.mul(index, e.int(mr))
             rows_at = e.at(e.pointer(a), e.b.mul(first, a_pitch))
             starts = [e.at(rows_at, e.b.mul(a_pitch, e.int(i))) for i in range(mr)]
-            zeros = [e.b.load(e.at(head, j * vector), typ=ints, align=4) for j in range(nv)]
-            totals = [e.spread(e.b.load(row, typ=e.i32, align=4)) for row in starts]
-            acc = [e.b.mul(total, zero) for total in totals for zero in zeros]
-            carried = e.loop(blocks, [e.int(4), panel, *before, *acc], steps(starts, UNROLL))
-            _, _, ahead, *acc = e.loop(rest, carried, steps(starts, 1))
+            acc = _started(e, panel, starts, heads)
+            _, _, ahead, *acc = e.loop(depth, [e.int(4 * heads), data, *before, *acc], step(starts))
+            if quads:
+                acc = e.loop(rests, acc, rest(starts))
             flat = [e.b.bitcast(x, e.type.llvm) if program is None else e.b.sitofp(x, e.type.llvm) for x in acc]
             _store(e, program or IDENTITY, flat, [e.pointer(c), c_pitch, first, rows], c_at, ncols, operands)
             return [ahead]
 
-        e.loop(count, [e.at(panel, e.b.mul(pairs, e.int(bytes_)))], tile)
+        e.loop(count, [end], tile)
 
     return build
+
+
+def _started(e: Emitter, panel: Any, starts: Sequence[Any], heads: int) -> list:
+    """What the sums start from: the products of the heads of rows and columns."""
+    out: list[Any] = []
+    for start in starts:
+        for j in range(VECTORS):
+            terms = []
+            for h in range(heads):
+                row = e.spread(e.b.load(e.at(start, 4 * h), typ=e.i32, align=4))
+                column = e.b.load(e.at(panel, (h * VECTORS + j) * e.lanes * 4), typ=e.ir.VectorType(e.i32, e.lanes), align=4)
+                terms.append(e.b.mul(row, column))
+            out.append(functools.reduce(e.b.add, terms))
+    return out
 
 
 def _store(e: Emitter, program: Program, flat: list, to: Sequence[Any], c_at: Any, ncols: Any, operands: Sequence[Any]) -> None:
@@ -177,23 +264,34 @@ def _store(e: Emitter, program: Program, flat: list, to: Sequence[Any], c_at: An
     store_tile(e, program, backwards, VECTORS, Place(row, None, c_at, ncols, operands))
 
 
-def _widened(e: Emitter, pointer: Any) -> Any:
-    """Pairs of bytes for a vector of columns, as i16."""
-    raw = e.b.load(pointer, typ=e.ir.VectorType(e.i8, 2 * e.lanes), align=1)
-    return e.b.sext(raw, e.ir.VectorType(e.half, 2 * e.lanes))
+def _bytes(e: Emitter, pointer: Any, quads: bool) -> Any:
+    """A step's bytes for a vector of columns; pairs as i16."""
+    raw = e.b.load(pointer, typ=e.ir.VectorType(e.i8, (4 if quads else 2) * e.lanes), align=1)
+    return raw if quads else e.b.sext(raw, e.ir.VectorType(e.half, 2 * e.lanes))
 
 
-def pairwise(e: Emitter, x: Any, y: Any) -> Any:
+def _pair_of_bytes(e: Emitter, pointer: Any) -> Any:
+    """Two bytes as two i16 in an i32."""
+    low, high = (e.b.zext(e.b.load(e.at(pointer, i), typ=e.i8, align=1), e.i32) for i in (0, 1))
+    return e.b.or_(low, e.b.shl(high, e.ir.Constant(e.i32, 16)))
+
+
+def _pairwise(e: Emitter, x: Any, y: Any) -> Any:
     """x[2i] * y[2i] + x[2i + 1] * y[2i + 1] of i16, as i32."""
     result = e.ir.VectorType(e.i32, e.lanes)
-    have = host_features()
-    if e.lanes == 8 and "avx2" in have:
+    if e.lanes == 8:
         return e.call("llvm.x86.avx2.pmadd.wd", result, [x, y])
-    if e.lanes == 16 and "avx512bw" in have:
+    if e.lanes == 16 and "avx512bw" in host_features():
         return e.call("llvm.x86.avx512.pmaddw.d.512", result, [x, y])
     halves = []
     for start in (0, 1):
         order = e.ir.Constant(result, list(range(start, 2 * e.lanes, 2)))
-        wide = [e.b.sext(e.b.shuffle_vector(v, v, order), result) for v in (x, y)]
-        halves.append(e.b.mul(*wide))
+        halves.append(e.b.mul(*(e.b.sext(e.b.shuffle_vector(v, v, order), result) for v in (x, y))))
     return e.b.add(*halves)
+
+
+def _quadwise(e: Emitter, x: Any, y: Any) -> Any:
+    """The sum of x[4i + n] * y[4i + n] over n, of u8 and i8, as i32. Sums of pairs must fit into i16."""
+    pairs = e.ir.VectorType(e.half, 2 * e.lanes)
+    name = "llvm.x86.avx512.pmaddubs.w.512" if e.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
+    return _pairwise(e, e.call(name, pairs, [x, y]), e.ir.Constant(pairs, [1] * 2 * e.lanes))
