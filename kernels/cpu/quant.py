@@ -273,7 +273,7 @@ FEWEST_PANELS = 6  # that a unit multiplies its rows with, which it has copied f
 def _launch(s: Sizes, packed: bool, quads: bool, requantized: bool, extra: list[int]) -> Launch:
     batches = 1 if packed else math.prod(s.batch)
     rows = s.rows * math.prod(s.batch) if packed else s.rows
-    width, mr, pitch = panel_columns(), tile_rows(), row_pitch(s.depth, quads)
+    width, mr, pitch = panel_columns(), tile_rows(quads), row_pitch(s.depth, quads)
     panels = -(-s.columns // width)
     most = greatest(mr, least(192 if packed else 1024, KEPT_BYTES // pitch) // mr * mr)
     blocks = greatest(1, -(-rows // most))

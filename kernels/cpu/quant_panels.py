@@ -40,9 +40,10 @@ def panel_columns() -> int:
     return VECTORS * tiling(4).lanes
 
 
-def tile_rows() -> int:
-    """Rows of the largest tile. Tiles of half that and of one row serve what is left; a tile may compute rows past the last."""
-    return tiling(4).rows[VECTORS]
+def tile_rows(quads: bool = False) -> int:
+    """Rows of the largest tile. Tiles of half that and of one row serve what is left; a tile may compute rows past the last. Quads need
+    two registers more."""
+    return tiling(4).rows[VECTORS] - quads * 2
 
 
 def row_pitch(depth: int, quads: bool = False) -> int:
@@ -148,7 +149,7 @@ def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -
     as a tile has are read. The result is the sums as i32, or what the program makes of them as f32 (see program.py), with the
     operands "col", "full" and "scalar".
     """
-    mr = tile_rows()
+    mr = tile_rows(quads)
     arguments = 9 + operand_count(program or IDENTITY)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
