@@ -33,8 +33,9 @@ y = rint(to_f32(acc) * factor) + to_f32(YZ)
 y = where(y >= f32(LOWEST), where(y > f32(HIGHEST), f32(HIGHEST), y), f32(LOWEST))
 put_Y(c, TO, to_Y(y))
 """
-# A row of `depth` bytes as the microkernel wants it (quant_panels.py): pairs, less the zero point; quads.
-PACK_ROW = """
+# A row of `depth` bytes as the microkernel wants it (quant_panels.py): pairs (False), less the zero point; quads.
+ROW = {
+    False: """
 zero = ZERO
 total = i32(0)
 for k in range(depth):
@@ -44,10 +45,10 @@ for k in range(depth):
 if depth % 2 == 1:
     st_i16(target, 2 + depth, i16(0))
 st_i32(target, 0, total)
-"""
-_QUADS_ROW = """
-zero = add(to_i32(XZ), i32(SHIFT_A))
-total = mul(zero, i32(depth))
+""",
+    True: """
+zero = add(to_i32(ZERO), i32(SHIFT_A))
+total = mul(zero, to_i32(depth))
 for k in range(depth):
     v = xor_(get_u8(source, k), u8(SHIFT_A))
     total = sub(total, to_i32(v))
@@ -56,7 +57,11 @@ for k in range(depth, 4 * steps):
     st_u8(target, 8 + k, u8(0))
 st_i32(target, 0, neg(zero))
 st_i32(target, 1, total)
-"""
+""",
+}
+# How many pairs or quads a sum of `depth` has, the bytes of a row, and where panel INDEX of a packed w stands.
+STEPS = {False: "steps = (depth + 1) // 2\npitch = 4 * steps + 4", True: "steps = (depth + 3) // 4\npitch = 4 * steps + 8"}
+PANEL = {False: "panel = w + (INDEX) * WIDTH * (4 + 2 * steps)", True: "panel = w + ld_i64(w, INDEX)"}
 
 
 @serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
@@ -162,7 +167,6 @@ multiply = int_panel(LANES_, QUADS)
 
 def kernel(p, tile, ntiles):
     PARAMS
-    pairs = (depth + 1) // 2
     STEPS
     buffer = scratch + tile * slice_bytes
     for unit in range(batches * blocks * groups * tile // ntiles, batches * blocks * groups * (tile + 1) // ntiles):
@@ -193,13 +197,11 @@ for i in range(loops):
     a += j * param(p, LOOPS + 3 * i + 1)
     b += j * param(p, LOOPS + 3 * i + 2)
 """
-_STEPS = {False: "steps = pairs\npitch = 4 * steps + 4", True: "steps = (depth + 3) // 4\npitch = 4 * steps + 8"}
-_PACKED = {False: "panel = w + q * WIDTH * (4 + 2 * pairs)", True: "panel = w + ld_i64(w, q)"}
 _PACK_PANEL = """
 panel = buffer + at_panel
 for j in range(width):
     st_i32(panel, j, to_i32(sub(WZ, i16(SHIFT))))
-for pair in range(pairs):
+for pair in range(steps):
     upper = b + 2 * pair * w_row + column
     lower = upper + w_row
     data = panel + WIDTH * (4 + 2 * pair)
@@ -256,12 +258,11 @@ def _text(node: Node, roles: dict[str, int], packed: bool, quads: bool) -> str:
     words, small = words_of(node, roles, "r", "column + j"), node.results[0].tensor.dtype.itemsize < 4
     types = {role: node.operands[roles[role]].tensor.dtype for role in ("x", "w")}
     result = insert(_REQUANTIZED, FINISH=finish(node, words, "j")) if small else _DIRECT
-    row = _QUADS_ROW if quads else PACK_ROW.replace("ZERO", "XZ")
-    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), STEPS=_STEPS[quads], PACK_ROW=row,
-                  BATCH="" if packed else _BATCH, PANEL=_PACKED[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
+    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), STEPS=STEPS[quads], PACK_ROW=ROW[quads],
+                  BATCH="" if packed else _BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
     shift = 128 if types["w"] is U8 else 0
-    text = fill_in(text, **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, SHIFT=shift,
+    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, SHIFT=shift,
                    FLIP=-shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
 

@@ -19,7 +19,7 @@ from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry
 from .conv_text import PLANES_PACK
 from .operands import MULTIPLIED, fill_in, tiles_for
-from .quant import PACK_ROW, check_sizes, constant_zeros, finish, params_text, steps_of, words_of
+from .quant import ROW, check_sizes, constant_zeros, finish, params_text, steps_of, words_of
 from .quant_panels import pack_rows, panel_columns, panel_pitch, row_pitch, tile_rows
 from .tiling import tiling
 
@@ -119,9 +119,9 @@ def _text(node: Node, roles: dict[str, int], packed: bool) -> str:
     bias = "acc = add(acc, get_i32(bias, channel))" if "bias" in roles else ""
     small = node.results[0].tensor.dtype.itemsize < 4
     text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), PLANES=planes, PANELS=_PANELS,
-                  WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=PACK_ROW.replace("ZERO", "WZ")),
+                  WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=ROW[False]),
                   RESULT=insert(_REQUANTIZED, FINISH=finish(node, words, "j"), BIAS=bias) if small else _DIRECT)  # fmt: skip
-    text = fill_in(text, **words, WIDTH=panel_columns(), LANES_=tiling(4).lanes, SHIFT=128 if unsigned else 0,
+    text = fill_in(text, ZERO=words["WZ"], **words, WIDTH=panel_columns(), LANES_=tiling(4).lanes, SHIFT=128 if unsigned else 0,
                    FLIP=-128 if unsigned else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{node.operands[roles['w']].tensor.dtype.name}(")
 

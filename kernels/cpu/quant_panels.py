@@ -167,9 +167,13 @@ def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -
         whole = e.b.add(e.b.sdiv(rows, e.int(mr)), e.b.zext(many, e.i64))
         some = e.b.and_(e.b.not_(many), e.b.icmp_signed(">", over, e.int(1)))
         one = e.b.or_(e.b.icmp_signed("==", over, e.int(1)), e.b.icmp_signed("==", over, e.int(half + 1)))
-        call(mr, whole, e.int(0))
-        call(half, e.b.zext(some, e.i64), e.b.mul(whole, e.int(mr)))
-        call(1, e.b.zext(one, e.i64), e.b.sub(rows, e.int(1)))
+        for test, height, count, first in (
+            (e.b.icmp_signed(">", whole, e.int(0)), mr, whole, e.int(0)),
+            (some, half, e.int(1), e.b.mul(whole, e.int(mr))),
+            (one, 1, e.int(1), e.b.sub(rows, e.int(1))),
+        ):
+            with e.b.if_then(test):
+                call(height, count, first)
 
     return intrinsic(name_of("int_panel", lanes, mr, quads, program), arguments, build)
 
