@@ -205,7 +205,11 @@ for pair in range(steps):
     upper = b + 2 * pair * w_row + column
     lower = upper + w_row
     data = panel + WIDTH * (4 + 2 * pair)
-    if 2 * pair + 1 < depth:
+    if 2 * pair + 1 < depth and width == WIDTH:
+        for j in range(0, WIDTH, LANES):
+            together = add(to_u16(ldv_u8(upper, j)), mul(to_u16(ldv_u8(lower, j)), splat(u16(256))))
+            stv_u16(data, j, xor_(together, splat(u16(FLIPS))))
+    elif 2 * pair + 1 < depth:
         for j in range(width):
             put_i8(data, 2 * j, xor_(get_i8(upper, j), i8(FLIP)))
             put_i8(data, 2 * j + 1, xor_(get_i8(lower, j), i8(FLIP)))
@@ -263,7 +267,7 @@ def _text(node: Node, roles: dict[str, int], packed: bool, quads: bool) -> str:
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
     shift = 128 if types["w"] is U8 else 0
     text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, SHIFT=shift,
-                   FLIP=-shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
+                   FLIP=-shift, FLIPS=257 * shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
 
 

@@ -63,9 +63,10 @@ for q in range((width + WIDTH - 1) // WIDTH):
     for pair in range(pairs):
         upper = planes + 2 * pair * block + q * WIDTH
         data = panel + WIDTH * (4 + 2 * pair)
-        for j in range(WIDTH):
-            put_i8(data, 2 * j, xor_(get_i8(upper, j), i8(FLIP)))
-            put_i8(data, 2 * j + 1, xor_(get_i8(upper + block, j), i8(FLIP)))
+        for j in range(0, WIDTH, LANES):
+            low = to_u16(ldv_u8(upper, j))
+            high = to_u16(ldv_u8(upper + block, j))
+            stv_u16(data, j, xor_(add(low, mul(high, splat(u16(256)))), splat(u16(FLIP))))
 """
 _PACKED_WEIGHTS = "rows = w + group_index * per_out * pitch"
 _PACK_WEIGHTS = """
@@ -122,7 +123,7 @@ def _text(node: Node, roles: dict[str, int], packed: bool) -> str:
                   WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=ROW[False]),
                   RESULT=insert(_REQUANTIZED, FINISH=finish(node, words, "j"), BIAS=bias) if small else _DIRECT)  # fmt: skip
     text = fill_in(text, ZERO=words["WZ"], **words, WIDTH=panel_columns(), LANES_=tiling(4).lanes, SHIFT=128 if unsigned else 0,
-                   FLIP=-128 if unsigned else 0)  # fmt: skip
+                   FLIP=0x8080 if unsigned else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{node.operands[roles['w']].tensor.dtype.name}(")
 
 
