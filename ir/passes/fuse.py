@@ -20,7 +20,7 @@ from ..target import Target
 from ..types import TensorType
 from .manager import Context, register
 
-ANCHORS = ("conv", "conv_transpose", "matmul", "gemm")
+ANCHORS = ("conv", "conv_transpose", "matmul", "gemm", "matmul_integer", "conv_integer")
 ROWS = ("softmax", "log_softmax", "layer_norm", "rms_norm")
 MOST_NODES = 5000  # of a graph in which second results are looked for: that takes the order of all nodes
 

@@ -13,8 +13,10 @@ from ...ir.recording import greatest, least
 from ...ir.types import BF16, F16, F32, I8, U8, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
+from .epilogue import Builder, Site, site_of
 from .gemm import Sizes
 from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
+from .quant_epilogue import epilogue, leaves_text, program_of
 from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
 from .target import serves
 from .tiling import tiling
@@ -66,25 +68,31 @@ PANEL = {False: "panel = w + (INDEX) * WIDTH * (4 + 2 * steps)", True: "panel = 
 
 @serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
 def build(node: Node) -> KernelSource | Refusal:
-    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel."""
-    roles = {role: i for role, i in _ROLES[node.op.name].items() if node.operand(i) is not None}
+    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The node may
+    be a fused one whose anchor is matmul_integer or conv_integer (see quant_epilogue.py)."""
+    site = site_of(node)
+    if isinstance(site, Refusal):
+        return site
+    anchor, conv = site.anchor, "conv" in site.anchor.op.name
+    roles = {role: site.index[i] for role, i in _ROLES[anchor.op.name].items() if anchor.operand(i) is not None}
     refusal = refuse_layouts(node)
     if refusal:
         return refusal
     for role, i in roles.items():
-        t = node.operands[i].tensor
+        t, name = node.operands[i].tensor, anchor.op.operand_name(_ROLES[anchor.op.name][role])
         allowed = {"x": (I8, U8), "w": (I8, U8), "xz": (I8, U8), "wz": (I8, U8), "yz": (I8, U8)}.get(role, (F32, F16, BF16))
         if role != "bias" and t.dtype not in allowed:
-            return Refusal(
-                f"operand {node.op.operand_name(i)} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))}
-            )
-        if role not in ("x", "w") and not _fits(t, role, "conv" in node.op.name):
-            return Refusal(f"operand {node.op.operand_name(i)} varies along an axis that the kernel does not know", {"type": t})
-    if "conv" in node.op.name:
+            return Refusal(f"operand {name} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))})
+        if role not in ("x", "w") and not _fits(t, role, conv):
+            return Refusal(f"operand {name} varies along an axis that the kernel does not know", {"type": t})
+    then = epilogue(site)
+    if isinstance(then, Refusal):
+        return then
+    if conv:
         from .quant_conv import build_conv
 
-        return build_conv(node, roles)
-    return _matmul(node, roles)
+        return build_conv(site, roles, then)
+    return _matmul(site, roles, then)
 
 
 def _fits(t: TensorType, role: str, conv: bool) -> bool:
@@ -138,14 +146,15 @@ def steps_of(call: Call, roles: dict[str, int]) -> list[int]:
     return [int(math.prod(call.operands[i]) != 1) for role, i in roles.items() if role not in ("x", "w", "bias")]
 
 
-def check_sizes(node: Node, roles: dict[str, int], call: Call, rows: int, columns: int) -> None:
+def check_sizes(anchor: Node, roles: dict[str, int], call: Call, rows: int, columns: int) -> None:
     """Raises RunError for a parameter that has neither one element nor one a row of A (a column or output channel of w): the kernel
     would read past its end."""
     for role, i in roles.items():
         expected = columns if role in ("ws", "wz", "bias") else rows
         n = math.prod(call.operands[i] or ())
         if role not in ("x", "w") and n != expected and (n != 1 or role == "bias"):
-            what = f"node %{node.name} ({node.op.name}): operand {node.op.operand_name(i)}"
+            name = anchor.op.operand_name(_ROLES[anchor.op.name][role])
+            what = f"node %{anchor.name} ({anchor.op.name}): operand {name}"
             raise RunError(f"{what} has {n} elements, expected {expected}{'' if role == 'bias' else ' or 1'}")
 
 
@@ -162,7 +171,7 @@ def constant_zeros(node: Node, roles: dict[str, int], columns: int) -> np.ndarra
 _INTS = ("batches", "blocks", "groups", "rows", "block_rows", "rows_of_x", "columns", "panels_per", "depth", "w_row", "slice_bytes",
          "at_panel", "at_sums", "loops")  # fmt: skip
 _KERNEL = """
-multiply = int_panel(LANES_, QUADS)
+multiply = int_panel(LANES_, QUADS, PROGRAM)
 
 
 def kernel(p, tile, ntiles):
@@ -220,11 +229,11 @@ for pair in range(steps):
 """
 _DIRECT = """
 c = result + (batch * rows + row) * columns * 4
-multiply(count, steps, buffer, pitch, panel, c, columns * 4, column * 4, width)
+multiply(count, steps, buffer, pitch, panel, c, columns * 4, column * 4, width, 0, LEAVES)
 """
 _REQUANTIZED = """
 sums = buffer + at_sums
-multiply(count, steps, buffer, pitch, panel, sums, WIDTH * 4, 0, width)
+multiply(count, steps, buffer, pitch, panel, sums, WIDTH * 4, 0, width, 0)
 for i in range(count):
     r = (row + i) % rows_of_x
     c = result + ((batch * rows + row + i) * columns + column)
@@ -234,7 +243,8 @@ for i in range(count):
 """
 
 
-def _matmul(node: Node, roles: dict[str, int]) -> KernelSource:
+def _matmul(site: Site, roles: dict[str, int], then: Builder | None) -> KernelSource:
+    node = site.outer
     w = node.operands[roles["w"]]
     shape = w.tensor.shape
     zeros = constant_zeros(node, roles, 1 if len(shape) == 1 else shape[-1]) if w.is_const else None
@@ -244,29 +254,30 @@ def _matmul(node: Node, roles: dict[str, int]) -> KernelSource:
 
     def bind(call: Call) -> Launch:
         s = Sizes(call.operands[roles["x"]], call.operands[roles["w"]])
-        check_sizes(node, roles, call, s.rows, s.columns)
+        check_sizes(site.anchor, roles, call, s.rows, s.columns)
         return _launch(s, packed, quads, small, [*steps_of(call, roles), *s.loops(1)])
 
     def pack(array: np.ndarray) -> np.ndarray:
         return (pack_quads if quads else pack_panels)(_matrix(array), zeros)
 
     variant = "matmul.i32" + (".quads" if quads else "" if packed else ".unpacked")
-    return KernelSource(partial(_text, node, roles, packed, quads), bind, variant, {roles["w"]: pack} if packed else {})
+    return KernelSource(partial(_text, node, roles, then, packed, quads), bind, variant, {roles["w"]: pack} if packed else {})
 
 
 def _matrix(w: np.ndarray) -> np.ndarray:
     return w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:])
 
 
-def _text(node: Node, roles: dict[str, int], packed: bool, quads: bool) -> str:
+def _text(node: Node, roles: dict[str, int], then: Builder | None, packed: bool, quads: bool) -> str:
     words, small = words_of(node, roles, "r", "column + j"), node.results[0].tensor.dtype.itemsize < 4
     types = {role: node.operands[roles[role]].tensor.dtype for role in ("x", "w")}
     result = insert(_REQUANTIZED, FINISH=finish(node, words, "j")) if small else _DIRECT
-    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS), STEPS=STEPS[quads], PACK_ROW=ROW[quads],
+    leaf_lines, leaves = leaves_text(node, then)
+    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS) + "\n" + leaf_lines, STEPS=STEPS[quads], PACK_ROW=ROW[quads],
                   BATCH="" if packed else _BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
     shift = 128 if types["w"] is U8 else 0
-    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, SHIFT=shift,
+    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, PROGRAM=program_of(then, "col"), LEAVES=leaves, SHIFT=shift,
                    FLIP=-shift, FLIPS=257 * shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
 
@@ -289,7 +300,7 @@ def _launch(s: Sizes, packed: bool, quads: bool, requantized: bool, extra: list[
     groups = greatest(1, least(-(-wanted // greatest(1, batches * blocks)), panels // FEWEST_PANELS))
     panels_per = greatest(1, -(-panels // groups))
     groups = -(-panels // panels_per)
-    at_panel = _align((block_rows + mr) * pitch)
+    at_panel = _align(block_rows * pitch)
     at_sums = at_panel + (0 if packed else _align(panel_pitch(s.depth)))
     slice_bytes = at_sums + (block_rows * width * 4 if requantized else 0)
     units = batches * blocks * groups

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -142,25 +143,25 @@ def _panel_of_quads(w: np.ndarray, zeros: np.ndarray) -> np.ndarray:
 def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -> Any:
     """An intrinsic
 
-        panel(rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, *operands)
+        panel(rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *operands)
 
     that computes `rows` rows of one panel at `b` in `steps` pairs or quads; rows of A lie `a_pitch` bytes apart, those of the result
-    `c_pitch`, and its first column `c_at` bytes behind `c`. Columns past `ncols` are not written. As many rows behind the last of A
-    as a tile has are read. The result is the sums as i32, or what the program makes of them as f32 (see program.py), with the
-    operands "col", "full" and "scalar".
+    `c_pitch`, and its first column `c_at` bytes behind `c`. Columns past `ncols` are not written. The result is the sums as i32, or
+    what the program makes of them as f32, with its operands as for `gemm_panel`: the table `row_at` repeats the last row's entry for
+    as many rows as a tile has, and only "row" operands need it.
     """
     mr = tile_rows(quads)
-    arguments = 9 + operand_count(program or IDENTITY)
+    arguments = 10 + operand_count(program or IDENTITY)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = Emitter(builder, "f32", lanes)
-        rows, steps, a, a_pitch, b, c, c_pitch, *rest = args
+        rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *rest = args
 
         def call(height: int, count: Any, first: Any) -> None:
             parts = lanes, height, quads, program
             tile = internal(e.b.module, name_of("ints", *parts), arguments + 1, _tile(*parts))
-            moved = [e.b.add(start, e.b.mul(first, pitch)) for start, pitch in ((a, a_pitch), (c, c_pitch))]
-            e.b.call(tile, [e.b.sub(rows, first), count, steps, moved[0], a_pitch, b, moved[1], c_pitch, *rest])
+            at = [e.b.add(start, e.b.mul(first, pitch)) for start, pitch in ((a, a_pitch), (c, c_pitch), (row_at, e.int(8)))]
+            e.b.call(tile, [e.b.sub(rows, first), count, steps, at[0], a_pitch, b, at[1], c_pitch, c_at, ncols, at[2], *rest])
 
         half, over = mr // 2, e.b.srem(rows, e.int(mr))
         many = e.b.icmp_signed(">", over, e.int(half + 1))  # then another whole tile
@@ -184,7 +185,7 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None) -> Callable
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = Emitter(builder, "f32", lanes)
-        rows, count, depth, a, a_pitch, b, c, c_pitch, c_at, ncols, *operands = args
+        rows, count, depth, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *operands = args
         panel, vector = e.pointer(b), lanes * 4
         bytes_ = nv * vector if quads else nv * vector // 2  # of a step
         data = e.at(panel, heads * nv * vector + (64 if quads else 0))
@@ -225,14 +226,20 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None) -> Callable
 
         def tile(index: Any, before: list) -> list:
             first = e.b.mul(index, e.int(mr))
-            rows_at = e.at(e.pointer(a), e.b.mul(first, a_pitch))
-            starts = [e.at(rows_at, e.b.mul(a_pitch, e.int(i))) for i in range(mr)]
+
+            def row(start: Any, pitch: Any, i: Any) -> Any:
+                """Row i of the tile; rows past the last are the last once more."""
+                at = e.b.add(first, e.int(i) if isinstance(i, int) else i)
+                return e.at(e.pointer(start), e.b.mul(e.b.select(e.b.icmp_signed("<", at, rows), at, e.b.sub(rows, e.int(1))), pitch))
+
+            starts = [row(a, a_pitch, i) for i in range(mr)]
             acc = _started(e, panel, starts, heads)
             _, _, ahead, *acc = e.loop(depth, [e.int(4 * heads), data, *before, *acc], step(starts))
             if quads:
                 acc = e.loop(rests, acc, rest(starts))
             flat = [e.b.bitcast(x, e.type.llvm) if program is None else e.b.sitofp(x, e.type.llvm) for x in acc]
-            _store(e, program or IDENTITY, flat, [e.pointer(c), c_pitch, first, rows], c_at, ncols, operands)
+            table = e.at(e.pointer(row_at), e.times(first, 8))
+            store_tile(e, program or IDENTITY, flat, nv, Place(partial(row, c, c_pitch), table, c_at, ncols, operands))
             return [ahead]
 
         e.loop(count, [end], tile)
@@ -252,21 +259,6 @@ def _started(e: Emitter, panel: Any, starts: Sequence[Any], heads: int) -> list:
                 terms.append(e.b.mul(row, column))
             out.append(functools.reduce(e.b.add, terms))
     return out
-
-
-def _store(e: Emitter, program: Program, flat: list, to: Sequence[Any], c_at: Any, ncols: Any, operands: Sequence[Any]) -> None:
-    """Stores a tile. Rows past the last one go where the last one goes, in front of it."""
-    c, pitch, first, rows = to
-    last = e.b.sub(rows, e.int(1))
-    mr = len(flat) // VECTORS
-    backwards = [x for i in reversed(range(mr)) for x in flat[i * VECTORS : (i + 1) * VECTORS]]
-
-    def row(i: Any) -> Any:
-        at = e.b.sub(e.b.add(first, e.int(mr - 1)), e.int(i) if isinstance(i, int) else i)
-        at = e.b.select(e.b.icmp_signed("<", at, last), at, last)
-        return e.at(c, e.b.mul(at, pitch))
-
-    store_tile(e, program, backwards, VECTORS, Place(row, None, c_at, ncols, operands))
 
 
 def _bytes(e: Emitter, pointer: Any, quads: bool) -> Any:

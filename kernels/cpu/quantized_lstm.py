@@ -18,7 +18,7 @@ from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
 from .quant import PANEL, ROW, STEPS
-from .quant_panels import pack_panels, pack_quads, panel_columns, row_pitch, takes_quads, tile_rows
+from .quant_panels import pack_panels, pack_quads, panel_columns, row_pitch, takes_quads
 from .quantize import RANGE
 from .rnn import ACTIVATIONS, indent
 from .target import serves
@@ -106,7 +106,7 @@ def kernel(p, tile, ntiles):
         STEPS_W
         for q in range(columns // WIDTH):
             PANEL_W
-            multiply_w(longest * batch, steps_w, rows_x, pitch_w, panel, projected, pitch, q * WIDTH * 4, WIDTH)
+            multiply_w(longest * batch, steps_w, rows_x, pitch_w, panel, projected, pitch, q * WIDTH * 4, WIDTH, 0)
         backward = BACKWARD
         w = param(p, 2)
         depth = hidden
@@ -115,7 +115,7 @@ def kernel(p, tile, ntiles):
             step = splat(quantize_r(state, batch, hidden, wide_h, bytes_, rows_h))
             for q in range(columns // WIDTH):
                 PANEL_R
-                multiply_r(batch, steps_r, rows_h, pitch_r, panel, product, pitch, q * WIDTH * 4, WIDTH)
+                multiply_r(batch, steps_r, rows_h, pitch_r, panel, product, pitch, q * WIDTH * 4, WIDTH, 0)
             for b in range(batch):
                 length = LENGTH
                 h = state + b * row_h
@@ -226,8 +226,8 @@ def build(node: Node) -> KernelSource | Refusal:
         columns, wide_h = -(-4 * hidden // width) * width, -(-hidden // 16) * 16
         pitches = [row_pitch(n, q) for n, q in zip((inputs, hidden), quads, strict=True)]
         wide_x = -(-inputs // 16) * 16
-        sizes = [12 * columns, 4 * batch * columns, 8 * batch * wide_h, greatest(wide_x, wide_h), (batch + tile_rows()) * pitches[1],
-                 (steps * batch + tile_rows()) * pitches[0], 4 * steps * batch * columns]  # fmt: skip
+        sizes = [12 * columns, 4 * batch * columns, 8 * batch * wide_h, greatest(wide_x, wide_h), batch * pitches[1],
+                 steps * batch * pitches[0], 4 * steps * batch * columns]  # fmt: skip
         at = [0]
         for size in sizes:
             at.append(at[-1] + -(-size // 64) * 64)
