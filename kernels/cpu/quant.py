@@ -13,10 +13,10 @@ from ...ir.recording import greatest, least
 from ...ir.types import BF16, F16, F32, I8, U8, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .epilogue import Builder, Site, site_of
+from .epilogue import Site, site_of
 from .gemm import Sizes
 from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
-from .quant_epilogue import epilogue, leaves_text, program_of
+from .quant_epilogue import Epilogue, epilogue, leaves_text
 from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
 from .target import serves
 from .tiling import tiling
@@ -243,7 +243,7 @@ for i in range(count):
 """
 
 
-def _matmul(site: Site, roles: dict[str, int], then: Builder | None) -> KernelSource:
+def _matmul(site: Site, roles: dict[str, int], then: Epilogue | None) -> KernelSource:
     node = site.outer
     w = node.operands[roles["w"]]
     shape = w.tensor.shape
@@ -268,7 +268,7 @@ def _matrix(w: np.ndarray) -> np.ndarray:
     return w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:])
 
 
-def _text(node: Node, roles: dict[str, int], then: Builder | None, packed: bool, quads: bool) -> str:
+def _text(node: Node, roles: dict[str, int], then: Epilogue | None, packed: bool, quads: bool) -> str:
     words, small = words_of(node, roles, "r", "column + j"), node.results[0].tensor.dtype.itemsize < 4
     types = {role: node.operands[roles[role]].tensor.dtype for role in ("x", "w")}
     result = insert(_REQUANTIZED, FINISH=finish(node, words, "j")) if small else _DIRECT
@@ -277,7 +277,7 @@ def _text(node: Node, roles: dict[str, int], then: Builder | None, packed: bool,
                   BATCH="" if packed else _BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
     shift = 128 if types["w"] is U8 else 0
-    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, PROGRAM=program_of(then, "col"), LEAVES=leaves, SHIFT=shift,
+    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, PROGRAM=then and then.program("col"), LEAVES=leaves, SHIFT=shift,
                    FLIP=-shift, FLIPS=257 * shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
 

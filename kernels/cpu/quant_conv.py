@@ -18,16 +18,16 @@ from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry
 from .conv_text import PLANES_PACK
-from .epilogue import Builder, Site
+from .epilogue import Site
 from .operands import MULTIPLIED, fill_in, tiles_for
 from .quant import ROW, check_sizes, constant_zeros, finish, params_text, steps_of, words_of
-from .quant_epilogue import leaves_text, program_of
+from .quant_epilogue import Epilogue, leaves_text
 from .quant_panels import pack_rows, panel_columns, panel_pitch, row_pitch, tile_rows
 from .tiling import tiling
 
 _INTS = (*GEOMETRY, "group", "block", "slice_bytes", "at_panels", "at_rows", "at_sums", "at_table")
 _KERNEL = """
-multiply = int_panel(LANES_, False, PROGRAM)
+multiply = int_panel(LANES_, False, PROGRAM, BIASED)
 
 
 def kernel(p, tile, ntiles):
@@ -98,7 +98,7 @@ for i in range(per_out):
 """
 
 
-def build_conv(site: Site, roles: dict[str, int], then: Builder | None) -> KernelSource | Refusal:
+def build_conv(site: Site, roles: dict[str, int], then: Epilogue | None) -> KernelSource | Refusal:
     """conv_integer and qlinear_conv on row-major operands; `roles` says where they are (quant.py), `then` what follows."""
     node = site.outer
     rank = node.operands[roles["x"]].tensor.rank
@@ -119,7 +119,7 @@ def build_conv(site: Site, roles: dict[str, int], then: Builder | None) -> Kerne
     return KernelSource(text, bind, "conv.i32", {} if zeros is None else {roles["w"]: pack})
 
 
-def _text(node: Node, roles: dict[str, int], then: Builder | None, packed: bool) -> str:
+def _text(node: Node, roles: dict[str, int], then: Epilogue | None, packed: bool) -> str:
     words, unsigned = words_of(node, roles, "r", "channel"), node.operands[roles["x"]].tensor.dtype is U8
     planes = PLANES_PACK.replace("CT(0)", "empty").replace("_CT(", "_i8(").replace("_T(", "_i8(").replace("panel", "planes")
     planes = fill_in(planes.replace("total", "depth").replace("padded", "block"), CI=1, MI=1)
@@ -130,7 +130,7 @@ def _text(node: Node, roles: dict[str, int], then: Builder | None, packed: bool)
                   WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=ROW[False]),
                   RESULT=insert(_REQUANTIZED, FINISH=finish(node, words, "j"), BIAS=bias) if small else _DIRECT)  # fmt: skip
     text = fill_in(text, ZERO=words["WZ"], **words, WIDTH=panel_columns(), LANES_=tiling(4).lanes, PAD=tile_rows(),
-                   PROGRAM=program_of(then, "row"), LEAVES=leaves, SHIFT=128 if unsigned else 0, FLIP=0x8080 if unsigned else 0)  # fmt: skip
+                   BIASED=then is not None and then.bias is not None, PROGRAM=then and then.program("row"), LEAVES=leaves, SHIFT=128 if unsigned else 0, FLIP=0x8080 if unsigned else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{node.operands[roles['w']].tensor.dtype.name}(")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...ir.core import Node
 from ...ir.types import F32
 from ..spec import Refusal
-from .epilogue import Builder, Site, check_step, epilogue_of
+from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind
 from .operands import slot_of
 
 ANCHORS = ("matmul_integer", "conv_integer")
@@ -23,32 +23,60 @@ def channel_axis(anchor: Node) -> int | None:
 
 def refuse_step(anchor: Node, node: Node, chain: int) -> Refusal | None:
     """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot join its kernel (None: it can)."""
-    result = anchor.results[0].tensor
-    if node.operands[chain] is anchor.results[0]:
-        fits = node.op.name == "cast" and node.results[0].tensor == result.with_(dtype=F32)
-        return None if fits else Refusal("the sums are not cast to f32 first", {"op": node.op.name})
-    types = [None if v is None else v.tensor for v in node.operands]
-    return check_step(node, chain, result.with_(dtype=F32), channel_axis(anchor), types)
+    result, types = anchor.results[0].tensor, [None if v is None else v.tensor for v in node.operands]
+    if types[chain].dtype is F32:
+        return check_step(node, chain, result.with_(dtype=F32), channel_axis(anchor), types)
+    if node.op.name == "cast" and node.results[0].tensor == result.with_(dtype=F32):
+        return None
+    if node.op.name == "add" and anchor.op.name == "conv_integer" and node.operands[chain] is anchor.results[0]:
+        other = types[1 - chain]
+        if operand_kind(other.shape, result.shape, 1) == "channel" and node.results[0].tensor == result:
+            return None
+    return Refusal("before they are cast to f32 sums take only a bias by output channel", {"op": node.op.name})
 
 
-def epilogue(site: Site) -> Builder | Refusal | None:
-    """The program of a site; None where the sums themselves are its result."""
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done to sums: the operand of the fused node that is added to them as a bias (None: none), then the program, in f32."""
+
+    bias: int | None
+    builder: Builder
+
+    def program(self, channels_on: str) -> tuple:
+        """The program for the microkernel, with channels along its columns ("col") or rows ("row")."""
+        return tuple((channels_on, *s[1:]) if s[0] == "channel" else s for s in self.builder.program)
+
+
+def epilogue(site: Site) -> Epilogue | Refusal | None:
+    """What follows the anchor of a site; None where the sums are its result."""
     if not site.chain:
         return None
-    first, *rest = site.chain
-    refusal = refuse_step(site.anchor, first, 0)
-    if refusal is not None:
-        return refusal
-    return epilogue_of(replace(site, anchor=first, chain=tuple(rest)), channel_axis(site.anchor), lambda b: b.add("acc"))
+    sums, chain, bias = site.anchor.results[0], list(site.chain), None
+    while chain:
+        node = chain.pop(0)
+        at = next((i for i, v in enumerate(node.operands) if v is sums), None)
+        refusal = Refusal("sums are read twice") if at is None else refuse_step(site.anchor, node, at)
+        if refusal is not None:
+            return refusal
+        sums = node.results[0]
+        if node.op.name == "cast":
+            break
+        bias = node.operands[1 - at].index
+        if node.operands[1 - at].graph is not site.outer.regions[0]:
+            return Refusal("the bias is no input of the region")
+    if sums.tensor.dtype is not F32:
+        return Refusal("the sums are not cast to f32")
+    found = epilogue_of(replace(site, anchor=sums.node, chain=tuple(chain)), channel_axis(site.anchor), lambda b: b.add("acc"))
+    return found if isinstance(found, Refusal) else Epilogue(bias, found)
 
 
-def leaves_text(node: Node, b: Builder | None) -> tuple[str, str]:
-    """The lines that read the addresses of a program's operands, and how they stand in a call of the microkernel."""
-    leaves = [] if b is None else b.leaves
-    lines = [f"leaf{k} = param(p, {slot_of(node, i)})" for k, (_, i) in enumerate(leaves)]
-    return "\n".join(lines), ", ".join(f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(leaves))
-
-
-def program_of(b: Builder | None, channels_on: str) -> tuple | None:
-    """The program for the microkernel, channels along its columns ("col") or rows ("row")."""
-    return None if b is None else tuple((channels_on, *s[1:]) if s[0] == "channel" else s for s in b.program)
+def leaves_text(node: Node, then: Epilogue | None) -> tuple[str, str]:
+    """The lines that read the addresses of what an epilogue reads, and how they stand in a call of the microkernel."""
+    if then is None:
+        return "", ""
+    lines = [f"leaf{k} = param(p, {slot_of(node, i)})" for k, (_, i) in enumerate(then.builder.leaves)]
+    names = [f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(then.builder.leaves)]
+    if then.bias is not None:
+        lines.append(f"addend = param(p, {slot_of(node, then.bias)})")
+        names.insert(0, "addend")
+    return "\n".join(lines), ", ".join(names)

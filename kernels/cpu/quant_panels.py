@@ -140,7 +140,7 @@ def _panel_of_quads(w: np.ndarray, zeros: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -> Any:
+def int_panel(lanes: int, quads: bool = False, program: Program | None = None, biased: bool = False) -> Any:
     """An intrinsic
 
         panel(rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *operands)
@@ -148,17 +148,18 @@ def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -
     that computes `rows` rows of one panel at `b` in `steps` pairs or quads; rows of A lie `a_pitch` bytes apart, those of the result
     `c_pitch`, and its first column `c_at` bytes behind `c`. Columns past `ncols` are not written. The result is the sums as i32, or
     what the program makes of them as f32, with its operands as for `gemm_panel`: the table `row_at` repeats the last row's entry for
-    as many rows as a tile has, and only "row" operands need it.
+    as many rows as a tile has, and only "row" operands need it. Where it is biased, the first operand is such a row of i32, which are
+    added to the sums.
     """
     mr = tile_rows(quads)
-    arguments = 10 + operand_count(program or IDENTITY)
+    arguments = 10 + biased + operand_count(program or IDENTITY)
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = Emitter(builder, "f32", lanes)
         rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *rest = args
 
         def call(height: int, count: Any, first: Any) -> None:
-            parts = lanes, height, quads, program
+            parts = lanes, height, quads, program, biased
             tile = internal(e.b.module, name_of("ints", *parts), arguments + 1, _tile(*parts))
             at = [e.b.add(start, e.b.mul(first, pitch)) for start, pitch in ((a, a_pitch), (c, c_pitch), (row_at, e.int(8)))]
             e.b.call(tile, [e.b.sub(rows, first), count, steps, at[0], a_pitch, b, at[1], c_pitch, c_at, ncols, at[2], *rest])
@@ -176,16 +177,17 @@ def int_panel(lanes: int, quads: bool = False, program: Program | None = None) -
             with e.b.if_then(test):
                 call(height, count, first)
 
-    return intrinsic(name_of("int_panel", lanes, mr, quads, program), arguments, build)
+    return intrinsic(name_of("int_panel", lanes, mr, quads, program, biased), arguments, build)
 
 
-def _tile(lanes: int, mr: int, quads: bool, program: Program | None) -> Callable[[Any, Sequence[Any]], None]:
+def _tile(lanes: int, mr: int, quads: bool, program: Program | None, biased: bool) -> Callable[[Any, Sequence[Any]], None]:
     """The body of the function that computes `count` tiles of mr rows, of which `rows` are valid."""
     nv, heads = VECTORS, 2 if quads else 1
 
     def build(builder: Any, args: Sequence[Any]) -> None:
         e = Emitter(builder, "f32", lanes)
         rows, count, depth, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *operands = args
+        addend = e.pointer(operands.pop(0)) if biased else None
         panel, vector = e.pointer(b), lanes * 4
         bytes_ = nv * vector if quads else nv * vector // 2  # of a step
         data = e.at(panel, heads * nv * vector + (64 if quads else 0))
@@ -237,8 +239,10 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None) -> Callable
             _, _, ahead, *acc = e.loop(depth, [e.int(4 * heads), data, *before, *acc], step(starts))
             if quads:
                 acc = e.loop(rests, acc, rest(starts))
-            flat = [e.b.bitcast(x, e.type.llvm) if program is None else e.b.sitofp(x, e.type.llvm) for x in acc]
             table = e.at(e.pointer(row_at), e.times(first, 8))
+            if biased:
+                acc = [e.b.add(x, _addend(e, addend, table, i // nv)) for i, x in enumerate(acc)]
+            flat = [e.b.bitcast(x, e.type.llvm) if program is None else e.b.sitofp(x, e.type.llvm) for x in acc]
             store_tile(e, program or IDENTITY, flat, nv, Place(partial(row, c, c_pitch), table, c_at, ncols, operands))
             return [ahead]
 
@@ -259,6 +263,11 @@ def _started(e: Emitter, panel: Any, starts: Sequence[Any], heads: int) -> list:
                 terms.append(e.b.mul(row, column))
             out.append(functools.reduce(e.b.add, terms))
     return out
+
+
+def _addend(e: Emitter, addend: Any, table: Any, i: int) -> Any:
+    """The number that is added to row i of a tile, in all lanes."""
+    return e.spread(e.b.load(e.at(addend, e.load_int(table, 8 * i)), typ=e.i32, align=4))
 
 
 def _bytes(e: Emitter, pointer: Any, quads: bool) -> Any:
