@@ -1,6 +1,7 @@
-"""Products of dequantized bytes as products of the bytes: (x - zx) sx @ (w - zw) sw = sx sw ((x - zx) @ (w - zw)).
+"""Bytes stay bytes: products of dequantized bytes as products of the bytes, (x - zx) sx @ (w - zw) sw = sx sw ((x - zx) @ (w - zw)), and
+tables that are dequantized after rows were taken of them.
 
-The sum on the right is exact and is rounded once, where the left side rounds each product and sum. So that nothing else changes, the
+The sum of the product is exact and is rounded once, where the sum of what was dequantized rounds at each step. So that nothing else changes, the
 scales are finite constants, and no sum can leave i32. What the model quantizes again is left as it stands.
 """
 
@@ -65,13 +66,27 @@ def _integer_product(m: Match, b: Builder) -> Any:
     return b.op("mul", b.op("cast", sums, to=F32), scale)
 
 
-RULES = [Rule("a product of dequantized bytes => the product of the bytes", Pattern("matmul", "x", "w"), _integer_product)]
+def _gather_first(m: Match, b: Builder) -> Any:
+    """A table that is dequantized whole, for the few rows that are taken of it."""
+    node = m["x"].node
+    if node is None or node.op.name != "dequantize_linear" or not node.operands[0].is_const:  # type: ignore[union-attr]
+        return None
+    if any(v is not None and v.tensor.size != 1 for v in node.operands[1:]):
+        return refuse("a scale or zero point that is not one number", scale=node.operands[1])
+    rows = b.op("gather", node.operands[0], m["i"], axis=m.root.attr("axis"))
+    return b.op("dequantize_linear", rows, *node.operands[1:], output_dtype=node.attr("output_dtype"))
+
+
+RULES = [
+    Rule("a product of dequantized bytes => the product of the bytes", Pattern("matmul", "x", "w"), _integer_product),
+    Rule("gather(dequantize_linear(x), i) => dequantize_linear(gather(x, i))", Pattern("gather", "x", "i"), _gather_first),
+]
 
 
 @register
 @dataclass(frozen=True)
 class Quantized:
-    """Multiplies bytes where they were dequantized first."""
+    """Multiplies bytes, and takes rows of them, where they were dequantized first."""
 
     name: ClassVar[str] = "quantized"
 
