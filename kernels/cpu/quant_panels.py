@@ -79,8 +79,10 @@ def pack_panels(b: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
     head = np.zeros((*lead, panels * width), np.int32)
     head[..., :n] = np.asarray(zeros).astype(np.int32) - shift
     data = np.moveaxis(data.reshape(*lead, pairs, 2, panels, width), -2, -4).swapaxes(-1, -2)
-    parts = head.reshape(*lead, panels, width), np.ascontiguousarray(data).reshape(*lead, panels, -1)
-    return np.concatenate([np.ascontiguousarray(p).view(np.uint8).reshape(*lead, panels, -1) for p in parts], -1)
+    out = np.zeros((*lead, panels, panel_pitch(k)), np.uint8)
+    out[..., : 4 * width] = head.view(np.uint8).reshape(*lead, panels, 4 * width)
+    out[..., 4 * width :] = np.ascontiguousarray(data).view(np.uint8).reshape(*lead, panels, 2 * pairs * width)
+    return out
 
 
 def _unsafe(pairs: np.ndarray) -> np.ndarray:
@@ -210,7 +212,9 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None, biased: boo
                     e.prefetch(ahead)
                     ahead = e.at(ahead, stride)
                 columns = [_bytes(e, e.at(bp, j * bytes_ // nv), quads) for j in range(nv)]
-                acc = multiply(acc, starts, columns, lambda s: e.b.load(e.at(s, k), typ=e.i32, align=4), _quadwise if quads else _pairwise)
+                acc = multiply(
+                    acc, starts, columns, lambda s: e.b.load(e.at(s, k), typ=e.i32, align=4), _quadwise if quads else _pairwise
+                )
                 return [e.b.add(k, e.int(4)), e.at(bp, bytes_), ahead, *acc]
 
             return body
@@ -232,7 +236,9 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None, biased: boo
             def row(start: Any, pitch: Any, i: Any) -> Any:
                 """Row i of the tile; rows past the last are the last once more."""
                 at = e.b.add(first, e.int(i) if isinstance(i, int) else i)
-                return e.at(e.pointer(start), e.b.mul(e.b.select(e.b.icmp_signed("<", at, rows), at, e.b.sub(rows, e.int(1))), pitch))
+                return e.at(
+                    e.pointer(start), e.b.mul(e.b.select(e.b.icmp_signed("<", at, rows), at, e.b.sub(rows, e.int(1))), pitch)
+                )
 
             starts = [row(a, a_pitch, i) for i in range(mr)]
             acc = _started(e, panel, starts, heads)

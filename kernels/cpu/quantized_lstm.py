@@ -233,7 +233,12 @@ def build(node: Node) -> KernelSource | Refusal:
             at.append(at[-1] + -(-size // 64) * 64)
         return Launch((steps, batch, inputs, hidden, columns, wide_h, at[-1], *at[1:7]), directions, at[-1] * directions)
 
-    return KernelSource(partial(_text, node, activations, quads), bind, "lstm.i32", {i: _packer(node, i, q) for i, q in zip((1, 2), quads, strict=True)})
+    return KernelSource(
+        partial(_text, node, activations, quads),
+        bind,
+        "lstm.i32",
+        {i: _packer(node, i, q) for i, q in zip((1, 2), quads, strict=True)},
+    )
 
 
 def _packer(node: Node, i: int, quads: bool) -> Callable[[np.ndarray], np.ndarray]:
