@@ -1,6 +1,6 @@
 """The passes. Importing this package registers them for pipeline texts."""
 
-from . import branches, canonicalize, cleanup, constants, decompose, decompose_ml, fuse, layout, patterns, transposes, user
+from . import branches, canonicalize, cleanup, constants, decompose, decompose_ml, fuse, layout, patterns, quantized, transposes, user
 
 __all__ = [
     "branches",
@@ -12,6 +12,7 @@ __all__ = [
     "fuse",
     "layout",
     "patterns",
+    "quantized",
     "transposes",
     "user",
 ]

@@ -9,7 +9,7 @@ that a normalization reads: where it is read later as well (a residual), it is a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from ..target import Target
 from ..types import TensorType
 from .manager import Context, register
 
-ANCHORS = ("conv", "conv_transpose", "matmul", "gemm")
+ANCHORS = ("conv", "conv_transpose", "matmul", "gemm", "matmul_integer", "conv_integer")
 ROWS = ("softmax", "log_softmax", "layer_norm", "rms_norm")
 MOST_NODES = 5000  # of a graph in which second results are looked for: that takes the order of all nodes
 
@@ -39,9 +39,10 @@ class Fuse:
         assert ctx.target is not None, "the pass fuse needs a target"
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             if self.epilogues:
+                order = graph.positions()
                 for node in graph.nodes:
                     if node.graph is graph and node.op.name in ANCHORS and ctx.target.refuses(node) is None:
-                        _fuse_epilogue(node, ctx.target, ctx.log)
+                        _fuse_epilogue(node, ctx.target, ctx.log, order)
             if self.rows:
                 for node in graph.nodes:
                     if node.graph is graph and (node.op.name in ROWS or node.op.reduction is not None):
@@ -53,11 +54,11 @@ class Fuse:
 # ---- anchor and epilogue ----------------------------------------------------------------------------------------
 
 
-def _fuse_epilogue(anchor: Node, target: Target, log: DecisionLog) -> None:
+def _fuse_epilogue(anchor: Node, target: Target, log: DecisionLog, order: Mapping[Node, int]) -> None:
     group = [anchor]
     best = 1  # how many members make a group whose only value read outside is the last one's
     while True:
-        node = _next_member(group, anchor, target, log)
+        node = _next_member(group, anchor, target, log, order)
         if node is None:
             break
         group.append(node)
@@ -75,25 +76,28 @@ def _fuse_epilogue(anchor: Node, target: Target, log: DecisionLog) -> None:
             log.record(f"fuse {member.op.name} into {anchor.op.name}", anchor, outcome, reason or "", [member])
 
 
-def _next_member(group: list[Node], anchor: Node, target: Target, log: DecisionLog) -> Node | None:
+def _next_member(group: list[Node], anchor: Node, target: Target, log: DecisionLog, order: Mapping[Node, int]) -> Node | None:
     inside = set(group)
     for member in reversed(group):
         for user in member.result.users:
             if user in inside or not user.op.is_elementwise or user.graph is not anchor.graph:
                 continue
             chain = next(i for i, v in enumerate(user.operands) if v is member.result)
-            reason = _crosses(group, user) or target.refuses_epilogue(anchor, user, chain)
+            reason = _crosses(group, user, order) or target.refuses_epilogue(anchor, user, chain)
             if reason is None:
                 return user
             log.record(f"fuse {user.op.name} into {anchor.op.name}", anchor, "refused", reason, [user])
     return None
 
 
-def _crosses(group: list[Node], node: Node) -> str | None:
-    """Why taking `node` in would make a cycle: another operand of it is computed from the group by nodes outside."""
+def _crosses(group: list[Node], node: Node, order: Mapping[Node, int] | None = None) -> str | None:
+    """Why taking `node` in would make a cycle: another operand of it is computed from the group by nodes outside. `order` has positions of
+    nodes, where they are known: what stands before the group's first node depends on none of it."""
     inside = set(group)
+    first = -1 if order is None else order.get(group[0], -1)
     others = [v.node for v in node.operands if v is not None and v.node is not None and v.node not in inside]
-    path = _reaches(others, inside, node.graph)
+    later = [n for n in others if order is None or order.get(n, first) >= first]
+    path = _reaches(later, inside, node.graph)
     return None if path is None else f"cycle: %{path.name} ({path.op.name}) is computed from the group and read by %{node.name}"
 
 

@@ -11,6 +11,7 @@ from ...ir.core import Node
 from ...ir.symbols import broadcast
 from ...ir.types import FLOATS, INTEGERS, TensorType
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
+from . import quant_epilogue
 from .blocks import Nest, Shape, launch, nest_text
 from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
 from .operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
@@ -23,6 +24,8 @@ ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
 def can_fuse_epilogue(anchor: Node, node: Node, chain: int) -> Refusal | None:
     """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot join the anchor's kernel (None:
     it can)."""
+    if anchor.op.name in quant_epilogue.ANCHORS:
+        return quant_epilogue.refuse_step(anchor, node, chain)
     if anchor.op.name not in ANCHORS:
         return Refusal(f"{anchor.op.name} takes no epilogue")
     types = [None if v is None else v.tensor for v in node.operands]
@@ -54,6 +57,10 @@ def build_fused(node: Node) -> KernelSource | Refusal:
         from .conv import build as build_conv
 
         return build_conv(node)
+    if name in quant_epilogue.ANCHORS:
+        from .quant import build as build_quant
+
+        return build_quant(node)
     return Refusal("the region does not start with an anchor", {"op": name})
 
 

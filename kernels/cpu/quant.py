@@ -1,19 +1,25 @@
-"""Products and convolutions of 8-bit integers, exact in i32, with the zero points taken off and the results requantized."""
+"""Products of matrices of 8-bit integers, exact in i32, with the zero points taken off and the results requantized."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
+
+import numpy as np
 
 from ...ir.core import Node
 from ...ir.errors import RunError
+from ...ir.recording import greatest, least
 from ...ir.types import BF16, F16, F32, I8, U8, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .conv import GEOMETRY, geometry
-from .conv_text import PLANES_PACK
+from .epilogue import Site, site_of
 from .gemm import Sizes
-from .operands import SUMMED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
+from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
+from .quant_epilogue import Epilogue, epilogue, leaves_text
+from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
 from .target import serves
+from .tiling import tiling
 
 # Where the operators have x, its zero point, w, its zero point, the scales of x, w and y, y's zero point, the bias (None: nowhere).
 _ROLES: dict[str, dict[str, int]] = {
@@ -27,27 +33,66 @@ _REQUANTIZE = """
 factor = XS * WS / YS
 y = rint(to_f32(acc) * factor) + to_f32(YZ)
 y = where(y >= f32(LOWEST), where(y > f32(HIGHEST), f32(HIGHEST), y), f32(LOWEST))
-st_Y(c, TO, to_Y(y))
+put_Y(c, TO, to_Y(y))
 """
+# A row of `depth` bytes as the microkernel wants it (quant_panels.py): pairs (False), less the zero point; quads.
+ROW = {
+    False: """
+zero = ZERO
+total = i32(0)
+for k in range(depth):
+    v = sub(to_i16(get_A(source, k)), zero)
+    total = sub(total, to_i32(v))
+    put_i16(target, 2 + k, v)
+if depth % 2 == 1:
+    st_i16(target, 2 + depth, i16(0))
+st_i32(target, 0, total)
+""",
+    True: """
+zero = add(to_i32(ZERO), i32(SHIFT_A))
+total = mul(zero, to_i32(depth))
+for k in range(depth):
+    v = xor_(get_u8(source, k), u8(SHIFT_A))
+    total = sub(total, to_i32(v))
+    put_u8(target, 8 + k, v)
+for k in range(depth, 4 * steps):
+    st_u8(target, 8 + k, u8(0))
+st_i32(target, 0, neg(zero))
+st_i32(target, 1, total)
+""",
+}
+# How many pairs or quads a sum of `depth` has, the bytes of a row, and where panel INDEX of a packed w stands.
+STEPS = {False: "steps = (depth + 1) // 2\npitch = 4 * steps + 4", True: "steps = (depth + 3) // 4\npitch = 4 * steps + 8"}
+PANEL = {False: "panel = w + (INDEX) * WIDTH * (4 + 2 * steps)", True: "panel = w + ld_i64(w, INDEX)"}
 
 
 @serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
 def build(node: Node) -> KernelSource | Refusal:
-    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel."""
-    roles = {role: i for role, i in _ROLES[node.op.name].items() if node.operand(i) is not None}
+    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The node may
+    be a fused one whose anchor is matmul_integer or conv_integer (see quant_epilogue.py)."""
+    site = site_of(node)
+    if isinstance(site, Refusal):
+        return site
+    anchor, conv = site.anchor, "conv" in site.anchor.op.name
+    roles = {role: site.index[i] for role, i in _ROLES[anchor.op.name].items() if anchor.operand(i) is not None}
     refusal = refuse_layouts(node)
     if refusal:
         return refusal
     for role, i in roles.items():
-        t = node.operands[i].tensor
+        t, name = node.operands[i].tensor, anchor.op.operand_name(_ROLES[anchor.op.name][role])
         allowed = {"x": (I8, U8), "w": (I8, U8), "xz": (I8, U8), "wz": (I8, U8), "yz": (I8, U8)}.get(role, (F32, F16, BF16))
         if role != "bias" and t.dtype not in allowed:
-            return Refusal(
-                f"operand {node.op.operand_name(i)} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))}
-            )
-        if role not in ("x", "w") and not _fits(t, role, "conv" in node.op.name):
-            return Refusal(f"operand {node.op.operand_name(i)} varies along an axis that the kernel does not know", {"type": t})
-    return _conv(node, roles) if "conv" in node.op.name else _matmul(node, roles)
+            return Refusal(f"operand {name} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))})
+        if role not in ("x", "w") and not _fits(t, role, conv):
+            return Refusal(f"operand {name} varies along an axis that the kernel does not know", {"type": t})
+    then = epilogue(site)
+    if isinstance(then, Refusal):
+        return then
+    if conv:
+        from .quant_conv import build_conv
+
+        return build_conv(site, roles, then)
+    return _matmul(site, roles, then)
 
 
 def _fits(t: TensorType, role: str, conv: bool) -> bool:
@@ -60,32 +105,36 @@ def _fits(t: TensorType, role: str, conv: bool) -> bool:
     return varying in ([], [along])
 
 
+# ---- what the texts of products and convolutions share ------------------------------------------------------------------
+
+
 def _read(node: Node, roles: dict[str, int], role: str, index: str) -> str:
     """The expression for a parameter at a row, column or channel."""
-    name = node.operands[roles[role]].tensor.dtype.name
-    return f"ld_{name}({role}, ({index}) * {role}_step)"
+    t = node.operands[roles[role]].tensor
+    one = all(d == 1 for d in t.shape)
+    return f"ld_{t.dtype.name}({role}, {'0' if one else f'({index}) * {role}_step'})"
 
 
-def _words(node: Node, roles: dict[str, int], rows: str, columns: str, w_index: str) -> dict[str, str]:
-    """What the texts' words stand for; absent zero points are 0."""
-    words = {"XZ": f"to_i32({_read(node, roles, 'xz', rows)})" if "xz" in roles else "i32(0)",
-             "WZ": f"to_i32({_read(node, roles, 'wz', w_index)})" if "wz" in roles else "i32(0)"}  # fmt: skip
+def words_of(node: Node, roles: dict[str, int], rows: str, columns: str) -> dict[str, str]:
+    """What the texts' words stand for, at a row of x and a column of w (or its channel); absent zero points are 0."""
+    words = {"XZ": f"to_i16({_read(node, roles, 'xz', rows)})" if "xz" in roles else "i16(0)",
+             "WZ": f"to_i16({_read(node, roles, 'wz', columns)})" if "wz" in roles else "i16(0)"}  # fmt: skip
     if "ys" in roles:
-        words |= {"XS": _read(node, roles, "xs", rows), "WS": _read(node, roles, "ws", w_index), "YS": _read(node, roles, "ys",
-                              rows),
-                  "YZ": _read(node, roles, "yz", rows)}  # fmt: skip
+        words |= {"XS": _read(node, roles, "xs", rows), "WS": _read(node, roles, "ws", columns),
+                  "YS": _read(node, roles, "ys", rows), "YZ": _read(node, roles, "yz", rows)}  # fmt: skip
     return words
 
 
-def _finish(node: Node, words: dict[str, str], to: str) -> str:
+def finish(node: Node, words: dict[str, str], to: str) -> str:
+    """The text that requantizes the sum `acc` and stores it as element `to` of `c`."""
     dtype = node.results[0].tensor.dtype
     if dtype.itemsize == 4:
-        return f"st_i32(c, {to}, acc)"
+        return f"put_i32(c, {to}, acc)"
     low, high = (-128, 127) if dtype is I8 else (0, 255)
     return fill_in(_REQUANTIZE, **words, TO=to, LOWEST=low, HIGHEST=high).replace("_Y(", f"_{dtype.name}(")
 
 
-def _params(node: Node, roles: dict[str, int], names: tuple[str, ...]) -> str:
+def params_text(node: Node, roles: dict[str, int], names: tuple[str, ...]) -> str:
     """Addresses by role, the integers `names`, and a step (0 or 1) for each parameter."""
     at, steps = first_int(node), [f"{role}_step" for role in roles if role not in ("x", "w", "bias")]
     lines = [f"{role} = param(p, {slot_of(node, i)})" for role, i in roles.items()]
@@ -93,159 +142,173 @@ def _params(node: Node, roles: dict[str, int], names: tuple[str, ...]) -> str:
     return "\n".join([*lines, f"result = param(p, {first_result(node)})", f"scratch = param(p, {first_result(node) + 1})"])
 
 
-def _steps(call: Call, roles: dict[str, int]) -> list[int]:
+def steps_of(call: Call, roles: dict[str, int]) -> list[int]:
     return [int(math.prod(call.operands[i]) != 1) for role, i in roles.items() if role not in ("x", "w", "bias")]
 
 
-def _check_sizes(node: Node, roles: dict[str, int], call: Call, rows: int, columns: int) -> None:
+def check_sizes(anchor: Node, roles: dict[str, int], call: Call, rows: int, columns: int) -> None:
     """Raises RunError for a parameter that has neither one element nor one a row of A (a column or output channel of w): the kernel
     would read past its end."""
     for role, i in roles.items():
         expected = columns if role in ("ws", "wz", "bias") else rows
         n = math.prod(call.operands[i] or ())
         if role not in ("x", "w") and n != expected and (n != 1 or role == "bias"):
-            what = f"node %{node.name} ({node.op.name}): operand {node.op.operand_name(i)}"
+            name = anchor.op.operand_name(_ROLES[anchor.op.name][role])
+            what = f"node %{anchor.name} ({anchor.op.name}): operand {name}"
             raise RunError(f"{what} has {n} elements, expected {expected}{'' if role == 'bias' else ' or 1'}")
+
+
+def constant_zeros(node: Node, roles: dict[str, int], columns: int) -> np.ndarray | None:
+    """The zero points of w where they are known, one or one a column (or channel); None where they are not."""
+    v = node.operand(roles["wz"]) if "wz" in roles else None
+    if v is None:
+        return np.zeros(1, np.uint8)
+    return v.array.reshape(-1) if v.is_const and v.array.size in (1, columns) else None
 
 
 # ---- matrices -----------------------------------------------------------------------------------------------------------
 
-_MATMUL_INTS = ("rows", "columns", "depth", "w_row", "w_col", "units", "slice_bytes", "loops")
-_MATMUL = """
+_INTS = ("batches", "blocks", "groups", "rows", "block_rows", "rows_of_x", "columns", "panels_per", "depth", "w_row", "slice_bytes",
+         "at_panel", "at_sums", "loops")  # fmt: skip
+_KERNEL = """
+multiply = int_panel(LANES_, QUADS, PROGRAM)
+
+
 def kernel(p, tile, ntiles):
     PARAMS
-    sums = scratch + tile * slice_bytes
-    for unit in range(units * tile // ntiles, units * (tile + 1) // ntiles):
-        batch = unit // rows
-        row = unit % rows
-        a = x + row * depth
+    STEPS
+    buffer = scratch + tile * slice_bytes
+    for unit in range(batches * blocks * groups * tile // ntiles, batches * blocks * groups * (tile + 1) // ntiles):
+        batch = unit // groups // blocks
+        row = unit // groups % blocks * block_rows
+        count = min(block_rows, rows - row)
+        a = x
         b = w
-        rest = batch
-        for i in range(loops):
-            n = param(p, LOOPS + 3 * i)
-            j = rest % n
-            rest //= n
-            a += j * param(p, LOOPS + 3 * i + 1)
-            b += j * param(p, LOOPS + 3 * i + 2)
-        c = result + unit * columns * YI
-        zero = XZ
-        total = i32(0)
-        for j in range(columns):
-            st_i32(sums, j, i32(0))
-        fours = depth // 4 * 4
-        for k in range(0, fours, 4):
-            v0 = sub(to_i32(ld_A(a, k)), zero)
-            v1 = sub(to_i32(ld_A(a, k + 1)), zero)
-            v2 = sub(to_i32(ld_A(a, k + 2)), zero)
-            v3 = sub(to_i32(ld_A(a, k + 3)), zero)
-            total = add(total, add(add(v0, v1), add(v2, v3)))
-            b0 = b + k * w_row
-            b1 = b0 + w_row
-            b2 = b1 + w_row
-            b3 = b2 + w_row
-            for j in range(columns):
-                low = add(mul(v0, to_i32(get_B(b0, j))), mul(v1, to_i32(get_B(b1, j))))
-                high = add(mul(v2, to_i32(get_B(b2, j))), mul(v3, to_i32(get_B(b3, j))))
-                put_i32(sums, j, add(ld_i32(sums, j), add(low, high)))
-        for k in range(fours, depth):
-            v = sub(to_i32(ld_A(a, k)), zero)
-            total = add(total, v)
-            for j in range(columns):
-                put_i32(sums, j, add(ld_i32(sums, j), mul(v, to_i32(get_B(b + k * w_row, j)))))
-        for j in range(columns):
-            acc = sub(ld_i32(sums, j), mul(total, WZ))
-            FINISH
+        BATCH
+        for i in range(count):
+            r = (row + i) % rows_of_x
+            source = a + (row + i) * depth
+            target = buffer + i * pitch
+            PACK_ROW
+        first = unit % groups * panels_per
+        for q in range(first, min(first + panels_per, (columns + WIDTH - 1) // WIDTH)):
+            column = q * WIDTH
+            width = min(WIDTH, columns - column)
+            PANEL
+            RESULT
+"""
+_BATCH = """
+rest = batch
+for i in range(loops):
+    n = param(p, LOOPS + 3 * i)
+    j = rest % n
+    rest //= n
+    a += j * param(p, LOOPS + 3 * i + 1)
+    b += j * param(p, LOOPS + 3 * i + 2)
+"""
+_PACK_PANEL = """
+panel = buffer + at_panel
+for j in range(width):
+    st_i32(panel, j, to_i32(sub(WZ, i16(SHIFT))))
+for pair in range(steps):
+    upper = b + 2 * pair * w_row + column
+    lower = upper + w_row
+    data = panel + WIDTH * (4 + 2 * pair)
+    if 2 * pair + 1 < depth and width == WIDTH:
+        for j in range(0, WIDTH, LANES):
+            together = add(to_u16(ldv_u8(upper, j)), mul(to_u16(ldv_u8(lower, j)), splat(u16(256))))
+            stv_u16(data, j, xor_(together, splat(u16(FLIPS))))
+    elif 2 * pair + 1 < depth:
+        for j in range(width):
+            put_i8(data, 2 * j, xor_(get_i8(upper, j), i8(FLIP)))
+            put_i8(data, 2 * j + 1, xor_(get_i8(lower, j), i8(FLIP)))
+    else:
+        for j in range(width):
+            put_i8(data, 2 * j, xor_(get_i8(upper, j), i8(FLIP)))
+            put_i8(data, 2 * j + 1, i8(0))
+"""
+_DIRECT = """
+c = result + (batch * rows + row) * columns * 4
+multiply(count, steps, buffer, pitch, panel, c, columns * 4, column * 4, width, 0, LEAVES)
+"""
+_REQUANTIZED = """
+sums = buffer + at_sums
+multiply(count, steps, buffer, pitch, panel, sums, WIDTH * 4, 0, width, 0)
+for i in range(count):
+    r = (row + i) % rows_of_x
+    c = result + ((batch * rows + row + i) * columns + column)
+    for j in range(width):
+        acc = get_i32(sums, i * WIDTH + j)
+        FINISH
 """
 
 
-def _matmul(node: Node, roles: dict[str, int]) -> KernelSource:
-    words = _words(node, roles, "row", "j", "j")
-    loops_at = first_int(node) + len(_MATMUL_INTS) + sum(role not in ("x", "w") for role in roles)
-    text = insert(_MATMUL, PARAMS=_params(node, roles, _MATMUL_INTS), FINISH=_finish(node, words, "j"))
-    text = fill_in(text, **words, LOOPS=loops_at, YI=node.results[0].tensor.dtype.itemsize)
-    for word, role in (("A", "x"), ("B", "w")):
-        text = text.replace(f"_{word}(", f"_{node.operands[roles[role]].tensor.dtype.name}(")
+def _matmul(site: Site, roles: dict[str, int], then: Epilogue | None) -> KernelSource:
+    node = site.outer
+    w = node.operands[roles["w"]]
+    shape = w.tensor.shape
+    zeros = constant_zeros(node, roles, 1 if len(shape) == 1 else shape[-1]) if w.is_const else None
+    packed = zeros is not None and all(d == 1 for d in shape[:-2])
+    quads = packed and takes_quads(_matrix(w.array))
+    small = node.results[0].tensor.dtype.itemsize < 4
 
     def bind(call: Call) -> Launch:
         s = Sizes(call.operands[roles["x"]], call.operands[roles["w"]])
-        _check_sizes(node, roles, call, s.rows, s.columns)
-        units = s.rows * math.prod(s.batch)
-        tiles = tiles_for(units, units * s.columns * s.depth, SUMMED)
-        slice_bytes = -(-s.columns * 4 // 64) * 64
-        ints = (s.rows, s.columns, s.depth, s.b_row, s.b_col, units, slice_bytes, len(s.batch), *_steps(call, roles), *s.loops(1))
-        return Launch(ints, tiles, slice_bytes * tiles)
+        check_sizes(site.anchor, roles, call, s.rows, s.columns)
+        return _launch(s, packed, quads, small, [*steps_of(call, roles), *s.loops(1)])
 
-    return KernelSource(text, bind, "matmul.i32")
+    def pack(array: np.ndarray) -> np.ndarray:
+        return (pack_quads if quads else pack_panels)(_matrix(array), zeros)
 
-
-# ---- convolutions -------------------------------------------------------------------------------------------------------
-
-# Windows of 4 vectors of pixels are packed as i32 without their zero point; then channel by channel.
-_CONV = """
-def kernel(p, tile, ntiles):
-    PARAMS
-    sums = scratch + tile * slice_bytes
-    panel = sums + 16 * LANES
-    padded = 4 * LANES
-    columns = OD * OH * OW
-    total = per_group * KD * KH * KW
-    blocks = (columns + padded - 1) // padded
-    per_out = out_channels // group
-    row = 0
-    zero = XZ
-    for unit in range(images * group * blocks * tile // ntiles, images * group * blocks * (tile + 1) // ntiles):
-        column = unit % blocks * padded
-        batch = unit // blocks
-        group_index = batch % group
-        width = min(padded, columns - column)
-        source_all = x + batch * per_group * D * H * W
-        PACK
-        for channel in range(group_index * per_out, (group_index + 1) * per_out):
-            filter_ = w + channel * total
-            offset = WZ
-            acc0 = splat(i32(0))
-            acc1 = splat(i32(0))
-            acc2 = splat(i32(0))
-            acc3 = splat(i32(0))
-            for k in range(total):
-                f = sub(to_i32(ld_B(filter_, k)), offset)
-                acc0 = add(acc0, mul(ldv_i32(panel, k * padded), f))
-                acc1 = add(acc1, mul(ldv_i32(panel, k * padded + LANES), f))
-                acc2 = add(acc2, mul(ldv_i32(panel, k * padded + 2 * LANES), f))
-                acc3 = add(acc3, mul(ldv_i32(panel, k * padded + 3 * LANES), f))
-            stv_i32(sums, 0, acc0)
-            stv_i32(sums, LANES, acc1)
-            stv_i32(sums, 2 * LANES, acc2)
-            stv_i32(sums, 3 * LANES, acc3)
-            c = result + ((batch // group * out_channels + channel) * columns + column) * YI
-            for j in range(width):
-                acc = ld_i32(sums, j)
-                BIAS
-                FINISH
-"""
-_CONV_INTS = (*GEOMETRY, "group", "slice_bytes")
+    variant = "matmul.i32" + (".quads" if quads else "" if packed else ".unpacked")
+    return KernelSource(partial(_text, node, roles, then, packed, quads), bind, variant, {roles["w"]: pack} if packed else {})
 
 
-def _conv(node: Node, roles: dict[str, int]) -> KernelSource | Refusal:
-    rank = node.operands[0].tensor.rank
-    if rank not in (3, 4, 5):
-        return Refusal("one to three spatial axes are served", {"rank": rank})
-    words = _words(node, roles, "row", "j", "channel")
-    pack = PLANES_PACK.replace("get_T(source, j)", "sub(to_i32(get_A(source, j)), zero)")
-    pack = fill_in(pack.replace("get_T(source + j * sw * MI, 0)", "sub(to_i32(get_A(source + j * sw, 0)), zero)"), CI=4, MI=1)
-    text = insert(_CONV, PARAMS=_params(node, roles, _CONV_INTS), PACK=pack.replace("CT", "i32"), FINISH=_finish(node, words, "j"),
-                  BIAS="acc = add(acc, ld_i32(bias, channel))" if "bias" in roles else "")  # fmt: skip
-    text = fill_in(text, **words, YI=node.results[0].tensor.dtype.itemsize)
-    for word, role in (("A", "x"), ("B", "w")):
-        text = text.replace(f"_{word}(", f"_{node.operands[roles[role]].tensor.dtype.name}(")
+def _matrix(w: np.ndarray) -> np.ndarray:
+    return w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:])
 
-    def bind(call: Call) -> Launch:
-        g = geometry(node, call.operands[roles["x"]], call.operands[roles["w"]]).flat(with_batch=False)
-        _check_sizes(node, roles, call, 1, g.out_channels)
-        width = 64  # 4 vectors of the widest host
-        slice_bytes = 4 * width * (g.taps * g.per_group + 1)
-        units = g.n * g.group * -(-math.prod(g.outputs) // 16)
-        tiles = tiles_for(units, g.n * math.prod(g.outputs) * g.out_channels * g.taps * g.per_group, SUMMED)
-        return Launch((*g.ints(), g.group, slice_bytes, *_steps(call, roles)), tiles, slice_bytes * tiles)
 
-    return KernelSource(text, bind, "conv.i32")
+def _text(node: Node, roles: dict[str, int], then: Epilogue | None, packed: bool, quads: bool) -> str:
+    words, small = words_of(node, roles, "r", "column + j"), node.results[0].tensor.dtype.itemsize < 4
+    types = {role: node.operands[roles[role]].tensor.dtype for role in ("x", "w")}
+    result = insert(_REQUANTIZED, FINISH=finish(node, words, "j")) if small else _DIRECT
+    leaf_lines, leaves = leaves_text(node, then)
+    text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS) + "\n" + leaf_lines, STEPS=STEPS[quads], PACK_ROW=ROW[quads],
+                  BATCH="" if packed else _BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
+    loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
+    shift = 128 if types["w"] is U8 else 0
+    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, PROGRAM=then and then.program("col"), LEAVES=leaves, SHIFT=shift,
+                   FLIP=-shift, FLIPS=257 * shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
+    return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
+
+
+KEPT_BYTES = 1 << 17  # of rows of A, which then stay in the second-level cache while panel after panel goes by
+FEWEST_PANELS = 6  # that a unit multiplies its rows with, which it has copied for that
+
+
+def _launch(s: Sizes, packed: bool, quads: bool, requantized: bool, extra: list[int]) -> Launch:
+    batches = 1 if packed else math.prod(s.batch)
+    rows = s.rows * math.prod(s.batch) if packed else s.rows
+    width, mr, pitch = panel_columns(), tile_rows(quads), row_pitch(s.depth, quads)
+    panels = -(-s.columns // width)
+    most = greatest(mr, least(192 if packed else 1024, KEPT_BYTES // pitch) // mr * mr)
+    blocks = greatest(1, -(-rows // most))
+    block_rows = greatest(mr, -(-(-(-rows // blocks)) // mr) * mr)
+    blocks = -(-rows // block_rows)
+    b_bytes = s.columns * s.depth
+    wanted = greatest(tiles_for(MAX_TILES, batches * rows * b_bytes, 2 * MULTIPLIED), tiles_for(MAX_TILES, b_bytes, 4 * MOVED))
+    groups = greatest(1, least(-(-wanted // greatest(1, batches * blocks)), panels // FEWEST_PANELS))
+    panels_per = greatest(1, -(-panels // groups))
+    groups = -(-panels // panels_per)
+    at_panel = _align(block_rows * pitch)
+    at_sums = at_panel + (0 if packed else _align(panel_pitch(s.depth)))
+    slice_bytes = at_sums + (block_rows * width * 4 if requantized else 0)
+    units = batches * blocks * groups
+    tiles = greatest(1, least(units, MAX_TILES))
+    ints = (batches, blocks, groups, rows, block_rows, greatest(1, s.rows), s.columns, panels_per, s.depth, s.b_row, slice_bytes,
+            at_panel, at_sums, len(s.batch), *extra)  # fmt: skip
+    return Launch(ints, tiles, slice_bytes * tiles)
+
+
+def _align(n: int) -> int:
+    return -(-n // 64) * 64

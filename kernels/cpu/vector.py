@@ -326,6 +326,7 @@ ELSEWHERE = {
     "microkernel": "gemm_panel window_tile",
     "windows": "line_tile",
     "combine": "combine",
+    "quant_panels": "int_panel",
     "shuffle": "transpose_u8 transpose_u16 transpose_u32 transpose_u64",
     "atomics": "atomic_load atomic_store atomic_add atomic_swap_if call_kernel nanoseconds pause give_way sleep_while wake_all",
 }

@@ -53,7 +53,7 @@ SIZES = [(3, 1, 1, 1), (5, 3, 7, 33), (2, 9, 300, 20), (40, 2, 5, 64), (0, 2, 3,
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_sizes(steps, batch, inputs, hidden, dtype):
     operands = layer(steps, batch, inputs, hidden, dtype=dtype)
-    source = check_case("dynamic_quantize_lstm", operands, {"hidden_size": hidden}, 3, constants=(1, 2), **CLOSE)
+    source = check_case("dynamic_quantize_lstm", operands, {"hidden_size": hidden}, 3, constants=(1, 2, 9, 11), **CLOSE)
     assert source.variant == "lstm.i32"
 
 
@@ -63,16 +63,16 @@ def test_both_directions_with_lengths_and_states():
     operands[5], operands[6] = (rand(2, 11, 24, seed=k) for k in (5, 6))
     attrs = {"hidden_size": 24, "direction": "bidirectional"}
     for results in (1, 2, 3):
-        check_case("dynamic_quantize_lstm", operands, attrs, results, constants=(1, 2), **CLOSE)
+        check_case("dynamic_quantize_lstm", operands, attrs, results, constants=(1, 2, 9, 11), **CLOSE)
     operands[4] = np.zeros(11, np.int32)
-    check_case("dynamic_quantize_lstm", operands, attrs, 3, constants=(1, 2))
+    check_case("dynamic_quantize_lstm", operands, attrs, 3, constants=(1, 2, 9, 11))
 
 
 def test_peepholes_clip_and_coupled_gates():
     operands = layer(4, 3, 2, 10)
     operands[7] = rand(1, 30, seed=5)
     for attrs in ({}, {"input_forget": 1}, {"clip": 0.5}, {"direction": "reverse"}):
-        check_case("dynamic_quantize_lstm", operands, {"hidden_size": 10, **attrs}, 3, constants=(1, 2), **CLOSE)
+        check_case("dynamic_quantize_lstm", operands, {"hidden_size": 10, **attrs}, 3, constants=(1, 2, 9, 11), **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
@@ -87,11 +87,11 @@ def test_sums_are_exact_at_the_extremes(inputs, dtype):
     operands[8] = np.float32([1e-6 * 255 / inputs])
     operands[9] = np.zeros(1, dtype)
     operands[3] = None
-    check_case("dynamic_quantize_lstm", operands, {"hidden_size": 8}, 3, constants=(1, 2), rtol=2e-6, atol=1e-7)
+    check_case("dynamic_quantize_lstm", operands, {"hidden_size": 8}, 3, constants=(1, 2, 9, 11), rtol=2e-6, atol=1e-7)
 
 
 def test_sizes_are_not_compiled_in():
-    nodes = [make_node("dynamic_quantize_lstm", layer(2, 3, 4, h), {"hidden_size": h}, 2, constants=(1, 2)) for h in (5, 50)]
+    nodes = [make_node("dynamic_quantize_lstm", layer(2, 3, 4, h), {"hidden_size": h}, 2, constants=(1, 2, 9, 11)) for h in (5, 50)]
     sources = [select(n) for n in nodes]
     assert all(isinstance(s, KernelSource) for s in sources) and sources[0].text == sources[1].text
 
@@ -100,5 +100,5 @@ def test_what_is_refused():
     answer = select(make_node("dynamic_quantize_lstm", layer(2, 3, 4, 5), {"hidden_size": 5}, 2))
     assert isinstance(answer, Refusal) and "not constant" in str(answer)
     attrs = {"hidden_size": 5, "activations": ("HardSigmoid", "Tanh", "Tanh")}
-    answer = select(make_node("dynamic_quantize_lstm", layer(2, 3, 4, 5), attrs, 2, constants=(1, 2)))
+    answer = select(make_node("dynamic_quantize_lstm", layer(2, 3, 4, 5), attrs, 2, constants=(1, 2, 9, 11)))
     assert isinstance(answer, Refusal) and "activations" in str(answer)
