@@ -10,20 +10,24 @@ sleep_while(addr, v)  wake_all(addr)          futex: sleep as long as the low ha
 
 from __future__ import annotations
 
-import platform
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from .emit import Ty, Val
+from .tiling import architecture
 from .values import BOOL, I64, Intrinsic
 
 _I32, _I64, _PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
 _KERNEL = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64])
-_MONOTONIC = 1
+_MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 1)
 _WAIT, _WAKE, _ALL = 128, 129, 1 << 30  # FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, more than there are threads
 _FUTEX = {"x86_64": 202, "aarch64": 98}
+# What a spinning core waits for: x86 some cycles, aarch64 its own pipeline (`yield` does nothing on most of them).
+_PAUSE = {"x86_64": ("llvm.x86.sse2.pause", []), "aarch64": ("llvm.aarch64.isb", [_I32(15)])}
 
 
 def _integers(arity: int, build: Callable[..., Any], result: Ty | None = I64) -> Intrinsic:
@@ -80,9 +84,9 @@ def _nanoseconds(b: ir.IRBuilder) -> Any:
 
 
 def _pause(b: ir.IRBuilder) -> None:
-    name = {"x86_64": "llvm.x86.sse2.pause"}.get(platform.machine())
-    if name is not None:
-        b.call(_external(b, name, ir.FunctionType(ir.VoidType(), [])), [])
+    name, args = _PAUSE.get(architecture(), ("", []))
+    if name:
+        b.call(_external(b, name, ir.FunctionType(ir.VoidType(), [a.type for a in args])), args)
 
 
 def _give_way(b: ir.IRBuilder) -> None:
@@ -90,7 +94,7 @@ def _give_way(b: ir.IRBuilder) -> None:
 
 
 def _futex(b: ir.IRBuilder, address: Any, operation: int, v: Any) -> None:
-    number = _FUTEX.get(platform.machine())
+    number = _FUTEX.get(architecture()) if sys.platform == "linux" else None
     if number is None:
         return
     syscall = _external(b, "syscall", ir.FunctionType(_I64, [_I64], var_arg=True))
