@@ -58,8 +58,13 @@ def host_features() -> frozenset[str]:
 
 
 def converts_half() -> bool:
-    """Whether the CPU has instructions between f16 and f32: all of aarch64 do."""
+    """Whether the CPU has instructions between f16 and f32, as every aarch64 has."""
     return architecture() == "aarch64" or "f16c" in host_features()
+
+
+def fuses_products() -> bool:
+    """Whether the CPU rounds a product and a sum once, at the cost of one: elsewhere LLVM's fmuladd rounds twice."""
+    return architecture() == "aarch64" or "fma" in host_features()
 
 
 @functools.cache
