@@ -130,6 +130,7 @@ def kernel(pool, me, spin):
         if low < high and me < atomic_load(pool + 8 * HELPERS):
             if atomic_swap_if(pool + 8 * CLAIM, claim, claim + 1 if me & 1 else claim - (1 << 32)):
                 row = atomic_load(pool + 8 * CURRENT)
+                see_new_code()
                 call_kernel(param(row, 0), param(row, 1), low if me & 1 else high - 1, param(row, 2))
                 atomic_add(pool + 8 * DONE, 1)
                 idle_since = nanoseconds()

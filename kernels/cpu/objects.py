@@ -161,7 +161,8 @@ def undefined_symbols(data: bytes) -> set[str]:
     """The names that an object file leaves open."""
     if data[:4] == b"\x7fELF":
         return _elf_undefined(data)
-    raise KernelCompileError(f"an object file of an unknown format (it starts with {data[:4]!r}); expected ELF")
+    raise KernelCompileError(f"an object file of an unknown format (it starts with {data[:4]!r}); expected ELF, as on Linux; "
+                             'elsewhere compile with target="reference"')  # fmt: skip
 
 
 def _elf_undefined(data: bytes) -> set[str]:

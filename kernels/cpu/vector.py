@@ -327,7 +327,8 @@ ELSEWHERE = {
     "windows": "line_tile",
     "combine": "combine",
     "shuffle": "transpose_u8 transpose_u16 transpose_u32 transpose_u64",
-    "atomics": "atomic_load atomic_store atomic_add atomic_swap_if call_kernel nanoseconds pause give_way sleep_while wake_all",
+    "atomics": "atomic_load atomic_store atomic_add atomic_swap_if call_kernel nanoseconds pause give_way see_new_code sleep_while "
+    "wake_all",
 }
 _FILES = {name: file for file, names in ELSEWHERE.items() for name in names.split()}
 _MADE: dict[str, Any] = {}

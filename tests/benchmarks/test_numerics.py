@@ -17,7 +17,8 @@ from graphmill.kernels.spec import KernelSource, Launch, Refusal
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import numerics
 
-# Twice the errors of docs/numerics.md (sums of the last axis: thrice, for vectors of 128 bits): 0.5 and more are units of the last place, less is a share of the case's scale, 0 is exact.
+# Twice the errors of docs/numerics.md (thrice where sums of vectors of 128 bits need it): 0.5 and more are units of the last place,
+# less is a share of the case's scale, 0 is exact.
 BOUNDS = {
     "exp": 1.9, "log": 1.6, "erf": 2.2, "tanh": 4.1, "sigmoid": 2.4e-07, "gelu": 2.1e-07, "gelu_tanh": 2.2e-07,
     "silu": 2.6e-07, "softplus": 3.4, "mish": 2.4e-07, "elu": 1.6, "selu": 3.6, "hard_swish": 1.8e-07, "softsign": 3,

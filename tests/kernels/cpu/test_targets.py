@@ -68,6 +68,7 @@ def emit(text):
     objects.check_object(data)  # refers to nothing but the C library
     return {"elf": data[:4] == b"\\x7fELF", "machine": int.from_bytes(data[18:20], "little"), "undefined": sorted(objects.undefined_symbols(data)),
             "intrinsics": re.findall(r"llvm[.](?:x86|aarch64)[\\w.]+", code), "assembler": "asm " in code,
+            "isb": len(re.findall(r"\\tisb\\b", assembly)),
             "atomics": sorted(set(re.findall(r"\\t(ld\\w*xr|st\\w*xr|ldar|stlr|ldapr)\\t", assembly))),
             "registers": sorted(set(re.findall(r"\\b[xyz]mm(?=\\d)|\\bv(?=\\d+[.]4s)", assembly)))}
 
@@ -116,7 +117,8 @@ def test_aarch64() -> None:
     assert not any(k["intrinsics"] for name in FAMILIES for k in found["kernels"][name])
     run, work = found["kernels"]["launch"]
     for k in run, work:  # every access of a shared word is an acquire, every change a release too
-        assert k["atomics"] == ["ldar", "ldaxr", "stlxr"] and k["intrinsics"] == ["llvm.aarch64.isb"] * len(k["intrinsics"]) != []
+        assert k["atomics"] == ["ldar", "ldaxr", "stlxr"] and set(k["intrinsics"]) == {"llvm.aarch64.isb"}
+    assert work["isb"] == run["isb"] + 1  # a worker's core has not seen the kernel's code before
     assert "syscall" in run["undefined"] and "syscall" in work["undefined"]
 
 
