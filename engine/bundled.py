@@ -36,7 +36,7 @@ def packing_environment() -> str:
     from ..kernels.cpu import objects
 
     here = objects.environment()
-    return sha256_of([canonical_json([_kernels_code(), here["cpu"], here["features"], here["platform"]])])
+    return sha256_of([canonical_json([_kernels_code(), here["cpu"], here["features"], here["platform"], here["vector_bits"]])])
 
 
 @functools.cache
@@ -104,7 +104,8 @@ class Chosen:
         from ..kernels.cpu import launch, objects
 
         there, here = self.loader.field("environment", dict), objects.environment()
-        if any(there.get(k) != here[k] for k in ("code", "platform")) or not runs_on(there.get("features"), here["features"]):
+        same = all(there.get(k) == here[k] for k in ("code", "platform", "vector_bits"))
+        if not same or not runs_on(there.get("features"), here["features"]):
             return
         stored = self.loader.objects()
         for text in dict.fromkeys([*texts, *launch.own_texts()]):

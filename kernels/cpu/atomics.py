@@ -4,26 +4,33 @@ atomic_load(addr)  atomic_store(addr, v)  atomic_add(addr, v)  atomic_swap_if(ad
 call_kernel(address, params, tile, ntiles)    a call through an address
 nanoseconds()                                 of the monotonic clock
 pause()  give_way()                           in a spinning loop: a hint to the core; the rest of the time slice to others
+see_new_code()                                from here on, instructions run that another core had written before
 sleep_while(addr, v)  wake_all(addr)          futex: sleep as long as the low half of a word is v; wake who sleeps on it (nothing
                                               where `launch` finds no futex and starts no workers)
 """
 
 from __future__ import annotations
 
-import platform
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from .emit import Ty, Val
+from .tiling import architecture
 from .values import BOOL, I64, Intrinsic
 
 _I32, _I64, _PTR = ir.IntType(32), ir.IntType(64), ir.PointerType()
 _KERNEL = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I64])
-_MONOTONIC = 1
+_MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 1)
 _WAIT, _WAKE, _ALL = 128, 129, 1 << 30  # FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE, more than there are threads
 _FUTEX = {"x86_64": 202, "aarch64": 98}
+# What a spinning core waits for: x86 some cycles, aarch64 its own pipeline (`yield` does nothing on most of them). The latter must
+# also stand between another core's writing of code, which LLVM tells all cores of, and its running; x86 needs nothing.
+_FLUSH = ("llvm.aarch64.isb", [_I32(15)])
+_PAUSE = {"x86_64": ("llvm.x86.sse2.pause", []), "aarch64": _FLUSH}
 
 
 def _integers(arity: int, build: Callable[..., Any], result: Ty | None = I64) -> Intrinsic:
@@ -79,10 +86,18 @@ def _nanoseconds(b: ir.IRBuilder) -> Any:
     return b.add(b.mul(seconds, _I64(1_000_000_000)), rest)
 
 
+def _hint(b: ir.IRBuilder, name: str, args: list[Any]) -> None:
+    b.call(_external(b, name, ir.FunctionType(ir.VoidType(), [a.type for a in args])), args)
+
+
 def _pause(b: ir.IRBuilder) -> None:
-    name = {"x86_64": "llvm.x86.sse2.pause"}.get(platform.machine())
-    if name is not None:
-        b.call(_external(b, name, ir.FunctionType(ir.VoidType(), [])), [])
+    if architecture() in _PAUSE:
+        _hint(b, *_PAUSE[architecture()])
+
+
+def _see_new_code(b: ir.IRBuilder) -> None:
+    if architecture() == "aarch64":
+        _hint(b, *_FLUSH)
 
 
 def _give_way(b: ir.IRBuilder) -> None:
@@ -90,7 +105,7 @@ def _give_way(b: ir.IRBuilder) -> None:
 
 
 def _futex(b: ir.IRBuilder, address: Any, operation: int, v: Any) -> None:
-    number = _FUTEX.get(platform.machine())
+    number = _FUTEX.get(architecture()) if sys.platform == "linux" else None
     if number is None:
         return
     syscall = _external(b, "syscall", ir.FunctionType(_I64, [_I64], var_arg=True))
@@ -105,5 +120,6 @@ call_kernel = _integers(4, _call, None)
 nanoseconds = _integers(0, _nanoseconds)
 pause = _integers(0, _pause, None)
 give_way = _integers(0, _give_way, None)
+see_new_code = _integers(0, _see_new_code, None)
 sleep_while = _integers(2, lambda b, address, v: _futex(b, address, _WAIT, v), None)
 wake_all = _integers(1, lambda b, address: _futex(b, address, _WAKE, _I64(_ALL)), None)

@@ -13,6 +13,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from .tiling import architecture
+
 
 @dataclass(frozen=True, slots=True)
 class Ty:
@@ -410,14 +412,22 @@ def floordiv(a: Val, b: Val) -> Val:
 
 
 def minimum(a: Val, b: Val) -> Val:
-    """The smaller; NaN if either is. One compare-and-select that the x86 min does, one that brings NaN back."""
-    low = a.cmp("<", b).pick(a, b)
-    return a.cmp("uno", a).pick(a, low) if a.t.kind == "f" else low
+    """The smaller; NaN if either is."""
+    return _extreme(a, b, "<", "minimum")
 
 
 def maximum(a: Val, b: Val) -> Val:
-    high = a.cmp(">", b).pick(a, b)
-    return a.cmp("uno", a).pick(a, high) if a.t.kind == "f" else high
+    """The greater; NaN if either is."""
+    return _extreme(a, b, ">", "maximum")
+
+
+def _extreme(a: Val, b: Val, op: str, name: str) -> Val:
+    """aarch64 has IEEE's functions. Elsewhere one compare-and-select, the x86 min, which takes the second of two zeros, and
+    one that brings NaN back. numpy answers the same on either."""
+    if a.t.kind == "f" and architecture() == "aarch64":
+        return a.intrinsic(name, b)
+    chosen = a.cmp(op, b).pick(a, b)
+    return a.cmp("uno", a).pick(a, chosen) if a.t.kind == "f" else chosen
 
 
 def absolute(x: Val) -> Val:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .tiling import host_features
+from .tiling import converts_half
 
 
 class Emitter:
@@ -109,14 +109,14 @@ class Emitter:
     def _widened(self, bits: Any) -> Any:
         from .emit import bf16_to_f32, half_to_f32
 
-        return bf16_to_f32(bits) if self.memory == "bf16" else half_to_f32(bits, "f16c" in host_features())
+        return bf16_to_f32(bits) if self.memory == "bf16" else half_to_f32(bits, converts_half())
 
     def store(self, value: Any, pointer: Any, mask: Any = None) -> None:
         """Stores a Val of the computing type in the memory's type."""
         from .emit import f32_to_bf16, f32_to_half
 
         if self.stored != self.item:
-            value = f32_to_bf16(value) if self.memory == "bf16" else f32_to_half(value, "f16c" in host_features())
+            value = f32_to_bf16(value) if self.memory == "bf16" else f32_to_half(value, converts_half())
         if mask is None:
             self.b.store(value.v, pointer, align=self.stored)
         else:

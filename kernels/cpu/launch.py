@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
 import sys
 import threading
 from collections.abc import Callable
@@ -25,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from .operands import fill_in
+from .tiling import architecture
 
 SLICE = 20_000_000  # nanoseconds of a native call, about: it ends with a tile
 SPIN = 100_000  # nanoseconds that an idle worker spins before it sleeps
 ROW = 4  # words of a row
-_HAS_FUTEX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+_HAS_FUTEX = sys.platform == "linux" and architecture() in ("x86_64", "aarch64")
 
 # Words of the pool's memory; those that threads share lie in cache lines of their own.
 _WORDS = {"CLAIM": 0, "DONE": 8, "CURRENT": 16, "HELPERS": 24, "WAKE": 32, "SLEEPING": 40, "STOP": 48}
@@ -131,6 +131,7 @@ def kernel(pool, me, spin):
         if low < high and me < atomic_load(pool + 8 * HELPERS):
             if atomic_swap_if(pool + 8 * CLAIM, claim, claim + 1 if me & 1 else claim - (1 << 32)):
                 row = atomic_load(pool + 8 * CURRENT)
+                see_new_code()
                 call_kernel(param(row, 0), param(row, 1), low if me & 1 else high - 1, param(row, 2))
                 atomic_add(pool + 8 * DONE, 1)
                 idle_since = nanoseconds()

@@ -25,6 +25,7 @@ from typing import Any
 from ...ir.errors import GraphmillError
 from ..spec import KernelSource
 from .cache import explain_misses, read_cached, writable, write_cached
+from .tiling import vector_bits
 
 # What machine code depends on beside the text.
 EMITTERS = ("atomics.py", "combine.py", "emit.py", "emitter.py", "language.py", "microkernel.py", "objects.py", "polynomials.py",
@@ -61,6 +62,7 @@ def _environment() -> str:
         "cpu": os.environ.get("GRAPHMILL_CPU") or llvm.get_host_cpu_name(),
         "features": os.environ.get("GRAPHMILL_CPU_FEATURES") or llvm.get_host_cpu_features().flatten(),
         "platform": f"{sys.platform} {platform.machine()}",
+        "vector_bits": str(vector_bits()),
     }
     return json.dumps(found | {"llvmlite": _version("llvmlite")}, sort_keys=True)
 
@@ -159,7 +161,8 @@ def undefined_symbols(data: bytes) -> set[str]:
     """The names that an object file leaves open."""
     if data[:4] == b"\x7fELF":
         return _elf_undefined(data)
-    raise KernelCompileError(f"an object file of an unknown format (it starts with {data[:4]!r}); expected ELF")
+    raise KernelCompileError(f"an object file of an unknown format (it starts with {data[:4]!r}); expected ELF, as on Linux; "
+                             'elsewhere compile with target="reference"')  # fmt: skip
 
 
 def _elf_undefined(data: bytes) -> set[str]:
@@ -260,13 +263,11 @@ def is_loaded(text: str) -> bool:
 PARALLEL_FROM = 4  # a worker costs about a second to start
 
 
-def compile_many(texts: Iterable[str], jobs: int | None = None) -> list[str]:
-    """Sees to it that the object of every text is loaded or in the cache, compiling what is missing in up to `jobs` processes
-    (default: the CPUs that this process may use); why each of these was missing. Raises KernelCompileError with what a worker
-    said."""
+def compile_many(texts: Iterable[str], jobs: int = 1) -> list[str]:
+    """Sees to it that the object of every text is loaded or in the cache, compiling what is missing in up to `jobs` processes;
+    why each of these was missing. Raises KernelCompileError with what a worker said."""
     missing = [t for t in dict.fromkeys(texts) if not is_loaded(t) and read_cached(object_key(t)) is None]
     reasons = explain_misses([(object_key(t), about(t)) for t in missing]) if missing else []
-    jobs = jobs or len(os.sched_getaffinity(0))
     jobs = min(jobs, len(missing) // (PARALLEL_FROM // 2))
     if len(missing) >= PARALLEL_FROM and jobs > 1 and writable():
         _in_workers(missing, jobs)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 from .emit import Val, convert, f32_bits, poly
+from .tiling import fuses_products
 
 LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
 # (exp(r) - 1 - r) / r² on |r| <= ln(2)/2, error 5e-11
@@ -66,7 +67,8 @@ def softmax_exp(x: Val) -> Val:
         return x.libm("exp")
     y = x.cmp("<", -87.0).pick(x.lift(-87.0), x)
     t = y.fma(1 / math.log(2), _MAGIC + 127)  # its low bits, and so 2^n, need no further step
-    r = (t - (_MAGIC + 127)).fma(-math.log(2), y)
+    n = t - (_MAGIC + 127)
+    r = n.fma(-math.log(2), y) if fuses_products() else n.fma(-LN2_LO, n.fma(-LN2_HI, y))
     p = poly(r, _EXP).fma(r * r, r) + 1.0
     return x.cmp("<", -87.0).pick(x.lift(0.0), p * (t.bits_as("i") << 23).bits_as("f"))
 

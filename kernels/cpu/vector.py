@@ -37,7 +37,7 @@ from . import emit
 from .emit import Ty, Val
 from .language import subroutine
 from .polynomials import LIBM, function, softmax_exp
-from .tiling import host_features, tiling
+from .tiling import converts_half, tiling
 from .values import BOOL, I64, Intrinsic, KernelTypeError, Macro
 
 SMALL = frozenset({*emit.SMALL_FLOATS, "f8e8m0"})
@@ -52,7 +52,7 @@ _I64, _I32, _PTR = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
 LANES = tiling(4).lanes  # f32 elements of the widest vector register that is worth using
-HALF = "f16c" in host_features()  # conversion instructions for f16
+HALF = converts_half()
 
 
 def shaped(elem: Ty, like: Sequence[Ty]) -> Ty:
@@ -328,7 +328,8 @@ ELSEWHERE = {
     "combine": "combine",
     "quant_panels": "int_panel",
     "shuffle": "transpose_u8 transpose_u16 transpose_u32 transpose_u64",
-    "atomics": "atomic_load atomic_store atomic_add atomic_swap_if call_kernel nanoseconds pause give_way sleep_while wake_all",
+    "atomics": "atomic_load atomic_store atomic_add atomic_swap_if call_kernel nanoseconds pause give_way see_new_code sleep_while "
+    "wake_all",
 }
 _FILES = {name: file for file, names in ELSEWHERE.items() for name in names.split()}
 _MADE: dict[str, Any] = {}

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx.reference
 import pytest
+from graphmill.kernels.cpu.tiling import architecture
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -61,7 +62,10 @@ Relu LeakyRelu HardSigmoid HardSwish Softsign ThresholdedRelu Shrink Sin Cos Tan
 
 @pytest.mark.parametrize("op", UNARY.split())
 def test_unary(op: str) -> None:
-    check(f"y = {op}(x)", {"x": ONE}, rtol=5e-5 if op.startswith("Gelu") else 5e-6)  # 1 + erf(x) cancels below 0
+    x = (
+        np.delete(ONE, 1) if op == "Relu" and architecture() != "x86_64" else ONE
+    )  # ours keeps -0, as ONNX Runtime's does on x86 alone
+    check(f"y = {op}(x)", {"x": x}, rtol=5e-5 if op.startswith("Gelu") else 5e-6)  # 1 + erf(x) cancels below 0
 
 
 @pytest.mark.parametrize("op", ["IsNaN", "IsInf", "IsInf<detect_negative=0>", "IsInf<detect_positive=0>"])
