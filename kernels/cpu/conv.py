@@ -5,8 +5,8 @@ By layout:
   are output channels. Serves channels-last results, mixed layouts and transposed convolutions. Where numbers of a tap do not lie
   together, or are too few, or are halves, rows are first copied into a buffer.
 - planes: a row is an output channel, columns are output pixels, whose windows are packed panel by panel. Serves row-major results.
-- depthwise convolutions, and those of few input channels with a channels-last result, have kernels of their own (depthwise.py,
-  direct.py).
+- depthwise convolutions, those of few input channels with a channels-last result, and those of few output channels have kernels of
+  their own (depthwise.py, direct.py, narrow.py).
 
 A transposed convolution is cut into phases, one for each position of a result modulo the strides: within a phase every result
 sees the same taps, so nothing is multiplied by zeros.
@@ -119,7 +119,12 @@ def build(node: Node) -> KernelSource | Refusal:
         return epilogue
     last = [t.layout is not None for t in (site.operand(0).tensor, site.result)]
     full = any(kind == "full" for kind, _ in epilogue.leaves)
-    if last[1] and is_direct(site.anchor, site.operand(1)):
+    from .narrow import build_narrow, is_narrow
+
+    x, w = (site.operand(i) for i in (0, 1))
+    if is_narrow(site.anchor, w) and (last[0] or x.tensor.shape[1] == 1) and (last[1] or site.result.shape[1] == 1):
+        return build_narrow(site, epilogue)
+    if last[1] and is_direct(site.anchor, w):
         from .direct import build_direct
 
         return build_direct(site, epilogue, spread=True)
@@ -141,8 +146,10 @@ def build(node: Node) -> KernelSource | Refusal:
 
 def is_direct(node: Node, w: Value | None) -> bool:
     """Whether a node with this weight reads so few channels that its sums are done directly, where its result is channels-last."""
+    from .narrow import is_narrow
+
     few = w is not None and w.is_const and 0 < w.array.shape[1] < FEW_CHANNELS
-    return few and node.op.name == "conv" and node.attr("group") == 1
+    return few and node.op.name == "conv" and node.attr("group") == 1 and not is_narrow(node, w)
 
 
 def _refuse(site: Site) -> Refusal | None:

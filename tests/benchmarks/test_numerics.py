@@ -26,7 +26,7 @@ BOUNDS = {
     "matmul, one row": 4.9e-07, "matmul, long sums": 1.2e-06, "matmul, batched": 6.3e-07, "gemm, bias, relu": 1e-06,
     "gemm, gelu": 1.2e-06, "einsum": 6.9e-07, "3x3, 64 channels": 7.4e-07, "3x3, 64 channels, wide": 0.00066,
     "3x3, 512 channels": 9.8e-07, "1x1": 8.5e-07, "3x3, stride 2": 1.4e-06, "7x7 of 3 channels": 1e-06,
-    "5x5, 20 channels": 1.2e-06, "depthwise 3x3": 5e-07, "grouped": 9.6e-07, "1-d": 9.2e-07, "transposed": 8.6e-07,
+    "5x5, 20 channels": 1.2e-06, "5x5 to 1 channel": 3.7e-07, "depthwise 3x3": 5e-07, "grouped": 9.6e-07, "1-d": 9.2e-07, "transposed": 8.6e-07,
     "Sum, last axis": 1.1e-08, "Sum, first axis": 6.4e-08, "Mean, last axis": 1.2e-08, "Mean, first axis": 6.3e-08,
     "SumSquare, last axis": 1.9e-07, "SumSquare, first axis": 4.6e-07, "L1, last axis": 2.9e-07, "L1, first axis": 5.7e-07,
     "L2, last axis": 1.3, "L2, first axis": 3.6, "LogSumExp, last axis": 1.3, "LogSumExp, first axis": 1.4,
