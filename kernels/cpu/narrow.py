@@ -2,7 +2,8 @@
 
 A product of matrices would leave most of a vector of columns empty. Here vectors run along a *segment* of the window instead,
 numbers that lie together: all channels of all taps of a line of the window, or of one tap where a dilation or the stride of a
-transposed convolution keeps taps apart. Several pixels are summed in step, by the same weights; at the border a segment is cut short.
+transposed convolution keeps taps apart. Several pixels are summed in step, by the same weights; at the border a segment is cut
+short.
 """
 
 from __future__ import annotations

@@ -49,6 +49,10 @@ CONVS = {
     "one_axis": ((1, 3, 9), (2, 3, 4), False, {"strides": (2,)}),
     "three_axes": ((1, 20, 4, 5, 3), (3, 20, 2, 2, 2), True, {"pads": (1, 1, 1, 1, 0, 1)}),
     "empty_batch": ((0, 4, 7, 6), (6, 4, 3, 2), True, {}),
+    "ends_of_lines": ((2, 12, 9, 5), (20, 12, 2, 4), True, {"pads": (1, 6, 0, 7), "strides": (1, 3)}),
+    "long_lines": ((1, 10, 3, 300), (20, 10, 3, 7), False, {"pads": (1, 3, 1, 3)}),
+    "many_short_lines": ((3, 9, 70, 2), (24, 9, 3, 3), False, {"pads": (1, 1, 1, 1)}),
+    "no_result": ((2, 9, 3, 2), (24, 9, 3, 3), False, {}),
     "window_wider_than_image": ((1, 16, 5, 5), (32, 16, 9, 9), False, {"pads": (4, 4, 4, 4)}),
 }
 LAYOUTS = [(False, False), (True, True), (False, True), (True, False)]
@@ -182,9 +186,10 @@ def test_few_output_channels_with_an_epilogue(outputs):
     assert_close(run_kernel(node, [x, w, bias, *extra])[0], want, **CLOSE)
 
 
-def test_borders_do_not_read_what_no_window_sees():
+@pytest.mark.parametrize("outputs", [1, 9])
+def test_borders_do_not_read_what_no_window_sees(outputs):
     """NaN and infinity reach just the results whose windows hold them."""
-    x, w, attrs = rand(1, 8, 4, 40), rand(1, 8, 3, 3, seed=1), {"pads": (1, 1, 1, 1)}
+    x, w, attrs = rand(1, 8, 4, 40), rand(outputs, 8, 3, 3, seed=1), {"pads": (1, 1, 1, 1)}
     x[0, 2, 1, 0], x[0, 5, 3, 20] = np.nan, np.inf
     check("conv", [x, w], attrs, (True, True))
 
