@@ -157,6 +157,7 @@ def _convolutions() -> list[Case]:
         conv("3x3, stride 2", (1, 48, 21, 21), (64, 48, 3, 3), f"{same}, strides=[2,2]"),
         conv("7x7 of 3 channels", (1, 3, 40, 40), (64, 3, 7, 7), "pads=[3,3,3,3], strides=[2,2]"),
         conv("5x5, 20 channels", (1, 20, 15, 15), (24, 20, 5, 5), "pads=[2,2,2,2]"),
+        conv("5x5 to 1 channel", (1, 40, 21, 21), (1, 40, 5, 5), "pads=[2,2,2,2]"),
         conv("depthwise 3x3", (1, 64, 21, 21), (64, 1, 3, 3), f"{same}, group=64"),
         conv("grouped", (1, 32, 15, 15), (48, 8, 3, 3), f"{same}, group=4"),
         conv("1-d", (2, 24, 100), (32, 24, 5), "pads=[2,2]"),

@@ -32,7 +32,8 @@ MODELS = ("resnet50", "mobilenetv2", "convnext_tiny", "bert_base", "gpt2_kv")
 MOST_ROWS = 8  # of a model that the page lists one by one
 # Kernels by family, in the order of the legend; all others are "other".
 FAMILIES = {
-    "conv.rows": "convolution", "conv.winograd": "convolution (Winograd)", "conv.direct": "convolution", "depthwise": "depthwise",
+    "conv.rows": "convolution", "conv.narrow": "convolution", "conv.winograd": "convolution (Winograd)",
+    "conv.direct": "convolution", "depthwise": "depthwise",
     "gemm": "product", "gemm.unpacked": "product", "blocks of queries": "attention", "attention": "attention", "rows": "rows",
     "columns": "rows", "loops": "elementwise", "reduce": "reduction, pool", "lstm": "recurrent", "gru": "recurrent",
 }  # fmt: skip

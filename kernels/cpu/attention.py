@@ -139,7 +139,7 @@ while j + LANES <= hi:
     CAP
     MASK
     stv_ACC(row, j, x)
-    tops = maximum(tops, x)
+    tops = where(gt(x, tops), x, tops)  # a NaN is found by the sum
     j += LANES
 if j < hi:
     x = ldm_ACC(row, j, hi - j)
@@ -149,7 +149,21 @@ if j < hi:
     tops = maximum(tops, head(x, hi - j, ACC(-inf)))
 top = hmax(tops)
 sums = splat(ACC(0))
+more = splat(ACC(0))
 j = lo
+while j + 4 * LANES <= hi:
+    x0 = softmax_exp(sub(ldv_ACC(row, j), top))
+    x1 = softmax_exp(sub(ldv_ACC(row, j + LANES), top))
+    x2 = softmax_exp(sub(ldv_ACC(row, j + 2 * LANES), top))
+    x3 = softmax_exp(sub(ldv_ACC(row, j + 3 * LANES), top))
+    stv_ACC(row, j, x0)
+    stv_ACC(row, j + LANES, x1)
+    stv_ACC(row, j + 2 * LANES, x2)
+    stv_ACC(row, j + 3 * LANES, x3)
+    sums = add(sums, add(x0, x1))
+    more = add(more, add(x2, x3))
+    j += 4 * LANES
+sums = add(sums, more)
 while j + LANES <= hi:
     x = softmax_exp(sub(ldv_ACC(row, j), top))
     stv_ACC(row, j, x)

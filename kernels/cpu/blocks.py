@@ -184,7 +184,8 @@ def panel_calls(n: Nest, base: str, column_at: str) -> str:
 class Shape:
     """What a launch depends on: rows by columns (of one batch entry), `segments` of `depth`, batch entries; whether panels are
     packed by the kernel; numbers a row that the kernel copies into a buffer (0: none) and that a row of zeros has; extra bytes
-    for a block of results (`result_row` numbers a row)."""
+    for a block of results (`result_row` numbers a row). Rows come in lines of `line`, for each of which that a block touches there
+    are `border` numbers beside the buffer."""
 
     rows: int
     columns: int
@@ -195,6 +196,8 @@ class Shape:
     buffer_row: int = 0
     zeros: int = 0
     result_row: int = 0
+    border: int = 0
+    line: int = 1
 
 
 def _align(n: int, to: int = 64) -> int:
@@ -220,7 +223,8 @@ def launch(n: Nest, s: Shape, extra: Sequence[int] = ()) -> Launch:
     blocks = greatest(1, -(-s.rows // rows_per)) if rows_per else 1
     entries = (block_rows + PAD) * 8
     sizes = [greatest(1, s.segments) * entries, entries, entries, greatest(1, s.segments) * 32, _align(s.zeros * n.item),
-             s.buffer_row * (block_rows + PAD) * n.item, (panels_per * width * total if s.packs else 0) * n.item,
+             (s.buffer_row * (block_rows + PAD) + s.border * (block_rows // greatest(1, s.line) + 2)) * n.item,
+             (panels_per * width * total if s.packs else 0) * n.item,
              s.result_row * (block_rows + PAD) * n.dtype.itemsize]  # fmt: skip
     at = [0]
     for size in sizes:

@@ -5,8 +5,8 @@ By layout:
   are output channels. Serves channels-last results, mixed layouts and transposed convolutions. Where numbers of a tap do not lie
   together, or are too few, or are halves, rows are first copied into a buffer.
 - planes: a row is an output channel, columns are output pixels, whose windows are packed panel by panel. Serves row-major results.
-- depthwise convolutions, and those of few input channels with a channels-last result, have kernels of their own (depthwise.py,
-  direct.py).
+- depthwise convolutions, those of few input channels with a channels-last result, and those of few output channels have kernels of
+  their own (depthwise.py, direct.py, narrow.py).
 
 A transposed convolution is cut into phases, one for each position of a result modulo the strides: within a phase every result
 sees the same taps, so nothing is multiplied by zeros.
@@ -25,6 +25,7 @@ from ...ir.core import Node, Value
 from ...ir.layout import channels_last
 from ...ir.ops.conv_other import _transpose_windows
 from ...ir.ops.windows import make_windows
+from ...ir.recording import greatest
 from ...ir.types import FLOATS
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .blocks import RESULT_AT, Nest, Shape, launch, nest_text
@@ -35,6 +36,7 @@ from .operands import first_int, first_result, slot_of
 from .target import serves
 
 FEW_CHANNELS = 8  # below, the numbers of a tap are too few for a loop of their own
+MANY_CHANNELS = 64  # from here on, the taps of a line are no faster together than one by one
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,12 @@ def build(node: Node) -> KernelSource | Refusal:
         return epilogue
     last = [t.layout is not None for t in (site.operand(0).tensor, site.result)]
     full = any(kind == "full" for kind, _ in epilogue.leaves)
-    if last[1] and is_direct(site.anchor, site.operand(1)):
+    from .narrow import build_narrow, is_narrow
+
+    x, w = (site.operand(i) for i in (0, 1))
+    if is_narrow(site.anchor, w) and (last[0] or x.tensor.shape[1] == 1) and (last[1] or site.result.shape[1] == 1):
+        return build_narrow(site, epilogue)
+    if last[1] and is_direct(site.anchor, w):
         from .direct import build_direct
 
         return build_direct(site, epilogue, spread=True)
@@ -141,8 +148,10 @@ def build(node: Node) -> KernelSource | Refusal:
 
 def is_direct(node: Node, w: Value | None) -> bool:
     """Whether a node with this weight reads so few channels that its sums are done directly, where its result is channels-last."""
+    from .narrow import is_narrow
+
     few = w is not None and w.is_const and 0 < w.array.shape[1] < FEW_CHANNELS
-    return few and node.op.name == "conv" and node.attr("group") == 1
+    return few and node.op.name == "conv" and node.attr("group") == 1 and not is_narrow(node, w)
 
 
 def _refuse(site: Site) -> Refusal | None:
@@ -216,8 +225,8 @@ def _rows(site: Site, epilogue: Builder) -> KernelSource:
 
 
 # Byte strides of the input; of a weight that the kernel packs (output, input channel); of a group's weights; phases; the block of
-# results.
-_STRIDES = ("x_n", "x_d", "x_h", "x_w", "x_c", "w_out", "w_in", "w_group", "phases", "at_result")
+# results; taps of a segment, and how many numbers the copied end of a line may have.
+_STRIDES = ("x_n", "x_d", "x_h", "x_w", "x_c", "w_out", "w_in", "w_group", "phases", "at_result", "taps", "border")
 
 
 def _launch_rows(nest: Nest, g: Geometry, transposed: bool, buffered: bool, x_last: bool, y_last: bool, packed: bool) -> Launch:
@@ -235,11 +244,22 @@ def _launch_rows(nest: Nest, g: Geometry, transposed: bool, buffered: bool, x_la
     per_phase = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if transposed else g.outputs
     rows = g.n * math.prod(per_phase)
     whole = buffered and not transposed  # one segment
-    depth, segments = (g.taps * g.per_group, 1) if whole else (g.per_group, g.taps)
+    taps, border = (1, 0) if buffered or transposed else _together(g)
+    depth, segments = (g.taps * g.per_group, 1) if whole else (taps * g.per_group, g.taps // taps)
     shape = Shape(rows, columns, depth, segments, g.group * phases, not packed, g.taps * g.per_group if buffered else 0,
-                  0 if buffered else g.per_group, 0 if y_last else g.out_channels)  # fmt: skip
-    extra = [*g.ints(), x_n, x_d, x_h, x_w, x_c, w_out * item, w_in * item, w_group, phases, RESULT_AT]
+                  0 if buffered else depth, 0 if y_last else g.out_channels, 2 * border * segments, g.outputs[2])  # fmt: skip
+    extra = [*g.ints(), x_n, x_d, x_h, x_w, x_c, w_out * item, w_in * item, w_group, phases, RESULT_AT, taps, border]
     return launch(nest, shape, extra)
+
+
+def _together(g: Geometry) -> tuple[int, int]:
+    """How many taps a segment has, of channels-last inputs, and how many numbers of a line of the input its border takes. Where
+    a tap has many numbers, nothing is gained by taking several."""
+    width, channels = g.kernel[2], g.per_group
+    if width == 1 or g.group > 1 or g.dilations[2] > 1 or channels >= MANY_CHANNELS:
+        return 1, 0
+    behind = (g.outputs[2] - 1) * g.strides[2] - g.begin[2] + width - g.inputs[2]
+    return width, (greatest(g.begin[2], behind) + width) * channels
 
 
 # ---- planes -------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from .operands import fill_in
 
 _ZEROS = """
 zeros = scratch + at_zero
-for i in range(per_group):
+for i in range(depth):
     st_CT(zeros, i, CT(0))
 """
 _BATCH_CONV = """
@@ -41,12 +41,13 @@ for kd in range(KD):
                 st_i64(table_t, 3 * segments + 2, kw)
                 segments += 1
 """
+# A segment is a line of the window where its numbers lie together (`taps` is then KW), else a tap.
 _CONV_TAPS = """
-table_t = table_b + TAPS * 8
+table_t = table_b + segments * 8
 segment = 0
 for kd in range(KD):
     for kh in range(KH):
-        for kw in range(KW):
+        for kw in range(KW // taps):
             st_i64(table_t, 3 * segment, kd)
             st_i64(table_t, 3 * segment + 1, kh)
             st_i64(table_t, 3 * segment + 2, kw)
@@ -88,11 +89,15 @@ od = fd + qd * sd
 oh = fh + qh * sh
 ow = fw + qw * sw
 """
+# Pixels of one line of results at a time. The inputs of a segment are X_STEP pixels apart; those outside are zeros, and where a
+# segment of several taps is partly outside, the end of the input's line is copied and continued by zeros.
 _ADDRESSES = """
 FIRST
-for i in range(count + PAD):
+i = 0
+lines = 0
+while i < count:
+    run = min(NW - qw, count - i)
     PLACE
-    TABLES
     at_image = a + n * x_n
     for s in range(segments):
         kd = ld_i64(table_t, 3 * s)
@@ -101,10 +106,66 @@ for i in range(count + PAD):
         z = IN_D
         y = IN_H
         v = IN_W
-        inside = z >= 0 and z < D and y >= 0 and y < H and v >= 0 and v < W
-        st_i64(table_a, s * (block_rows + PAD) + i, at_image + z * x_d + y * x_h + v * x_w if inside else zeros)
-    NEXT
+        at_line = at_image + z * x_d + y * x_h
+        entries = table_a + (s * (block_rows + PAD) + i) * 8
+        low = run
+        high = run
+        outer = zeros
+        if z >= 0 and z < D and y >= 0 and y < H:
+            low = min(max(-(v // X_STEP), 0), run)
+            high = max(min((W - taps - v) // X_STEP + 1, run), low)
+            BORDERS
+        LEFT
+        for k in range(low, high):
+            st_i64(entries, k, at_line + (v + k * X_STEP) * x_w)
+        RIGHT
+    TABLES
+    i += run
+    lines += 1
+    qw = 0
+    qh += 1
+    if qh == NH:
+        qh = 0
+        qd += 1
+        if qd == ND:
+            qd = 0
+            n += 1
+for i in range(count, count + PAD):
+    REPEAT
+    for s in range(segments):
+        st_i64(table_a, s * (block_rows + PAD) + i, ld_i64(table_a, s * (block_rows + PAD) + count - 1))
 """
+_OUTSIDE = {"BORDERS": "", "LEFT": "for k in range(low):\n    st_i64(entries, k, zeros)",
+            "RIGHT": "for k in range(high, run):\n    st_i64(entries, k, zeros)"}  # fmt: skip
+_CONTINUED = {
+    "BORDERS": """
+if taps > 1:
+    outer = scratch + at_buffer + (lines * segments + s) * 2 * border * CI
+    for side in range(2):
+        begin = v + high * X_STEP if side else v
+        size = ((run - high if side else low) - 1) * X_STEP + taps
+        if (run > high if side else low > 0):
+            before = min(max(-begin, 0), size) * per_group
+            behind = max(min(W - begin, size) * per_group, before)
+            target = outer + side * border * CI
+            for j in range(before):
+                st_CT(target, j, CT(0))
+            for j in range(before, behind):
+                put_CT(target, j, get_T(at_line + begin * x_w, j))
+            for j in range(behind, size * per_group):
+                st_CT(target, j, CT(0))
+""",
+    "LEFT": """
+apart = 0 if outer == zeros else X_STEP * x_w
+for k in range(low):
+    st_i64(entries, k, outer + k * apart)
+""",
+    "RIGHT": """
+outer += 0 if outer == zeros else border * CI
+for k in range(high, run):
+    st_i64(entries, k, outer + (k - high) * apart)
+""",
+}
 # Where every output pixel sees the one input pixel at its own place.
 _POINTWISE = """
 if KD * KH * KW * images * D * H * OD * OH * sw == 1 and pw == 0 and W == OW:
@@ -182,13 +243,30 @@ for s in range(segments):
         for j in range(per_group):
             st_CT(at_tap, j, CT(0))
 """
+# The places of results: of one row, of a run of them, of the rows that repeat the last.
 _TABLES_LAST = """
 st_i64(table_c, i, result + (((n * OD + od) * OH + oh) * OW + ow) * out_channels * MI)
+"""
+_RUN_LAST = """
+for k in range(run):
+    st_i64(table_c, i + k, result + (((n * OD + od) * OH + oh) * OW + ow + k * Y_STEP) * out_channels * MI)
+"""
+_REPEAT_LAST = """
+st_i64(table_c, i, ld_i64(table_c, count - 1))
 """
 # A row-major result goes through a block in scratch, whose rows are all channels of a pixel.
 _TABLES_MAJOR = """
 st_i64(table_c, i, scratch + at_result + min(i, count - 1) * out_channels * MI)
 st_i64(table_r, i, ((n * out_channels * OD + od) * OH + oh) * OW + ow)
+"""
+_RUN_MAJOR = """
+for k in range(run):
+    st_i64(table_c, i + k, scratch + at_result + (i + k) * out_channels * MI)
+    st_i64(table_r, i + k, ((n * out_channels * OD + od) * OH + oh) * OW + ow + k * Y_STEP)
+"""
+_REPEAT_MAJOR = """
+st_i64(table_c, i, ld_i64(table_c, count - 1))
+st_i64(table_r, i, ld_i64(table_r, count - 1))
 """
 _SCATTER = """
 high = min(COLUMN_OF_LAST, columns)
@@ -217,9 +295,14 @@ def rows_fragments(transposed: bool, buffered: bool, y_last: bool, packed: bool)
     else:
         inputs = {f"IN_{a.upper()}": f"o{a} * s{a} - p{a} + k{a} * d{a}" for a in "dhw"}
         words, place = {"ND": "OD", "NH": "OH", "NW": "OW"}, _PLACE
-    copy = _COPY_TRANSPOSED if transposed else _COPY_CONV
-    tables = _TABLES_LAST if y_last else _TABLES_MAJOR
-    fill = insert(_BUFFER if buffered else _ADDRESSES, FIRST=_FIRST, NEXT=_NEXT, PLACE=place, TABLES=tables, COPY=copy)
+    if buffered:
+        copy, tables = _COPY_TRANSPOSED if transposed else _COPY_CONV, _TABLES_LAST if y_last else _TABLES_MAJOR
+        fill = insert(_BUFFER, FIRST=_FIRST, NEXT=_NEXT, PLACE=place, TABLES=tables, COPY=copy)
+    else:
+        tables, repeat = (_RUN_LAST, _REPEAT_LAST) if y_last else (_RUN_MAJOR, _REPEAT_MAJOR)
+        fill = insert(_ADDRESSES, FIRST=_FIRST, PLACE=place, TABLES=tables, REPEAT=repeat,
+                      **(_OUTSIDE if transposed else _CONTINUED))  # fmt: skip
+        words |= {"X_STEP": "1", "Y_STEP": "sw"} if transposed else {"X_STEP": "sw", "Y_STEP": "1"}
     fill = fill_in(fill, **words)
     if y_last and not buffered and not transposed:
         fill = insert(_POINTWISE, GENERAL=fill)
@@ -228,7 +311,7 @@ def rows_fragments(transposed: bool, buffered: bool, y_last: bool, packed: bool)
     if transposed:
         setup = "table_t = table_b + KD * KH * KW * 8\n"
     else:
-        setup = "st_i64(table_b, 0, 0)\n" if buffered else _CONV_TAPS.replace("TAPS", "KD * KH * KW")
+        setup = "st_i64(table_b, 0, 0)\n" if buffered else _CONV_TAPS
     setup += "" if buffered else _ZEROS
     return {
         "base": "b + column * total * CI" if packed else "scratch + at_panel + (column - first_column) * total * CI",

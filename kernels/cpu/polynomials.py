@@ -16,12 +16,18 @@ from .tiling import fuses_products
 LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
 # (exp(r) - 1 - r) / r² on |r| <= ln(2)/2, error 5e-11
 _EXP = [0.5000000078, 0.1666666686, 0.04166626826, 0.008333265164, 0.001394618972, 0.0001991797245]
+# the same for softmax, error 3e-9
+_SOFTMAX_EXP = [0.4999999343, 0.166665204, 0.04166839079, 0.008368745118, 0.001381453998]
 # (log1p(f) - 2s) / s³ in s² where s = f / (2 + f), |log2(1 + f)| <= 1/2, error 1e-11
 _LOG = [0.666666656, 0.4000034557, 0.2853660287, 0.2359633325]
 # erf(x)/x - 1 in x² up to 1.0625, error 3e-9; erf(t) in t - 2.5 on 1.0625 <= t <= 3.9375, error 4e-8, and 1 at the end
 _ERF = [0.128379164, -0.3761261292, 0.1128342872, -0.02684692912, 0.005174729666, -0.0007887060664, 7.437690299e-05]
 _ERF_FAR = [0.9995930781, 0.002178044065, -0.005447036846, 0.008353639195, -0.008612914033, 0.006102022717, -0.002823578396,
             0.000571855875, 0.0002919229064, -0.0002796762587, 5.941185612e-05, 2.118596618e-05, -8.703911202e-06]  # fmt: skip
+# (erf(x)/x - 1/4) / (16 - x²) in x² - 8 for |x| <= 4, error of erf 3e-8
+_ERF_WHOLE = [0.01294137319, -0.001141333128, 0.0001145140292, -1.198158118e-05, 1.254317501e-06, -1.283779445e-07,
+              1.263351119e-08, -1.142422197e-09, 9.55579382e-11, -9.107210039e-12, 8.042871998e-13, -2.680157643e-14,
+              4.614733279e-16, -4.051069541e-16, 3.123716913e-17]  # fmt: skip
 # (sin(r)/r - 1) in r², over r²; (cos(r) - 1 + r²/2) / r⁴ in r²; |r| <= pi/4
 _SIN = [-0.1666666664, 0.008333329374, -0.0001983933099, 2.718274388e-06]
 _COS = [0.04166666662, -0.001388888374, 2.479951591e-05, -2.720989453e-07]
@@ -60,17 +66,26 @@ def one_plus_exp(x: Val) -> Val:
     return (poly(r, _EXP).fma(r * r, r) + 1.0) * _power_of_two(n) + 1.0
 
 
+def one_plus_erf(x: Val) -> Val:
+    """1 + erf(x), to 2.3e-7: beside 1 a small erf(x) need not be exact to its own last place, so that one polynomial serves all
+    arguments; at -4 and below its factor 16 - x² is 0, and so is the result."""
+    x = x.cmp("<", -4.0).pick(x.lift(-4.0), x)
+    x = x.cmp(">", 4.0).pick(x.lift(4.0), x)
+    s = x.fma(x, -8.0)
+    return poly(s, _ERF_WHOLE).fma(s.fma(-1.0, 8.0), 0.25).fma(x, 1.0)
+
+
 def softmax_exp(x: Val) -> Val:
     """exp(x) for x <= 0, of which sums with a term of 1 are made: 0 where the result would be denormal. Off by 1 unit in the last
     place down to x = -20, by 5 at the end."""
     if x.t.bits == 64:
         return x.libm("exp")
-    y = x.cmp("<", -87.0).pick(x.lift(-87.0), x)
+    y = x.cmp("<", -88.0).pick(x.lift(-88.0), x)  # there the bits of 2^n are those of 0
     t = y.fma(1 / math.log(2), _MAGIC + 127)  # its low bits, and so 2^n, need no further step
     n = t - (_MAGIC + 127)
     r = n.fma(-math.log(2), y) if fuses_products() else n.fma(-LN2_LO, n.fma(-LN2_HI, y))
-    p = poly(r, _EXP).fma(r * r, r) + 1.0
-    return x.cmp("<", -87.0).pick(x.lift(0.0), p * (t.bits_as("i") << 23).bits_as("f"))
+    p = poly(r, _SOFTMAX_EXP).fma(r * r, r) + 1.0
+    return p * (t.bits_as("i") << 23).bits_as("f")
 
 
 def expm1(x: Val) -> Val:

@@ -8,7 +8,7 @@ primitives are those of `ir/scalar.py` on floats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,14 @@ LIGHT_STEPS = 12  # a program of more is emitted once, in a loop over the tile's
 def run_program(e: Emitter, program: Program, leaf: Callable[[str, Any], Any]) -> Any:
     """Emits a program on vectors of the computing type; `leaf(kind, k)` gives acc, col, row, full and scalar as a Val."""
     from .emit import BASIC, TESTS, Val
-    from .polynomials import function, one_plus_exp
+    from .polynomials import function, one_plus_erf, one_plus_exp
 
+    sums = {"exp": one_plus_exp, "erf": one_plus_erf}
     done: list[Any] = []
     for fn, *args in program:
-        exponent = _one_plus_exp(program, fn, args) if e.type.bits == 32 else None
-        if exponent is not None:
-            done.append(one_plus_exp(done[exponent]))
+        inner = _one_plus(program, sums, fn, args) if e.type.bits == 32 else None
+        if inner is not None:
+            done.append(sums[program[inner][0]](done[program[inner][1]]))
         elif fn == "const":
             done.append(Val(e.b, e.ir.Constant(e.type.llvm, [float.fromhex(args[0])] * e.lanes), e.type))
         elif fn in LEAVES:
@@ -49,12 +50,11 @@ def run_program(e: Emitter, program: Program, leaf: Callable[[str, Any], Any]) -
     return done[-1]
 
 
-def _one_plus_exp(program: Program, fn: str, args: Sequence[Any]) -> int | None:
-    """The step x of a sum 1 + exp(x), which every sigmoid has; None where the step is none."""
+def _one_plus(program: Program, functions: Container[str], fn: str, args: Sequence[Any]) -> int | None:
+    """The step f(x) of a sum 1 + f(x), which every sigmoid and gelu has; None where the step is none."""
     if fn != "add":
         return None
-    pairs = [(program[a], program[b]) for a, b in (args, args[::-1])]
-    return next((e[1] for one, e in pairs if one == ("const", (1.0).hex()) and e[0] == "exp"), None)
+    return next((b for a, b in (args, args[::-1]) if program[a] == ("const", (1.0).hex()) and program[b][0] in functions), None)
 
 
 def operand_count(program: Program) -> int:

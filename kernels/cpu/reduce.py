@@ -27,6 +27,7 @@ from .printer import Printer, literal, supported
 from .target import serves
 
 REDUCTIONS = tuple(name for name, d in vars(_ops).items() if getattr(d, "reduction", None) is not None)
+SHORT, TOGETHER = 8, 64  # elements of a segment below which results are computed together, and how many of them
 BLOCK, ROWS = 4096, 128  # elements of a segment, rows of a block, that one accumulator takes before it is added to the total
 _FOLD = {"add": "hsum", "mul": "hprod", "max": "hmax", "min": "hmin"}
 _COMBINE = {"add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}
@@ -96,7 +97,7 @@ def build(node: Node) -> KernelSource | Refusal:
     if not same_order(x, y, axes, bool(node.attr("keepdims"))):
         return Refusal("operand and result lie in different layouts in memory", {"x": x, "result": y})
     groups = make_groups(x, axes)
-    text = _Text(node.op.reduction, x.dtype, groups, first_result(node), first_int(node), Around()).text()
+    text = _Text(node.op.reduction, x, groups, first_result(node), first_int(node), Around()).text()
     return KernelSource(text, lambda call: _bind(groups, axes, call), "reduce")
 
 
@@ -180,7 +181,7 @@ def build_region(node: Node) -> KernelSource | Refusal:
     if not a.full:
         return Refusal("no operand has the shape of what is reduced", {"x": x})
     groups, source = make_groups(x, axes), min(a.full.values())
-    text = _Text(found[0].op.reduction, x.dtype, groups, first_result(node), first_int(node), a).text()
+    text = _Text(found[0].op.reduction, x, groups, first_result(node), first_int(node), a).text()
     inner = [i for i, v in enumerate(node.operands) if v is not None][source]
     return KernelSource(text, lambda call: _bind(groups, axes, call, inner), "reduce")
 
@@ -227,8 +228,10 @@ def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> 
 class _Text:
     """The text of a reduction's kernel."""
 
-    def __init__(self, r: Reduction, dtype: DType, groups: Groups, result: int, ints: int, around: Around):
-        self.r, self.dtype, self.groups, self.around = r, dtype, groups, around
+    def __init__(self, r: Reduction, x: TensorType, groups: Groups, result: int, ints: int, around: Around):
+        self.r, self.dtype, self.groups, self.around = r, x.dtype, groups, around
+        dtype, last = x.dtype, [x.shape[a] for a in groups.axes[-1]] if groups.axes else []  # type: ignore[index]
+        self.innermost = math.prod(last) if all(isinstance(d, int) for d in last) else None  # type: ignore[arg-type]
         out = dtype if around.region is None else around.region.outputs[0].tensor.dtype
         self.out = out
         self.acc = Reduction.accumulator(dtype)
@@ -242,7 +245,7 @@ class _Text:
 
     def text(self) -> str:
         inner = bool(self.groups.reduced) and self.groups.reduced[-1]
-        lines = [*self.head, *(self._segments() if inner else self._columns())]
+        lines = [*self.head, *(self._rows() if inner else self._columns())]
         return "\n".join(["def kernel(p, tile, ntiles):", *indent(lines), ""])
 
     def identity(self, r: Reduction) -> str:
@@ -275,6 +278,29 @@ class _Text:
         return p.lines, out
 
     # ---- the innermost group is reduced
+
+    def _rows(self) -> list[str]:
+        """Segments along vectors, or, where they are shorter than a vector, many results at a time."""
+        if self.r.shift or self.over or len(self.kept) > 1 or (isinstance(self.innermost, int) and self.innermost >= SHORT):
+            return self._segments()
+        if isinstance(self.innermost, int):
+            return self._short()
+        return [f"if m < {SHORT}:", *indent(self._short()), "else:", *indent(self._segments())]
+
+    def _short(self) -> list[str]:
+        fn = _COMBINE[self.r.combine]
+        step, v = self.mapped(self.r, "get_{0}({1}, (first + i) * m + j)", "m", None)
+        end, out = self.finished("acc", None, "f", "ld_{0}({1}, u)")
+        each, acc = "for i in range(size):", self.acc
+        add = [each, *indent([*step, f"put_{acc}(sums, i, {fn}(ld_{acc}(sums, i), {v}))"])]
+        store = [each, *indent(["u = first + i", f"acc = ld_{acc}(sums, i)", *end, f"st_{self.out}(y, u, {out})"])]
+        start = [f"size = min(stop - first, {TOGETHER})", each, f"    st_{acc}(sums, i, {self.identity(self.r)})"]
+        return [
+            f"sums = alloc({TOGETHER * 8})",
+            "stop = places * (tile + 1) // ntiles",
+            f"for first in range(places * tile // ntiles, stop, {TOGETHER}):",
+            *indent([*start, "for j in range(m):", *indent(add), *store]),
+        ]
 
     def _segments(self) -> list[str]:
         body = self.offset("u")

@@ -5,6 +5,8 @@ multiplies number by number (Lavin and Gray, "Fast Algorithms for Convolutional 
 multiplication of polynomials). Over channels and many patches the 36 products are matrix products, [patches, channels] by
 [channels, results], one for each *frequency*. G w G' is computed when the model is loaded and takes 4 times the memory of w.
 
+With a dilation d a patch holds every d-th result, so that its inputs are every d-th too: d * d grids of patches lie in each other.
+
 Blocks of patches are transformed, multiplied and transformed back while they are in cache; the epilogue is part of the way back.
 All sizes are parameters, but for the numbers of channels, which the weight knows.
 
@@ -33,13 +35,14 @@ from .conv import Geometry, geometry
 from .epilogue import Builder, Site
 from .gemm import pack_panels
 from .operands import MAX_TILES, fill_in, first_int, first_result, slot_of
+from .tiling import tiling
 
 PATCH, SEEN = 4, 6  # results of a patch and inputs that they see, along an axis
 FREQUENCIES = SEEN * SEEN
-CHANNELS = 16  # numbers of channels are multiples of it: whole vectors on every host
+CHANNELS = 16  # the fewest channels that pay for transforms
 CHUNK = 64  # channels that are transformed at a time: 36 times as many numbers stay in the first-level cache
 BLOCK = 24  # patches of a block: fewer read the weights too often, more do not stay in the second-level cache
-FEW_RESULTS, LARGE = 48, 64  # a layer of fewer pixels is left to the direct kernel; what a symbolic size is taken for
+FEW_RESULTS, LARGE = 48, 160  # a layer of fewer pixels is left to the direct kernel; what a symbolic size is taken for
 WANTED_UNITS = 4  # where there are fewer blocks the columns are cut: each unit then transforms its patches anew
 UNIT = 1 << 20  # multiplications that a unit of work should have at least
 SCRATCH_BYTES = 1 << 22  # that all tiles may take, unless they are few: one thread alone goes through all of it
@@ -126,20 +129,27 @@ def is_winograd(site: Site) -> bool:
         return False
     if x.layout != channels_last(4) or site.result.layout != channels_last(4):
         return False
-    if any(set(anchor.attr(name) or {1}) != {1} for name in ("strides", "dilations")):
+    if set(anchor.attr("strides") or {1}) != {1}:
         return False
     outputs, inputs = w.array.shape[:2]
-    if min(outputs, inputs) < CHANNELS or outputs % CHANNELS or inputs % CHANNELS:
+    lanes = tiling(4).lanes
+    if min(outputs, inputs) < CHANNELS or outputs % lanes or inputs % lanes:
         return False
-    return _pays(site.result.shape[0], site.result.shape[2:])
+    return _pays(site.result.shape[0], site.result.shape[2:], anchor.attr("dilations") or (1, 1))
 
 
-def _pays(images: DimLike, spatial: Sequence[DimLike]) -> bool:
+def _pays(images: DimLike, spatial: Sequence[DimLike], dilations: Sequence[int]) -> bool:
     """Whether there are results enough to read 4 times the weights for, and most results of the patches are wanted. Where sizes are
     symbolic, one large image is assumed: the choice is made once, for all of them."""
     sizes = [d if isinstance(d, int) else LARGE for d in (images if isinstance(images, int) else 1, *spatial)]
-    results, computed = math.prod(sizes), sizes[0] * math.prod(-(-d // PATCH) * PATCH for d in sizes[1:])
+    patches = [_patches(n, d) for n, d in zip(sizes[1:], dilations, strict=True)]
+    results, computed = math.prod(sizes), sizes[0] * math.prod(patches) * PATCH**2
     return results >= FEW_RESULTS and 2 * results > computed
+
+
+def _patches(size: int, dilation: int) -> int:
+    """How many patches cover an axis: as many for each residue modulo the dilation."""
+    return dilation * -(-size // (PATCH * dilation))
 
 
 # ---- the text -----------------------------------------------------------------------------------------------------------
@@ -186,9 +196,9 @@ def kernel(p, tile, ntiles):
             for t in range(count):
                 PLACE
                 for i in range(6):
-                    y = py * 4 - pad_h + i
+                    y = top - pad_h + i * dh
                     for j in range(6):
-                        z = px * 4 - pad_w + j
+                        z = left - pad_w + j * dw
                         inside = y >= 0 and y < H and z >= 0 and z < W
                         st_i64(pixels, i * 6 + j, x + ((n * H + y) * W + z) * depth * 4 if inside else zeros)
                 for c in range(0, depth * 4, CHUNK * 4):
@@ -206,11 +216,12 @@ def kernel(p, tile, ntiles):
                 PANEL
         for t in range(count):
             PLACE
-            high = min(OH - py * 4, 4)
+            across_left = (OW - left + dw - 1) // dw
+            high = min((OH - top + dh - 1) // dh, 4) if across_left > 0 else 0
             for i in range(high):
                 for j in range(4):
-                    z = min(px * 4 + j, OW - 1)
-                    st_i64(targets, i * 4 + j, result + ((n * OH + py * 4 + i) * OW + z) * columns * 4 + first_column * 4)
+                    z = left + min(j, across_left - 1) * dw
+                    st_i64(targets, i * 4 + j, result + ((n * OH + top + i * dh) * OW + z) * columns * 4 + first_column * 4)
             for c in range(0, width, CHUNK * 4):
                 size = min(CHUNK * 4, width - c)
                 for j in range(6):
@@ -235,9 +246,11 @@ _PLACE = """
 px = (start + t) % across
 py = (start + t) // across % down
 n = (start + t) // across // down
+top = py // dh * dh * 4 + py % dh
+left = px // dw * dw * 4 + px % dw
 """
-_NAMES = ("H", "W", "OH", "OW", "pad_h", "pad_w", "across", "down", "patches", "per_block", "blocks", "groups", "panels_per",
-          "wide", "mid", "panels", "depth", "columns", "padded_columns", "v_pitch", "m_pitch", "m_row", "slice_bytes",
+_NAMES = ("H", "W", "OH", "OW", "pad_h", "pad_w", "dh", "dw", "across", "down", "patches", "per_block", "blocks", "groups",
+          "panels_per", "wide", "mid", "panels", "depth", "columns", "padded_columns", "v_pitch", "m_pitch", "m_row", "slice_bytes",
           "at_temporary", "at_zeros", "at_v", "at_m")  # fmt: skip
 
 
@@ -276,7 +289,8 @@ def _text(site: Site, epilogue: Builder, nest: Nest) -> str:
 
 def _launch(nest: Nest, g: Geometry) -> Launch:
     (_, height, width), (_, out_height, out_width), (_, pad_h, pad_w) = g.inputs, g.outputs, g.begin
-    down, across = -(-out_height // PATCH), -(-out_width // PATCH)
+    (_, dh, dw) = g.dilations
+    down, across = _patches(out_height, dh), _patches(out_width, dw)
     patches, depth, columns, lanes = g.n * down * across, g.channels, g.out_channels, nest.tiling.lanes
     wide, mid, narrow = nest.tiling.widths(columns)
     panels = wide + mid + narrow
@@ -292,9 +306,9 @@ def _launch(nest: Nest, g: Geometry) -> Launch:
     sizes = (tables, FREQUENCIES * CHUNK * 4, depth * 4, FREQUENCIES * v_pitch, FREQUENCIES * m_pitch)
     _, at_temporary, at_zeros, at_v, at_m, slice_bytes = accumulate((-(-size // 64) * 64 for size in sizes), initial=0)
     tiles = greatest(1, least(blocks * groups, MAX_TILES, greatest(WANTED_UNITS, SCRATCH_BYTES // slice_bytes)))
-    ints = (height, width, out_height, out_width, pad_h, pad_w, across, down, patches, per_block, blocks, groups, panels_per, wide,
-            mid, panels, depth, columns, nest.tiling.padded(columns), v_pitch, m_pitch, m_row, slice_bytes, at_temporary, at_zeros,
-            at_v, at_m)  # fmt: skip
+    ints = (height, width, out_height, out_width, pad_h, pad_w, dh, dw, across, down, patches, per_block, blocks, groups,
+            panels_per, wide, mid, panels, depth, columns, nest.tiling.padded(columns), v_pitch, m_pitch, m_row, slice_bytes,
+            at_temporary, at_zeros, at_v, at_m)  # fmt: skip
     return Launch(ints, tiles, slice_bytes * tiles)
 
 

@@ -49,6 +49,10 @@ CONVS = {
     "one_axis": ((1, 3, 9), (2, 3, 4), False, {"strides": (2,)}),
     "three_axes": ((1, 20, 4, 5, 3), (3, 20, 2, 2, 2), True, {"pads": (1, 1, 1, 1, 0, 1)}),
     "empty_batch": ((0, 4, 7, 6), (6, 4, 3, 2), True, {}),
+    "ends_of_lines": ((2, 12, 9, 5), (20, 12, 2, 4), True, {"pads": (1, 6, 0, 7), "strides": (1, 3)}),
+    "long_lines": ((1, 10, 3, 300), (20, 10, 3, 7), False, {"pads": (1, 3, 1, 3)}),
+    "many_short_lines": ((3, 9, 70, 2), (24, 9, 3, 3), False, {"pads": (1, 1, 1, 1)}),
+    "no_result": ((2, 9, 3, 2), (24, 9, 3, 3), False, {}),
     "window_wider_than_image": ((1, 16, 5, 5), (32, 16, 9, 9), False, {"pads": (4, 4, 4, 4)}),
 }
 LAYOUTS = [(False, False), (True, True), (False, True), (True, False)]
@@ -131,6 +135,63 @@ def test_few_channels_with_an_epilogue():
     node, extra = fused(conv_node("conv", [x, w, None], attrs, (False, True)), steps)
     want = expect(steps, reference(OPS["conv"], [x, w, None], attrs)[0])
     assert_close(run_kernel(node, [x, w, *extra])[0], want, **CLOSE)
+
+
+NARROW = {
+    "plain": ("conv", (2, 8, 9, 30), (1, 8, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "channels_past_a_vector": ("conv", (1, 11, 5, 23), (2, 11, 3, 2), {"pads": (0, 1, 1, 0), "strides": (1, 2)}),
+    "window_wider_than_image": ("conv", (1, 5, 4, 6), (3, 5, 5, 15), {"pads": (2, 9, 2, 5)}),
+    "long_window": ("conv", (2, 1, 700), (1, 1, 65), {"strides": (2,), "pads": (3, 4)}),
+    "dilated": ("conv", (1, 9, 8, 31), (4, 9, 3, 3), {"dilations": (2, 3), "auto_pad": "SAME_UPPER"}),
+    "several_chunks": ("conv", (1, 9, 2, 530), (1, 9, 1, 3), {}),
+    "three_axes": ("conv", (1, 10, 3, 4, 12), (1, 10, 2, 3, 3), {"pads": (1, 0, 1, 0, 1, 2)}),
+    "only_padding": ("conv", (1, 8, 2, 3), (1, 8, 1, 1), {"pads": (2, 3, 1, 1)}),
+    "empty_batch": ("conv", (0, 8, 9, 9), (1, 8, 3, 3), {}),
+    "transposed": ("conv_transpose", (2, 24, 5, 19), (24, 1, 2, 2), {"strides": (2, 2)}),
+    "transposed_overlapping": ("conv_transpose", (1, 9, 5, 20), (9, 3, 4, 5), {"strides": (2, 3), "pads": (1, 2, 0, 1)}),
+    "transposed_stride_beyond_kernel": ("conv_transpose", (1, 8, 3, 300), (8, 2, 1, 1), {"strides": (3, 2)}),
+    "transposed_three_axes": ("conv_transpose", (1, 8, 3, 3, 9), (8, 1, 3, 2, 2), {"strides": (2, 1, 2), "dilations": (1, 2, 3)}),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, "bfloat16"], ids=str)
+@pytest.mark.parametrize("case", NARROW)
+def test_few_output_channels(case, dtype):
+    import ml_dtypes  # noqa: F401  (numpy's bfloat16)
+
+    name, x, w, attrs = NARROW[case]
+    outputs = w[0] if name == "conv" else w[1]
+    arrays = [rand(*x).astype(dtype), rand(*w, seed=1).astype(dtype), rand(outputs, seed=2).astype(dtype)]
+    last = (True, True)
+    assert select(conv_node(name, arrays, attrs, last)).variant == "conv.narrow"
+    close = {np.float32: CLOSE, np.float64: {"rtol": 1e-10, "atol": 1e-10}}.get(dtype, {"rtol": 2e-2, "atol": 6e-2})
+    check(name, arrays, attrs, last, **close)
+
+
+def test_one_output_channel_of_any_layout():
+    arrays = [rand(1, 8, 6, 9), rand(1, 8, 3, 3, seed=1)]
+    assert select(conv_node("conv", arrays, {}, (True, False))).variant == "conv.narrow"
+    check("conv", arrays, {}, (True, False))
+    assert select(conv_node("conv", arrays, {}, (False, False))).variant == "conv.planes"
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_few_output_channels_with_an_epilogue(outputs):
+    x, w, bias, attrs = rand(2, 9, 6, 31), rand(outputs, 9, 3, 3, seed=1), rand(outputs, seed=2), {"pads": (1, 1, 1, 1)}
+    scale, residual = rand(outputs, 1, 1, seed=3), rand(2, outputs, 6, 31, seed=4)
+    steps = [("mul", [scale], 0), ("sigmoid", [], 0), ("add", [residual], 1), ("clip", [np.float32(0.1), np.float32(0.9)], 0)]
+    node, extra = fused(conv_node("conv", [x, w, bias], attrs, (True, True)), steps)
+    assert select(node).variant == "conv.narrow"
+    want = expect(steps, reference(OPS["conv"], [x, w, bias], attrs)[0])
+    assert_close(run_kernel(node, [x, w, bias, *extra])[0], want, **CLOSE)
+
+
+@pytest.mark.parametrize("outputs", [1, 9])
+def test_borders_do_not_read_what_no_window_sees(outputs):
+    """NaN and infinity reach just the results whose windows hold them."""
+    x, w, attrs = rand(1, 8, 4, 40), rand(outputs, 8, 3, 3, seed=1), {"pads": (1, 1, 1, 1)}
+    x[0, 2, 1, 0], x[0, 5, 3, 20] = np.nan, np.inf
+    check("conv", [x, w], attrs, (True, True))
 
 
 def test_integer_input_is_refused():

@@ -10,7 +10,7 @@ from graphmill.ir.layout import channels_last
 from graphmill.ir.op import OPS
 from graphmill.ir.ops import reduce as family
 from graphmill.ir.symbols import symbol
-from graphmill.ir.types import F32, TensorType
+from graphmill.ir.types import F32, TensorType, dtype_of
 from graphmill.kernels.cpu.target import select
 from graphmill.kernels.spec import Refusal
 
@@ -41,6 +41,30 @@ def test_every_set_of_axes(axes, shape):
         assert_close(
             run_kernel(node, [x, a])[0], x.sum(axes, dtype=np.float64, keepdims=bool(keepdims)).astype(np.float32), 1e-6, 1e-5
         )
+
+
+SHORT = [name for name in ("reduce_sum", "reduce_max", "reduce_mean", "reduce_l2", "reduce_log_sum_exp") if name in OPERATORS]
+
+
+@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("shape", [(3, 65, 3), (200, 7), (129, 2), (64, 8), (0, 3)], ids=str)
+def test_short_rows(name, dtype, shape):
+    """Many results at a time, of a known length and of one that is not."""
+    x, a = rand(*shape).astype(dtype), np.array([-1])
+    want = reference(OPS[name], [x, a], {})[0]
+    symbolic = TensorType(dtype_of(x), tuple(symbol(f"d{i}", 0) for i in range(x.ndim)))
+    for t in (TensorType(dtype_of(x), shape), symbolic):
+        node = make_node(name, [x, a], types=[t, TensorType(family.I64, (1,))], constants=(1,))
+        got = run_kernel(node, [x, a], [want.shape])[0]
+        assert_close(got, want, 2e-3 if dtype is np.float16 else 2e-6, 1e-5, f"{name} {t}")
+
+
+def test_nan_in_a_short_row():
+    x, a = rand(40, 3), np.array([1])
+    x[7, 1] = x[39, 2] = np.nan
+    got = run_kernel(make_node("reduce_max", [x, a], constants=(1,)), [x, a])[0]
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(got)), [7, 39])
 
 
 @pytest.mark.parametrize("shape", [(1, 200001), (200001, 1), (200001, 2), (3, 33000), (700, 45)])
