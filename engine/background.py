@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..ir.limits import interrupted_by
-from ..kernels.cpu.launch import granted_cpus
+from ..kernels.cpu.cpus import granted_cpus
 
 T = TypeVar("T")
 

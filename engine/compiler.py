@@ -14,7 +14,7 @@ from ..ir.errors import InferenceError, InputError, IRError, LimitError, Unsuppo
 from ..ir.interp import constant_bytes
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
-from ..kernels.cpu.launch import granted_cpus
+from ..kernels.cpu.cpus import granted_cpus
 from .executor import Executable
 from .options import CPU_PIPELINE, DEFAULT_PIPELINE, Options
 from .plan import Selector, make_plan

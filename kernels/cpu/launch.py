@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from .cpus import granted_cpus
 from .operands import fill_in
 from .tiling import architecture
 
@@ -200,19 +201,6 @@ def _work(native: Callable[[int, int, int], None], address: int, me: int, spin: 
 def _may_spin() -> bool:
     """Spinning eats the quota of a container that has less time than cores."""
     return granted_cpus() >= (os.cpu_count() or 1)
-
-
-def granted_cpus() -> int:
-    """How many CPUs this process may use: affinity, cut down to the cgroup's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as f:
-            quota, period = f.read().split()
-        if quota != "max":
-            cpus = min(cpus, max(1, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 here: the affinity stands
-    return cpus
 
 
 _KEPT: list[Pool] = []

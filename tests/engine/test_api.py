@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from graphmill.kernels.cpu import objects
-from graphmill.kernels.cpu.launch import granted_cpus
+from graphmill.kernels.cpu.cpus import granted_cpus
 
 DIGITS = Path(gm.__file__).parent / "examples" / "digits" / "digits.onnx"
 

@@ -17,7 +17,7 @@ import graphmill as gm
 import numpy as np
 import pytest
 from graphmill.engine import background
-from graphmill.kernels.cpu.launch import granted_cpus
+from graphmill.kernels.cpu.cpus import granted_cpus
 from onnx import parser as onnx_parser
 
 SOON = 20  # seconds after which a test has failed
