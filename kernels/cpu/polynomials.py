@@ -16,8 +16,8 @@ from .tiling import fuses_products
 LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
 # (exp(r) - 1 - r) / r² on |r| <= ln(2)/2, error 5e-11
 _EXP = [0.5000000078, 0.1666666686, 0.04166626826, 0.008333265164, 0.001394618972, 0.0001991797245]
-# the same for softmax, error 3e-9
-_SOFTMAX_EXP = [0.4999999343, 0.166665204, 0.04166839079, 0.008368745118, 0.001381453998]
+# the same, error 3e-9
+_SHORT_EXP = [0.4999999343, 0.166665204, 0.04166839079, 0.008368745118, 0.001381453998]
 # (log1p(f) - 2s) / s³ in s² where s = f / (2 + f), |log2(1 + f)| <= 1/2, error 1e-11
 _LOG = [0.666666656, 0.4000034557, 0.2853660287, 0.2359633325]
 # erf(x)/x - 1 in x² up to 1.0625, error 3e-9; erf(t) in t - 2.5 on 1.0625 <= t <= 3.9375, error 4e-8, and 1 at the end
@@ -59,11 +59,11 @@ def exp(x: Val) -> Val:
 
 
 def one_plus_exp(x: Val) -> Val:
-    """1 + exp(x), with the bits of this sum: one factor does, since what is lost by it is too little to be seen beside 1."""
-    x = x.cmp("<", -87.0).pick(x.lift(-87.0), x)
+    """1 + exp(x), to a unit of the last place up to x = 20 and three at the end: one factor does, since what is lost where it is 0
+    is too little to be seen beside 1."""
+    x = x.cmp("<", -88.0).pick(x.lift(-88.0), x)
     x = x.cmp(">", 89.0).pick(x.lift(89.0), x)
-    n, _, r = _reduce_exp(x)
-    return (poly(r, _EXP).fma(r * r, r) + 1.0) * _power_of_two(n) + 1.0
+    return _exp_by_bits(x) + 1.0
 
 
 def one_plus_erf(x: Val) -> Val:
@@ -80,11 +80,15 @@ def softmax_exp(x: Val) -> Val:
     place down to x = -20, by 5 at the end."""
     if x.t.bits == 64:
         return x.libm("exp")
-    y = x.cmp("<", -88.0).pick(x.lift(-88.0), x)  # there the bits of 2^n are those of 0
-    t = y.fma(1 / math.log(2), _MAGIC + 127)  # its low bits, and so 2^n, need no further step
+    return _exp_by_bits(x.cmp("<", -88.0).pick(x.lift(-88.0), x))
+
+
+def _exp_by_bits(x: Val) -> Val:
+    """exp(x) for -88 <= x <= 89; 0 at the one end, where the bits of 2^n are those of 0, and infinity at the other."""
+    t = x.fma(1 / math.log(2), _MAGIC + 127)  # its low bits, and so 2^n, need no further step
     n = t - (_MAGIC + 127)
-    r = n.fma(-math.log(2), y) if fuses_products() else n.fma(-LN2_LO, n.fma(-LN2_HI, y))
-    p = poly(r, _SOFTMAX_EXP).fma(r * r, r) + 1.0
+    r = n.fma(-math.log(2), x) if fuses_products() else n.fma(-LN2_LO, n.fma(-LN2_HI, x))
+    p = poly(r, _SHORT_EXP).fma(r * r, r) + 1.0
     return p * (t.bits_as("i") << 23).bits_as("f")
 
 
