@@ -123,10 +123,15 @@ class Region:
     def entered(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> Callable[..., tuple[Any, ...]]:
         """The region as a function of its arguments, in logical order."""
         ways, runs = self._ways, list[Run]()
+        first: Run = lambda args: None  # noqa: E731
         known: tuple[Way, ...] = ()
 
         def call(*args: Any) -> tuple[Any, ...]:
-            nonlocal known, runs
+            results = first(args)
+            return other(args) if results is None else results
+
+        def other(args: tuple[Any, ...]) -> tuple[Any, ...]:
+            nonlocal first, known, runs
             if ways.known is not known:
                 known = ways.known
                 found = [way.enter(workspace, budget, self.symbols, given) for way in known]
@@ -134,6 +139,7 @@ class Region:
             for run in runs:
                 results = run(args)
                 if results is not None:
+                    first = run
                     return results
             return self._run_closely(workspace, budget, given, args)
 

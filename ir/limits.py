@@ -107,6 +107,15 @@ class Budget:
         if most is not None and self.iterations > most:
             raise LimitError(f"{what}: more than {most} iterations in one run; raise Limits.loop_iterations to allow them")
 
+    def trip(self, what: str) -> None:
+        """`iterate` and `check_time` in one, for each trip of a loop."""
+        self.iterations += 1
+        most = self.limits.loop_iterations
+        if most is not None and self.iterations > most:
+            self.iterate(what, 0)
+        if _interrupt.get() is not None or (self.ends is not None and time.monotonic() >= self.ends):
+            self.check_time(what)
+
     @contextmanager
     def watching(self, what: str) -> Iterator[None]:
         """While it is open, `claim` and `tick` ask this budget in the name of `what`."""

@@ -17,12 +17,13 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ...ir.errors import GraphmillError
+from ...ir.locks import ForkGuard
 from ..spec import KernelSource
 from .cache import explain_misses, read_cached, writable, write_cached
 from .tiling import vector_bits
@@ -34,7 +35,16 @@ _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asi
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
 _LIBC = "memcpy memset memmove memcmp bzero clock_gettime sched_yield syscall"
 ALLOWED = frozenset([n + s for n in _LIBM.split() for s in ("", "f")] + _LIBC.split())
-_lock = threading.RLock()
+
+
+def _llvm_lock() -> AbstractContextManager[Any]:
+    """The lock that llvmlite takes for each call of LLVM, where it has one: others may use it beside us."""
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    lock = getattr(getattr(ffi, "lib", None), "_lock", None)
+    return lock if hasattr(lock, "__enter__") else nullcontext()
+
+
+_lock = ForkGuard(_llvm_lock)  # whoever calls llvmlite holds it
 _addresses: dict[str, int] = {}
 _compiled = 0
 
@@ -54,16 +64,17 @@ def compiled_count() -> int:
 @functools.cache
 def _environment() -> str:
     """`environment` as text, found out once."""
-    import llvmlite.binding as llvm
-
     here = Path(__file__).parent
-    found = {
-        "code": hashlib.sha256(b"".join((here / name).read_bytes() for name in EMITTERS)).hexdigest(),
-        "cpu": os.environ.get("GRAPHMILL_CPU") or llvm.get_host_cpu_name(),
-        "features": os.environ.get("GRAPHMILL_CPU_FEATURES") or llvm.get_host_cpu_features().flatten(),
-        "platform": f"{sys.platform} {platform.machine()}",
-        "vector_bits": str(vector_bits()),
-    }
+    with _lock:
+        import llvmlite.binding as llvm
+
+        found = {
+            "code": hashlib.sha256(b"".join((here / name).read_bytes() for name in EMITTERS)).hexdigest(),
+            "cpu": os.environ.get("GRAPHMILL_CPU") or llvm.get_host_cpu_name(),
+            "features": os.environ.get("GRAPHMILL_CPU_FEATURES") or llvm.get_host_cpu_features().flatten(),
+            "platform": f"{sys.platform} {platform.machine()}",
+            "vector_bits": str(vector_bits()),
+        }
     return json.dumps(found | {"llvmlite": _version("llvmlite")}, sort_keys=True)
 
 
@@ -105,18 +116,23 @@ def symbol_name(key: str) -> str:
 def compile_kernel(text: str) -> bytes:
     """The object file of a kernel text, compiled now. Raises KernelCompileError."""
     global _compiled
-    module, machine = _module(text, symbol_name(object_key(text)))
-    data = machine.emit_object(module)
-    check_object(data)
     with _lock:
+        data = _emitted(text)
+        check_object(data)
         _compiled += 1
     return data
 
 
+def _emitted(text: str) -> bytes:
+    module, machine = _module(text, symbol_name(object_key(text)))
+    return machine.emit_object(module)
+
+
 def kernel_assembly(text: str) -> str:
     """The assembly of a kernel, for tests and people."""
-    module, machine = _module(text, "kernel")
-    return machine.emit_assembly(module)
+    with _lock:
+        module, machine = _module(text, "kernel")
+        return machine.emit_assembly(module)
 
 
 def _module(text: str, entry: str) -> tuple[Any, Any]:
@@ -225,10 +241,10 @@ def _engine() -> Any:
 
 def load(data: bytes, symbol: str) -> int:
     """The address of the function `symbol` of an object, loaded into this process for good."""
-    import llvmlite.binding as llvm
-
     check_object(data)
     with _lock:
+        import llvmlite.binding as llvm
+
         engine = _engine()
         engine.add_object_file(llvm.ObjectFileRef.from_data(data))
         engine.finalize_object()

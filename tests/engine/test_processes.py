@@ -41,7 +41,8 @@ def feed(n):
 def script(code: str, timeout: float = 120, **popen: object) -> str:
     """What the code prints after MODEL. It must exit with 0, without a word on stderr, before the timeout."""
     text = MODEL + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=timeout, env=environment(), **popen)  # type: ignore[call-overload]
+    popen = {"env": environment()} | popen
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=timeout, **popen)  # type: ignore[call-overload]
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.strip()
 
@@ -134,6 +135,40 @@ def test_a_fork_while_other_threads_run() -> None:
         print(failed)
     """)
     assert out == "0"
+
+
+def test_forks_while_a_thread_compiles(tmp_path: Path) -> None:
+    """A child compiles, too, and finds LLVM and its locks as nobody's; and no fork waits for more than the kernel under way."""
+    out = script("""
+        from graphmill.kernels.cpu.objects import kernel_address
+
+        def text(n):
+            return "def kernel(p, tile, ntiles):\\n" + "".join(f"    st_i64(param(p, {i}), 0, {n + i})\\n" for i in range(40))
+
+        stop, made = False, 0
+
+        def work():
+            global made
+            while not stop:
+                kernel_address(text(100 * made))
+                made += 1
+
+        kernel_address(text(-100))  # LLVM is there
+        thread = threading.Thread(target=work)
+        thread.start()
+        failed, before = 0, made
+        for i in range(30):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)
+                kernel_address(text(-1000 - 100 * i))
+                os._exit(0)
+            failed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+        stop = True
+        thread.join()
+        print(failed, made > before)
+    """, env=environment() | {"GRAPHMILL_CACHE": str(tmp_path)})  # fmt: skip
+    assert out == "0 True"
 
 
 def test_children_of_children() -> None:
