@@ -8,10 +8,12 @@ panel of B is an i32 a column, the column's zero point, and then for each pair o
 the product of both heads: that takes B's zero points off.
 
 *Quads*: a number of A is a u8, one of B an i8, four of the reduction side by side. pmaddubsw adds pairs up in i16, where it
-saturates: two weights of one sign may be 128 together, so that 255 times them fits. Where they are more, B holds their halves, and
-what is left of them is multiplied as pairs behind all others. A row of A is -z and z * K - sum(a), where z is its zero
-point, and its numbers; a panel is the sums of its columns, their zero points, the number of such rests, the quads, the rests, and
-where each rest stands in a row of A. Needs AVX2 and few rests (`takes_quads`).
+saturates: weights of one sign may be 128 together, so that 255 times them fits. Where they are more, B holds less than they are,
+and what is left of them (*rests*: pairs, two of them a quad) is multiplied behind all others. Most panels hold so few large
+weights that the pairs of two quads (an *oct*) may be added up in i16: `_panel_of_quads` decides. A row of A is -z and
+z * K - sum(a), where z is its zero point, and its numbers; a panel is the sums of its columns, their zero points, how many octs and
+quads of rests it has, the quads, the rests, and where the two pairs of each stand in a row of A. Needs AVX2 and few rests
+(`takes_quads`).
 
 Rows and panels are padded with zeros. The unsigned bytes of B, and for quads the signed ones of A, are shifted by 128, and so are their
 zero points.
@@ -128,14 +130,41 @@ def pack_quads(b: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
 def _panel_of_quads(w: np.ndarray, zeros: np.ndarray) -> np.ndarray:
     k, width = w.shape
     pairs = w.reshape(k // 2, 2, width)
-    unsafe = _unsafe(pairs)
-    main = np.where(unsafe[:, None], pairs >> 1, pairs)
-    (places,) = np.nonzero(unsafe.any(1))
-    rests = np.ascontiguousarray((pairs - main)[places].swapaxes(1, 2))
-    quads = np.ascontiguousarray(main.astype(np.int8).reshape(k // 4, 4, width).swapaxes(1, 2))
-    parts = [w.sum(0, dtype=np.int32), zeros, np.int64([len(places), *[0] * 7]), quads, rests, 2 * places.astype(np.int64)]
-    data = np.concatenate([np.ascontiguousarray(p).reshape(-1).view(np.uint8) for p in parts])
-    return np.pad(data, (0, -len(data) % 64))
+    halved = np.where(_unsafe(pairs)[:, None], pairs >> 1, pairs)
+    octs, rests, main = 0, _rests(pairs - halved), halved
+    if k >= 8:
+        sparser = _for_octs(pairs)
+        more = _rests(pairs - sparser)
+        if len(more) - len(rests) < k // 16:
+            octs, rests, main = k // 8, more, sparser
+    rests += [(0, np.zeros((2, width), np.int8))] * (len(rests) % 2)
+    places = np.int32([2 * place for place, _ in rests])
+    data = np.array([r for _, r in rests], np.int8).reshape(-1, 4, width)
+    counts = np.int64([octs, len(data), *[0] * 6])
+    quads = main.astype(np.int8).reshape(k // 4, 4, width)
+    parts = [w.sum(0, dtype=np.int32), zeros, counts, quads.swapaxes(1, 2), data.swapaxes(1, 2), places]
+    out = np.concatenate([np.ascontiguousarray(p).reshape(-1).view(np.uint8) for p in parts])
+    return np.pad(out, (0, -len(out) % 64))
+
+
+def _for_octs(pairs: np.ndarray) -> np.ndarray:
+    """Weights without those that would make the sum of two quads' pairs saturate."""
+    out = pairs.copy()
+    whole = len(pairs) // 4 * 4
+    groups = out[:whole].reshape(-1, 2, 2, *pairs.shape[1:])  # [oct, quad, pair, 2, column]
+    groups[:, 1] = np.where(_unsafe(groups.swapaxes(1, 2).reshape(*groups.shape[:1], 2, 4, -1))[:, :, None], 0, groups[:, 1])
+    return np.where(_unsafe(out)[:, None], out >> 1, out)
+
+
+def _rests(left: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Rests [pair, 2, column] as safe pairs with their places."""
+    out = []
+    while left.any():
+        (places,) = np.nonzero(left.any((1, 2)))
+        part = np.where(_unsafe(left)[:, None], left >> 1, left)
+        out += [(int(p), part[p].astype(np.int8)) for p in places]
+        left = left - part
+    return out
 
 
 # ---- the microkernels ---------------------------------------------------------------------------------------------------
@@ -194,39 +223,41 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None, biased: boo
         bytes_ = nv * vector if quads else nv * vector // 2  # of a step
         data = e.at(panel, heads * nv * vector + (64 if quads else 0))
         end = e.at(data, e.b.mul(depth, e.int(bytes_)))
-        rests = e.load_int(panel, heads * nv * vector) if quads else None
+        octs, rests = (e.load_int(panel, heads * nv * vector + 8 * i) if quads else e.int(0) for i in range(2))
         # While the tiles of a panel are computed, the next panel is brought near, spread over all of them.
         stride = e.b.sdiv(e.int(bytes_), e.b.select(e.b.icmp_signed(">", count, e.int(0)), count, e.int(1)))
 
-        def multiply(acc: list, starts: Sequence[Any], columns: Sequence[Any], number: Callable, product: Callable) -> list:
+        def multiply(acc: list, numbers: Sequence[Sequence[Any]], columns: Sequence[Sequence[Any]]) -> list:
+            """Adds the products of each row's numbers (one a step) and the steps' columns."""
             out = []
-            for i, start in enumerate(starts):
-                x = e.b.bitcast(e.spread(number(start)), columns[0].type)
-                out += [e.b.add(acc[i * nv + j], product(e, x, columns[j])) for j in range(nv)]
+            for i, xs in enumerate(numbers):
+                xs = [e.b.bitcast(e.spread(x), columns[0][0].type) for x in xs]
+                for j in range(nv):
+                    ys = [step[j] for step in columns]
+                    out.append(e.b.add(acc[i * nv + j], _quadwise(e, xs, ys) if quads else _pairwise(e, xs[0], ys[0])))
             return out
 
-        def step(starts: Sequence[Any]) -> Callable[[Any, list], list]:
+        def steps(starts: Sequence[Any], n: int) -> Callable[[Any, list], list]:
             def body(_: Any, carried: list) -> list:
                 k, bp, ahead, *acc = carried
                 if mr > 1:  # a single row waits for memory anyway
                     e.prefetch(ahead)
-                    ahead = e.at(ahead, stride)
-                columns = [_bytes(e, e.at(bp, j * bytes_ // nv), quads) for j in range(nv)]
-                acc = multiply(
-                    acc, starts, columns, lambda s: e.b.load(e.at(s, k), typ=e.i32, align=4), _quadwise if quads else _pairwise
-                )
-                return [e.b.add(k, e.int(4)), e.at(bp, bytes_), ahead, *acc]
+                    ahead = e.at(ahead, e.times(stride, n))
+                columns = [[_bytes(e, e.at(bp, (u * nv + j) * bytes_ // nv), quads) for j in range(nv)] for u in range(n)]
+                here = [e.at(s, k) for s in starts]
+                numbers = [[e.b.load(e.at(row, 4 * u), typ=e.i32, align=4) for u in range(n)] for row in here]
+                return [e.b.add(k, e.int(4 * n)), e.at(bp, n * bytes_), ahead, *multiply(acc, numbers, columns)]
 
             return body
 
         def rest(starts: Sequence[Any]) -> Callable[[Any, list], list]:
-            places = e.at(end, e.b.mul(rests, e.int(nv * vector)))
+            places = e.at(end, e.b.mul(rests, e.int(bytes_)))
 
             def body(index: Any, acc: list) -> list:
-                at = e.b.add(e.load_int(places, e.times(index, 8)), e.int(QUADS_HEAD))
-                here = e.at(end, e.times(index, nv * vector))
-                columns = [e.b.load(e.at(here, j * vector), typ=e.ir.VectorType(e.half, 2 * lanes), align=4) for j in range(nv)]
-                return multiply(acc, starts, columns, lambda s: _pair_of_bytes(e, e.at(s, at)), _pairwise)
+                here, at = e.at(end, e.times(index, bytes_)), e.at(places, e.times(index, 8))
+                columns = [[_bytes(e, e.at(here, j * bytes_ // nv), True) for j in range(nv)]]
+                pair_at = [e.b.zext(e.b.load(e.at(at, 4 * i), typ=e.i32, align=4), e.i64) for i in (0, 1)]
+                return multiply(acc, [[_two_pairs(e, e.at(row, 4 * heads), pair_at)] for row in starts], columns)
 
             return body
 
@@ -242,7 +273,10 @@ def _tile(lanes: int, mr: int, quads: bool, program: Program | None, biased: boo
 
             starts = [row(a, a_pitch, i) for i in range(mr)]
             acc = _started(e, panel, starts, heads)
-            _, _, ahead, *acc = e.loop(depth, [e.int(4 * heads), data, *before, *acc], step(starts))
+            carried = [e.int(4 * heads), data, *before, *acc]
+            if quads:
+                carried = e.loop(octs, carried, steps(starts, 2))
+            _, _, ahead, *acc = e.loop(e.b.sub(depth, e.b.mul(octs, e.int(2))), carried, steps(starts, 1))
             if quads:
                 acc = e.loop(rests, acc, rest(starts))
             table = e.at(e.pointer(row_at), e.times(first, 8))
@@ -282,9 +316,9 @@ def _bytes(e: Emitter, pointer: Any, quads: bool) -> Any:
     return raw if quads else e.b.sext(raw, e.ir.VectorType(e.half, 2 * e.lanes))
 
 
-def _pair_of_bytes(e: Emitter, pointer: Any) -> Any:
-    """Two bytes as two i16 in an i32."""
-    low, high = (e.b.zext(e.b.load(e.at(pointer, i), typ=e.i8, align=1), e.i32) for i in (0, 1))
+def _two_pairs(e: Emitter, row: Any, places: Sequence[Any]) -> Any:
+    """The pairs of bytes at two places of a row, in an i32."""
+    low, high = (e.b.zext(e.b.load(e.at(row, place), typ=e.half, align=1), e.i32) for place in places)
     return e.b.or_(low, e.b.shl(high, e.ir.Constant(e.i32, 16)))
 
 
@@ -302,8 +336,10 @@ def _pairwise(e: Emitter, x: Any, y: Any) -> Any:
     return e.b.add(*halves)
 
 
-def _quadwise(e: Emitter, x: Any, y: Any) -> Any:
-    """The sum of x[4i + n] * y[4i + n] over n, of u8 and i8, as i32. Sums of pairs must fit into i16."""
+def _quadwise(e: Emitter, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
+    """The sum of x[4i + n] * y[4i + n] over n and over all x (u8) and y (i8), as i32. Sums of all products with n = 0, 1, and with n =
+    2, 3, must fit into i16."""
     pairs = e.ir.VectorType(e.half, 2 * e.lanes)
     name = "llvm.x86.avx512.pmaddubs.w.512" if e.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
-    return _pairwise(e, e.call(name, pairs, [x, y]), e.ir.Constant(pairs, [1] * 2 * e.lanes))
+    sums = [e.call(name, pairs, [x, y]) for x, y in zip(xs, ys, strict=True)]
+    return _pairwise(e, functools.reduce(e.b.add, sums), e.ir.Constant(pairs, [1] * 2 * e.lanes))

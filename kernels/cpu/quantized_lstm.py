@@ -7,6 +7,7 @@ in one row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -126,7 +127,7 @@ def kernel(p, tile, ntiles):
                 sums = product + b * pitch
                 row = projected + (t * batch + b) * pitch
                 c = cell + b * row_h
-                for j in range(0, hidden, LANES):
+                for j in range(0, hidden, 2 * LANES):
                     BODY
                 memcpy(param(p, RESULT) + ((t * DIRECTIONS + d) * batch + b) * hidden * 4, h, hidden * 4)
                 if s == length - 1:
@@ -202,6 +203,15 @@ def _cell(node: Node, activations: tuple[str, ...]) -> list[str]:
     return [*lines, "stv_f32(c, j, m)", f"stv_f32(h, j, mul(o, {activate(2, 'm')}))"]
 
 
+def _in_step(lines: list[str]) -> list[str]:
+    """The text of a cell for two vectors at once: one chain of dependent instructions would leave the units idle."""
+
+    def of(line: str, k: int) -> str:
+        return re.sub(r"\bj\b", "(j + LANES)" if k else "j", re.sub(r"\b([miofg])\b", rf"\g<1>{k}", line))
+
+    return [of(line, k) for line in lines for k in (0, 1)]
+
+
 def _refusal(node: Node, activations: tuple[str, ...]) -> Refusal | None:
     if any(a not in ACTIVATIONS for a in activations) or len(activations) % 3 or activations[:3] != activations[-3:]:
         return Refusal("there is no kernel for these activations", {"activations": activations})
@@ -223,11 +233,11 @@ def build(node: Node) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         (steps, batch, inputs), hidden = call.operands[0], call.operands[2][1]
-        columns, wide_h = -(-4 * hidden // width) * width, -(-hidden // 16) * 16
+        columns, wide_h = -(-4 * hidden // width) * width, _padded(hidden)
         pitches = [row_pitch(n, q) for n, q in zip((inputs, hidden), quads, strict=True)]
-        wide_x = -(-inputs // 16) * 16
+        wide_x = _padded(inputs)
         sizes = [12 * columns, 4 * batch * columns, 8 * batch * wide_h, greatest(wide_x, wide_h), batch * pitches[1],
-                 steps * batch * pitches[0], 4 * steps * batch * columns]  # fmt: skip
+                 steps * batch * pitches[0], 4 * (steps * batch * columns + 2 * tiling(4).lanes)]  # fmt: skip
         at = [0]
         for size in sizes:
             at.append(at[-1] + -(-size // 64) * 64)
@@ -241,6 +251,11 @@ def build(node: Node) -> KernelSource | Refusal:
     )
 
 
+def _padded(n: int) -> int:
+    """Room for n numbers that are read by two vectors."""
+    return -(-n // (2 * tiling(4).lanes)) * 2 * tiling(4).lanes
+
+
 def _packer(node: Node, i: int, quads: bool) -> Callable[[np.ndarray], np.ndarray]:
     zeros = node.operands[8 + 2 * i - 1].array  # by direction, or by direction and column
     zeros = zeros[:, None] if zeros.ndim == 1 else zeros
@@ -248,7 +263,7 @@ def _packer(node: Node, i: int, quads: bool) -> Callable[[np.ndarray], np.ndarra
 
 
 def _text(node: Node, activations: tuple[str, ...], quads: list[bool]) -> str:
-    text, fragments = RANGE.lstrip("\n"), {"BODY": "\n".join(_cell(node, activations))}
+    text, fragments = RANGE.lstrip("\n"), {"BODY": "\n".join(_in_step(_cell(node, activations)))}
     for name, q in zip("wr", quads, strict=True):
         quantize = insert(_QUANTIZE, STEPS=STEPS[q], PACK_ROW=ROW[q]).replace("_A(", "_u8(")
         text += fill_in(quantize, NAME=f"quantize_{name}", ZERO="to_i16(middle)", SHIFT_A=0) + "\n\n"
