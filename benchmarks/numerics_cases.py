@@ -244,6 +244,8 @@ def _quantized() -> list[Case]:
     images = {"a": (1, 19, 12, 12), "b": (33, 19, 3, 3)}
     return [
         case("MatMulInteger", f"{zero} y = MatMulInteger(a, b, az, bz)", ab, mats, "int32 y", ("b",)),
+        case("MatMulInteger, small weights", f"{zero} y = MatMulInteger(a, b, az, bz)", {"a": a, "b": ("int8", -20, 21)}, mats,
+             "int32 y", ("b",)),
         case("QLinearMatMul", f"{zero} {scales} y = QLinearMatMul(a, s, az, b, s, bz, t, az)", ab, mats, "uint8 y", ("b",)),
         case("ConvInteger", f"{zero} y = ConvInteger<pads=[1,1,1,1]>(a, b, az, bz)", ab, images, "int32 y", ("b",)),
         case("QLinearConv", f"{zero} {scales} y = QLinearConv<pads=[1,1,1,1]>(a, s, az, b, s, bz, t, az)", ab, images, "uint8 y",

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from ..ir.limits import DEFAULT_LIMITS, Limits
 
-DEFAULT_PIPELINE = "infer,canonicalize,quantized,fold,canonicalize,cse,user,recognize,sink-transposes,canonicalize,fold-scales,fold,cse,dce"
+DEFAULT_PIPELINE = (
+    "infer,canonicalize,quantized,fold,canonicalize,cse,user,recognize,sink-transposes,canonicalize,fold-scales,fold,cse,dce"
+)
 CPU_PIPELINE = "split-branches,decompose,fold,cse,layout,fuse,dce"
 
 

@@ -1,6 +1,19 @@
 """The passes. Importing this package registers them for pipeline texts."""
 
-from . import branches, canonicalize, cleanup, constants, decompose, decompose_ml, fuse, layout, patterns, quantized, transposes, user
+from . import (
+    branches,
+    canonicalize,
+    cleanup,
+    constants,
+    decompose,
+    decompose_ml,
+    fuse,
+    layout,
+    patterns,
+    quantized,
+    transposes,
+    user,
+)
 
 __all__ = [
     "branches",

@@ -91,8 +91,8 @@ def _next_member(group: list[Node], anchor: Node, target: Target, log: DecisionL
 
 
 def _crosses(group: list[Node], node: Node, order: Mapping[Node, int] | None = None) -> str | None:
-    """Why taking `node` in would make a cycle: another operand of it is computed from the group by nodes outside. `order` has positions of
-    nodes, where they are known: what stands before the group's first node depends on none of it."""
+    """Why taking `node` in would make a cycle: another operand of it is computed from the group by nodes outside. `order` has
+    positions of nodes, where they are known: what stands before the group's first node depends on none of it."""
     inside = set(group)
     first = -1 if order is None else order.get(group[0], -1)
     others = [v.node for v in node.operands if v is not None and v.node is not None and v.node not in inside]

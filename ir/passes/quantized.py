@@ -1,8 +1,8 @@
-"""Bytes stay bytes: products of dequantized bytes as products of the bytes, (x - zx) sx @ (w - zw) sw = sx sw ((x - zx) @ (w - zw)), and
-tables that are dequantized after rows were taken of them.
+"""Bytes stay bytes: products of dequantized bytes as products of the bytes, (x - zx) sx @ (w - zw) sw = sx sw ((x - zx) @ (w -
+zw)), and tables that are dequantized after rows were taken of them.
 
-The sum of the product is exact and is rounded once, where the sum of what was dequantized rounds at each step. So that nothing else changes, the
-scales are finite constants, and no sum can leave i32. What the model quantizes again is left as it stands.
+The sum of the product is exact and is rounded once, where the sum of what was dequantized rounds at each step. So that nothing else
+changes, the scales are finite constants, and no sum can leave i32. What the model quantizes again is left as it stands.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def _scale_of(node: Node, columns: int) -> np.ndarray | Refusal:
 
 def _dequantized(v: Value) -> Node | None:
     node = v.node
-    if node is None or node.op.name != "dequantize_linear" or node.operands[0].tensor.dtype not in (I8, U8):  # type: ignore[union-attr]
+    if node is None or node.op.name != "dequantize_linear":
         return None
-    return node
+    return node if node.operands[0].tensor.dtype in (I8, U8) else None  # type: ignore[union-attr]
 
 
 def _integer_product(m: Match, b: Builder) -> Any:

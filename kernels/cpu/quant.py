@@ -68,8 +68,8 @@ PANEL = {False: "panel = w + (INDEX) * WIDTH * (4 + 2 * steps)", True: "panel = 
 
 @serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
 def build(node: Node) -> KernelSource | Refusal:
-    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The node may
-    be a fused one whose anchor is matmul_integer or conv_integer (see quant_epilogue.py)."""
+    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The
+    node may be a fused one whose anchor is matmul_integer or conv_integer (see quant_epilogue.py)."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
@@ -277,8 +277,9 @@ def _text(node: Node, roles: dict[str, int], then: Epilogue | None, packed: bool
                   BATCH="" if packed else _BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
     shift = 128 if types["w"] is U8 else 0
-    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes, QUADS=quads, PROGRAM=then and then.program("col"), LEAVES=leaves, SHIFT=shift,
-                   FLIP=-shift, FLIPS=257 * shift, SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
+    text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes,
+                   QUADS=quads, PROGRAM=then and then.program("col"), LEAVES=leaves, SHIFT=shift, FLIP=-shift, FLIPS=257 * shift,
+                   SHIFT_A=128 if types["x"] is I8 else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{types['x'].name}(")
 
 
@@ -292,8 +293,8 @@ def _launch(s: Sizes, packed: bool, quads: bool, requantized: bool, extra: list[
     width, mr, pitch = panel_columns(), tile_rows(quads), row_pitch(s.depth, quads)
     panels = -(-s.columns // width)
     most = greatest(mr, least(192 if packed else 1024, KEPT_BYTES // pitch) // mr * mr)
-    blocks = greatest(1, -(-rows // most))
-    block_rows = greatest(mr, -(-(-(-rows // blocks)) // mr) * mr)
+    even = -(-rows // greatest(1, -(-rows // most)))
+    block_rows = greatest(mr, -(-even // mr) * mr)
     blocks = -(-rows // block_rows)
     b_bytes = s.columns * s.depth
     wanted = greatest(tiles_for(MAX_TILES, batches * rows * b_bytes, 2 * MULTIPLIED), tiles_for(MAX_TILES, b_bytes, 4 * MOVED))

@@ -1,7 +1,8 @@
 """Convolutions of 8-bit integers, exact in i32: a row of the product is an output channel, a column an output pixel.
 
-A block of pixels is packed at a time: first as planes, a row of bytes for each input channel and tap (the zero point where the window
-reaches past the input), then as the panels that the microkernel reads (quant_panels.py), which all output channels are multiplied with.
+A block of pixels is packed at a time: first as planes, a row of bytes for each input channel and tap (the zero point where the
+window reaches past the input), then as the panels that the microkernel reads (quant_panels.py), which all output channels are
+multiplied with.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def _text(node: Node, roles: dict[str, int], then: Epilogue | None, packed: bool
                   WEIGHTS=_PACKED_WEIGHTS if packed else insert(_PACK_WEIGHTS, PACK_ROW=ROW[False]),
                   RESULT=insert(_REQUANTIZED, FINISH=finish(node, words, "j"), BIAS=bias) if small else _DIRECT)  # fmt: skip
     text = fill_in(text, ZERO=words["WZ"], **words, WIDTH=panel_columns(), LANES_=tiling(4).lanes, PAD=tile_rows(),
-                   BIASED=then is not None and then.bias is not None, PROGRAM=then and then.program("row"), LEAVES=leaves, SHIFT=128 if unsigned else 0, FLIP=0x8080 if unsigned else 0)  # fmt: skip
+                   BIASED=then is not None and then.bias is not None, PROGRAM=then and then.program("row"), LEAVES=leaves,
+                   SHIFT=128 if unsigned else 0, FLIP=0x8080 if unsigned else 0)  # fmt: skip
     return text.lstrip("\n").replace("_A(", f"_{node.operands[roles['w']].tensor.dtype.name}(")
 
 

@@ -37,7 +37,7 @@ def refuse_step(anchor: Node, node: Node, chain: int) -> Refusal | None:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is done to sums: the operand of the fused node that is added to them as a bias (None: none), then the program, in f32."""
+    """What is done to sums: the operand of the fused node that is added as a bias (None: none), then the program, in f32."""
 
     bias: int | None
     builder: Builder

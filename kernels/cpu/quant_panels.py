@@ -15,8 +15,8 @@ z * K - sum(a), where z is its zero point, and its numbers; a panel is the sums 
 quads of rests it has, the quads, the rests, and where the two pairs of each stand in a row of A. Needs AVX2 and few rests
 (`takes_quads`).
 
-Rows and panels are padded with zeros. The unsigned bytes of B, and for quads the signed ones of A, are shifted by 128, and so are their
-zero points.
+Rows and panels are padded with zeros. The unsigned bytes of B, and for quads the signed ones of A, are shifted by 128, and so are
+their zero points.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ def panel_columns() -> int:
 
 
 def tile_rows(quads: bool = False) -> int:
-    """Rows of the largest tile. Tiles of half that and of one row serve what is left; a tile may compute rows past the last. Quads need
-    two registers more."""
-    return tiling(4).rows[VECTORS] - quads * 2
+    """Rows of the largest tile. Tiles of half that and of one row serve what is left. Quads need two registers more."""
+    return tiling(4).rows[VECTORS] - 2 * quads
 
 
 def row_pitch(depth: int, quads: bool = False) -> int:
@@ -72,7 +71,8 @@ def pack_rows(a: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
 
 
 def pack_panels(b: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
-    """B [..., K, N] of bytes with its columns' zero points (that broadcast to [..., N]) as panels: u8 [..., panels, panel_pitch]."""
+    """B [..., K, N] of bytes with its columns' zero points (that broadcast to [..., N]) as panels of pairs: u8 [..., panels,
+    panel_pitch]."""
     *lead, k, n = b.shape
     width, shift = panel_columns(), 128 if b.dtype == np.uint8 else 0
     panels, pairs = -(-n // width), -(-k // 2)
@@ -110,8 +110,8 @@ def _shifted(b: np.ndarray) -> np.ndarray:
 
 
 def pack_quads(b: np.ndarray, zeros: np.ndarray | int = 0) -> np.ndarray:
-    """B [..., K, N] of bytes with its columns' zero points (that broadcast to [..., N]) as panels of quads: bytes, first a table of the
-    panels' offsets, as i64."""
+    """B [..., K, N] of bytes with its columns' zero points (that broadcast to [..., N]) as panels of quads: u8, first a table of
+    the panels' offsets, as i64."""
     *lead, k, n = b.shape
     width, shift = panel_columns(), 128 if b.dtype == np.uint8 else 0
     wide = -(-n // width) * width
@@ -176,11 +176,11 @@ def int_panel(lanes: int, quads: bool = False, program: Program | None = None, b
 
         panel(rows, steps, a, a_pitch, b, c, c_pitch, c_at, ncols, row_at, *operands)
 
-    that computes `rows` rows of one panel at `b` in `steps` pairs or quads; rows of A lie `a_pitch` bytes apart, those of the result
-    `c_pitch`, and its first column `c_at` bytes behind `c`. Columns past `ncols` are not written. The result is the sums as i32, or
-    what the program makes of them as f32, with its operands as for `gemm_panel`: the table `row_at` repeats the last row's entry for
-    as many rows as a tile has, and only "row" operands need it. Where it is biased, the first operand is such a row of i32, which are
-    added to the sums.
+    that computes `rows` rows of one panel at `b` in `steps` pairs or quads; rows of A lie `a_pitch` bytes apart, those of the
+    result `c_pitch`, and its first column `c_at` bytes behind `c`. Columns past `ncols` are not written. The result is the sums as
+    i32, or what the program makes of them as f32, with its operands as for `gemm_panel`: the table `row_at` repeats the last row's
+    entry for as many rows as a tile has, and only "row" operands need it. Where it is biased, the first operand is such a row of
+    i32, which are added to the sums.
     """
     mr = tile_rows(quads)
     arguments = 10 + biased + operand_count(program or IDENTITY)
@@ -337,8 +337,8 @@ def _pairwise(e: Emitter, x: Any, y: Any) -> Any:
 
 
 def _quadwise(e: Emitter, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
-    """The sum of x[4i + n] * y[4i + n] over n and over all x (u8) and y (i8), as i32. Sums of all products with n = 0, 1, and with n =
-    2, 3, must fit into i16."""
+    """The sum of x[4i + n] * y[4i + n] over n and over all x (u8) and y (i8), as i32. The sums of all products with n = 0, 1 must
+    fit into i16, and those with n = 2, 3."""
     pairs = e.ir.VectorType(e.half, 2 * e.lanes)
     name = "llvm.x86.avx512.pmaddubs.w.512" if e.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
     sums = [e.call(name, pairs, [x, y]) for x, y in zip(xs, ys, strict=True)]

@@ -47,8 +47,8 @@ def formula(node: Node, e: Expr, types: Sequence[TensorType], result: TensorType
 
 
 def _converted(body: Printer, e: Expr, args: list[str]) -> str:
-    """The value of an expression. The last step of a quantization is a cast of whole numbers that the type holds, which a sum with 1.5
-    * 2^23 leaves in the low bits: a fraction of the instructions of a cast."""
+    """The value of an expression. The last step of a quantization is a cast of whole numbers that the type holds, which a sum with
+    1.5 * 2^23 leaves in the low bits: a fraction of the instructions of a cast."""
     if e.fn != "cast" or e.dtype not in (I8, U8, I16, U16) or e.args[0].dtype is not F32 or e.args[0].fn != "where":
         return body.value(e, args)
     whole = body.value(e.args[0], args)

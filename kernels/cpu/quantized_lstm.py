@@ -25,8 +25,8 @@ from .rnn import ACTIVATIONS, indent
 from .target import serves
 from .tiling import tiling
 
-# Rows of `count` numbers, `gap` elements apart, become u8 as `dynamic_quantize_linear` has it, in `source`, and rows of a product in
-# `out`; the step. Adding 2^23 to a whole number leaves it in the low bits.
+# Rows of `count` numbers, `gap` elements apart, become u8 as `dynamic_quantize_linear` has it, in `source`, and rows of a
+# product in `out`; the step. Adding 2^23 to a whole number leaves it in the low bits.
 _QUANTIZE = """
 @function
 def NAME(numbers, rows, count, gap, source, out):
@@ -56,8 +56,8 @@ def NAME(numbers, rows, count, gap, source, out):
 
 """
 # Sizes: steps, batch, inputs, hidden, columns of all gates padded to panels, numbers of a state padded to vectors, bytes of a
-# direction's scratch, and where in it stand: scales by column and biases; the state's product; states, memories; the bytes of a row,
-# the rows of the states' and of the inputs' products; projected inputs.
+# direction's scratch, and where in it stand: scales by column and biases; the state's product; states, memories; the bytes of a
+# row, the rows of the states' and of the inputs' products; projected inputs.
 _KERNEL = """
 multiply_w = int_panel(LANES_, QUADS_W)
 multiply_r = int_panel(LANES_, QUADS_R)

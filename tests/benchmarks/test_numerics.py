@@ -38,7 +38,7 @@ BOUNDS = {
     "instance_norm, mean 1000 deviations": 2.1e-05, "group_norm, mean 1000 deviations": 3.6e-05, "rms_norm": 5.7,
     "batch_norm": 1.7e-07, "lrn": 4.2, "attention": 1.1e-06, "attention, causal": 4.5e-07, "LSTM": 4e-07, "GRU": 1.2e-06,
     "GRU linear_before_reset=1": 6.5e-07, "RNN": 7.6e-07, "resize linear": 2e-07, "resize cubic": 2.3e-07,
-    "grid_sample": 6e-06, "MatMulInteger": 0, "QLinearMatMul": 0, "ConvInteger": 0, "QLinearConv": 0, "QuantizeLinear": 0,
+    "grid_sample": 6e-06, "MatMulInteger": 0, "MatMulInteger, small weights": 0, "QLinearMatMul": 0, "ConvInteger": 0, "QLinearConv": 0, "QuantizeLinear": 0,
     "DequantizeLinear": 0, "DynamicQuantizeLinear": 0,
 }  # fmt: skip
 # Where the fast kernel rounds worse, and the strict one must not.

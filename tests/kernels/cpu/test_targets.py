@@ -80,8 +80,8 @@ print(json.dumps({"lanes": vector.LANES, "kernels": found}))
 """
 
 FAMILIES = ["gelu", "matmul", "matmul, batched", "3x3, 64 channels", "3x3, stride 2", "7x7 of 3 channels", "5x5 to 1 channel",
-            "depthwise 3x3", "Sum, last axis", "MaxPool", "softmax", "softmax, first axis", "layer_norm", "attention", "LSTM", "resize linear",
-            "MatMulInteger", "QLinearConv", "CumSum"]  # fmt: skip
+            "depthwise 3x3", "Sum, last axis", "MaxPool", "softmax", "softmax, first axis", "layer_norm", "attention", "LSTM",
+            "resize linear", "MatMulInteger", "MatMulInteger, small weights", "QLinearConv", "CumSum"]  # fmt: skip
 AVX512 = "avx512f,avx512vl,avx512bw,avx512dq,avx512cd,avx2,avx,fma,f16c,bmi,bmi2,sse4.2,popcnt"
 ELF_X86_64, ELF_AARCH64 = 62, 183
 
