@@ -223,6 +223,17 @@ def test_for_another_cpu_it_is_made_anew_from_the_text(saved, exe):
     assert same(gm.load(rewritten(saved, other), trust=True, threads=1).run({"x": X}), exe.run({"x": X}))
 
 
+def test_objects_of_vectors_of_another_width_are_not_taken(saved, exe, empty_cache, monkeypatch):
+    """A CPU with more features runs them, but constants are packed, and scratch is measured, for its own width."""
+    taken: list[str] = []
+    monkeypatch.setattr(objects, "adopt", lambda text, *_: taken.append(text))
+    gm.load(saved, trust=True, threads=1)
+    assert taken
+    taken.clear()
+    other = rewritten(saved, lambda m: m["environment"].__setitem__("vector_bits", "64"))
+    assert same(gm.load(other, trust=True, threads=1).run({"x": X}), exe.run({"x": X})) and not taken
+
+
 def test_a_cpu_with_more_features_runs_the_objects_of_one_with_less():
     assert bundled.runs_on("+avx2,+fma,-avx512f", "+avx2,+avx512f,+fma")
     assert not bundled.runs_on("+avx2,+avx512f", "+avx2,-avx512f") and not bundled.runs_on(None, "+avx2")
