@@ -180,7 +180,8 @@ class _Writer:
         name = self.know(bound)
         self.head += [f" q{n} = workspace.resolve({name})", f" v{n} = q{n}.schedule.view", f" n{n} = q{n}.schedule.advance"]
         for i in sorted({i for _, i in patches}):
-            (self.head if arrays[i][0] in "ck" else self.text).append(f" v{n}[{ARRAYS + i}] = id({arrays[i]})")
+            fixed = i < len(bound.inputs) and bound.inputs[i] in self.trip.around  # and so in all ways that share the segment
+            (self.head if fixed else self.text).append(f" v{n}[{ARRAYS + i}] = id({arrays[i]})")
         go_on = f"go_on(q{n}.schedule, threads, budget, {self.know(bound.name)})"
         self.text.append(f" if not n{n}(threads, {len(patches)}): {go_on}")
         self.text += [f" {name}.check(q{n})"] * bool(bound.checked)

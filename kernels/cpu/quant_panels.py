@@ -102,7 +102,7 @@ def takes_quads(b: np.ndarray) -> bool:
     starts = range(0, b.shape[-1], max(width, b.shape[-1] // 8 // width * width))
     samples = [_shifted(m[:, j : j + width]) for m in even for j in starts]
     unsafe = np.concatenate([_unsafe(m.reshape(-1, 2, m.shape[1])).any(-1) for m in samples])
-    return unsafe.sum() <= MOST_RESTS * unsafe.size
+    return bool(unsafe.sum() <= MOST_RESTS * unsafe.size)
 
 
 def _shifted(b: np.ndarray) -> np.ndarray:

@@ -75,7 +75,13 @@ def test_check_says_how_nodes_are_served(small: str) -> None:
     assert "native" in call("check", small).stdout
     answer = as_json("check", small)
     assert answer["ok"] and answer["error"] == "" and answer["problems"] == []
-    assert answer["counts"] == {"unsupported": 0, "reference": 0, "fails": 0, "host": 0, "native": 1}  # both nodes are one fused loop
+    assert answer["counts"] == {
+        "unsupported": 0,
+        "reference": 0,
+        "fails": 0,
+        "host": 0,
+        "native": 1,
+    }  # both nodes are one fused loop
     assert as_json("check", small, "--target", "reference")["counts"]["reference"] == 2
 
 
