@@ -18,7 +18,7 @@ Program = tuple[tuple, ...]
 IDENTITY: Program = (("acc",),)
 LEAVES = ("acc", "col", "row", "factor", "full", "scalar", "const")
 # How emit.py calls what ir/scalar.py calls differently.
-_SPELLED = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint"}
+_SPELLED = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint", "exact_exp": "exp", "exact_erf": "erf"}
 _LIBM = {"pow": lambda a, b: a.libm("pow", b)}
 _LOGIC = {"and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b, "not": lambda a: ~a}
 _LIGHT = frozenset(
@@ -51,7 +51,8 @@ def run_program(e: Emitter, program: Program, leaf: Callable[[str, Any], Any]) -
 
 
 def _one_plus(program: Program, functions: Container[str], fn: str, args: Sequence[Any]) -> int | None:
-    """The step f(x) of a sum 1 + f(x), which every sigmoid and gelu has; None where the step is none."""
+    """The step f(x) of a sum 1 + f(x), which every sigmoid and gelu has; None where the step is none, or where accuracy goes before
+    speed (see `REDUCED` in target.py)."""
     if fn != "add":
         return None
     return next((b for a, b in (args, args[::-1]) if program[a] == ("const", (1.0).hex()) and program[b][0] in functions), None)

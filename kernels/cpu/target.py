@@ -18,8 +18,9 @@ Builder = Callable[[Node], KernelSource | Refusal]
 _BUILDERS: dict[str, Builder] = {}
 # What compiles kernels, and so needs llvmlite; all other files of this folder are imported for the first node asked for.
 COMPILING = frozenset({"atomics", "emit", "language", "polynomials", "shuffle", "values", "vector", "objects", "worker"})
-# Functions of kernel texts that round worse than others (`polynomials.py`), and what accuracy="strict" takes instead.
-REDUCED = {"softmax_exp": "exp"}
+# Functions of kernel texts that round worse than others (`polynomials.py`), and what accuracy="strict" takes instead. So do sums of 1
+# and exp or erf in the programs of epilogues, which name their steps in quotes.
+REDUCED = {r"\bsoftmax_exp\b": "exp", "'exp'": "'exact_exp'", "'erf'": "'exact_erf'"}
 _loaded = False
 
 
@@ -58,7 +59,9 @@ def _select_strict(node: Node) -> KernelSource | Refusal:
 
 def _exact(text: str) -> str:
     """A kernel's text with functions to the last places in the place of those that are less exact."""
-    return re.sub(rf"\b({'|'.join(REDUCED)})\b", lambda m: REDUCED[m[0]], text)
+    for reduced, exact in REDUCED.items():
+        text = re.sub(reduced, exact, text)
+    return text
 
 
 def select(node: Node) -> KernelSource | Refusal:
