@@ -79,7 +79,8 @@ def ratios(peer: list[Turn], ours: list[Turn], clock: str) -> list[float]:
 
 def measure(entry: dict[str, Any], folder: Path, engines: list[str], threads: int, seconds: float, rounds: int) -> dict[str, Any]:
     """What one model takes on each engine; by how much graphmill's outputs differ from each peer's, as a share of the tolerance."""
-    feeds, path, load = realset.feeds(entry), folder / entry["file"], os.getloadavg()[0]
+    feeds, load = realset.feeds(entry), os.getloadavg()[0]
+    path = realset.fetch(entry, folder)  # which exports are there
     out: dict[str, Any] = {"model": entry["file"][:-5], "threads": threads, "engines": {}, "ratios": {}}
     runs, answers = {}, {}
     for name in engines:
