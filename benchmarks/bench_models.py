@@ -101,8 +101,8 @@ def check_page(results: list[real_models.Result], command: str) -> str:
 
 REAL = """# Speed of real models
 
-The models of [models.md](models.md), with their usual inputs. Where it says OTHER ANSWERS the model computes on bytes: ONNX Runtime's
-sums of them saturate on machines without VNNI, graphmill's are exact; models.md tells how their answers are compared.
+The models of [models.md](models.md), with their usual inputs. Where it says OTHER ANSWERS the model computes on bytes: ONNX
+Runtime's sums of them saturate on machines without VNNI, graphmill's are exact; models.md tells how their answers are compared.
 """
 
 
