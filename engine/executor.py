@@ -150,7 +150,7 @@ class Executable:
 
     def _keep(self, frame: Frame, legs: Sequence[Leg]) -> None:
         """Keeps the short way for a run that began with what `frame` holds, unless another thread has done so."""
-        signature = tuple([np.shape(x) for x in frame.values.values()])
+        signature = tuple([getattr(x, "shape", None) for x in frame.values.values()])  # lists have none, and no short way
         if any(r.signature == signature for r in self._replays):
             return
         replay = replay_of(self._plan, frame, legs, self._output_names)
