@@ -69,10 +69,12 @@ def _short(t: Type | None, v: Value) -> Type | None:
 
 
 def keep_layout(new: Type | None, old: Type | None) -> Type | None:
-    """Layouts are decided by a pass, not inferred: one that was set stays."""
-    if isinstance(new, TensorType) and isinstance(old, TensorType) and old.layout is not None and new.rank == old.rank:
+    """Layouts are decided by a pass, not inferred: where a type was known, its layout stays, or that it has none."""
+    if not isinstance(new, TensorType) or new.shape is None:
+        return new
+    if isinstance(old, TensorType) and old.shape is not None and len(old.shape) == len(new.shape):
         return new.with_(layout=old.layout)
-    return new
+    return new if new.layout is None or len(new.layout.perm) == len(new.shape) else new.with_(layout=None)
 
 
 def context(node: Node) -> InferContext:

@@ -143,3 +143,17 @@ def test_dims_that_grow_with_every_node_become_symbols() -> None:
     sizes = [size_of(d) for n in module.main for d in n.result.tensor.shape or ()]
     assert max(sizes) <= MAX_DIM
     assert interp.run(module, {"x": np.arange(300, dtype=np.float32).reshape(1, 1, 300)})["v200"].shape == (1, 1, 99)
+
+
+def test_layouts_are_not_inferred() -> None:
+    """What was typed keeps its layout, or that it has none, whatever its operand has; what was not gets none of another rank."""
+    m = parse_module("""module @m {opset = 17} {
+      const %axes : i64[1] = [3]
+      graph @main(%x: f32[1,4,5]{nwc}) -> %u {
+        %t = transpose(%x) {perm = [0,2,1]} : f32[1,5,4]
+        %u = unsqueeze(%t, %axes) : f32[1,5,4,1]
+      }
+    }""")
+    infer_module(m)
+    verify(m)
+    assert [str(n.results[0].type) for n in m.main] == ["f32[1,5,4]", "f32[1,5,4,1]"]
