@@ -237,9 +237,8 @@ def _unknown(epilogue: Builder) -> Refusal | None:
 
 # ---- B known at run time ------------------------------------------------------------------------------------------------
 
-_BATCH = """
-a = a_all
-b = b_all
+# From `a` and `b` of the whole to those of entry `batch`, by `Sizes.loops`.
+ALONG_BATCH = """
 rest = batch
 for i in range(loops):
     n = param(p, LOOPS + 3 * i)
@@ -247,7 +246,10 @@ for i in range(loops):
     rest //= n
     a += j * param(p, LOOPS + 3 * i + 1)
     b += j * param(p, LOOPS + 3 * i + 2)
-c = result + batch * rows * columns * MI
+"""
+_BATCH = f"""
+a = a_all
+b = b_all{ALONG_BATCH}c = result + batch * rows * columns * MI
 """
 _PACK_B = """
 source = b + column * b_col

@@ -14,7 +14,7 @@ from ...ir.types import BF16, F16, F32, I8, U8, TensorType
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .epilogue import Site, site_of
-from .gemm import Sizes
+from .gemm import ALONG_BATCH, Sizes
 from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
 from .quant_epilogue import Epilogue, epilogue, leaves_text
 from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
@@ -197,15 +197,6 @@ def kernel(p, tile, ntiles):
             PANEL
             RESULT
 """
-_BATCH = """
-rest = batch
-for i in range(loops):
-    n = param(p, LOOPS + 3 * i)
-    j = rest % n
-    rest //= n
-    a += j * param(p, LOOPS + 3 * i + 1)
-    b += j * param(p, LOOPS + 3 * i + 2)
-"""
 _PACK_PANEL = """
 panel = buffer + at_panel
 for j in range(width):
@@ -274,7 +265,7 @@ def _text(node: Node, roles: dict[str, int], then: Epilogue | None, packed: bool
     result = insert(_REQUANTIZED, FINISH=finish(node, words, "j")) if small else _DIRECT
     leaf_lines, leaves = leaves_text(node, then)
     text = insert(_KERNEL, PARAMS=params_text(node, roles, _INTS) + "\n" + leaf_lines, STEPS=STEPS[quads], PACK_ROW=ROW[quads],
-                  BATCH="" if packed else _BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
+                  BATCH="" if packed else ALONG_BATCH, PANEL=PANEL[quads] if packed else _PACK_PANEL, RESULT=result)  # fmt: skip
     loops_at = first_int(node) + len(_INTS) + sum(role not in ("x", "w") for role in roles)
     shift = 128 if types["w"] is U8 else 0
     text = fill_in(text, ZERO=words["XZ"], INDEX="q", **words, LOOPS=loops_at, WIDTH=panel_columns(), LANES_=tiling(4).lanes,
