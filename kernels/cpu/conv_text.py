@@ -66,18 +66,21 @@ t = n
 n = t // ND
 qd = t - n * ND
 """
+_NEXT_LINE = """
+qw = 0
+qh += 1
+if qh == NH:
+    qh = 0
+    qd += 1
+    if qd == ND:
+        qd = 0
+        n += 1
+"""
 _NEXT = """
 if i < count - 1:
     qw += 1
     if qw == NW:
-        qw = 0
-        qh += 1
-        if qh == NH:
-            qh = 0
-            qd += 1
-            if qd == ND:
-                qd = 0
-                n += 1
+        NEXT_LINE
 """
 _PLACE = """
 od = qd
@@ -122,14 +125,7 @@ while i < count:
     TABLES
     i += run
     lines += 1
-    qw = 0
-    qh += 1
-    if qh == NH:
-        qh = 0
-        qd += 1
-        if qd == ND:
-            qd = 0
-            n += 1
+    NEXT_LINE
 for i in range(count, count + PAD):
     REPEAT
     for s in range(segments):
@@ -297,10 +293,10 @@ def rows_fragments(transposed: bool, buffered: bool, y_last: bool, packed: bool)
         words, place = {"ND": "OD", "NH": "OH", "NW": "OW"}, _PLACE
     if buffered:
         copy, tables = _COPY_TRANSPOSED if transposed else _COPY_CONV, _TABLES_LAST if y_last else _TABLES_MAJOR
-        fill = insert(_BUFFER, FIRST=_FIRST, NEXT=_NEXT, PLACE=place, TABLES=tables, COPY=copy)
+        fill = insert(_BUFFER, FIRST=_FIRST, NEXT=insert(_NEXT, NEXT_LINE=_NEXT_LINE), PLACE=place, TABLES=tables, COPY=copy)
     else:
         tables, repeat = (_RUN_LAST, _REPEAT_LAST) if y_last else (_RUN_MAJOR, _REPEAT_MAJOR)
-        fill = insert(_ADDRESSES, FIRST=_FIRST, PLACE=place, TABLES=tables, REPEAT=repeat,
+        fill = insert(_ADDRESSES, FIRST=_FIRST, NEXT_LINE=_NEXT_LINE, PLACE=place, TABLES=tables, REPEAT=repeat,
                       **(_OUTSIDE if transposed else _CONTINUED))  # fmt: skip
         words |= {"X_STEP": "1", "Y_STEP": "sw"} if transposed else {"X_STEP": "sw", "Y_STEP": "1"}
     fill = fill_in(fill, **words)
