@@ -21,7 +21,7 @@ from ..ir.layout import physical
 from ..ir.recording import Tape, is_size, value_of
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import I64, TensorType
-from ..kernels.cpu.boxes import Box, Mover
+from ..kernels.boxes import Box, Mover
 from ..kernels.spec import Call, Launch
 from .bound import BYTE, Place
 from .memory import Buffer, aligned_copy

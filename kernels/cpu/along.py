@@ -12,9 +12,9 @@ from ...ir.errors import RunError
 from ...ir.recording import greatest
 from ...ir.reduction import Reduction
 from ...ir.types import BOOL, DType
+from ..operands import first_int, first_result, host_value, refuse_layouts, tiles_for
+from ..printer import literal, supported
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import first_int, first_result, host_value, refuse_layouts, tiles_for
-from .printer import literal, supported
 from .reduce import indent
 from .target import serves
 

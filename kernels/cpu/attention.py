@@ -15,10 +15,10 @@ from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import BOOL, F32, FLOATS, TensorType
+from ..operands import fill_in, first_int, first_result, refuse_layouts, slot_of
+from ..printer import literal
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import PAD
-from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
-from .printer import literal
 from .target import serves
 from .tiling import tiling
 

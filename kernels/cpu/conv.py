@@ -27,12 +27,12 @@ from ...ir.ops.conv_other import _transpose_windows
 from ...ir.ops.windows import make_windows
 from ...ir.recording import greatest
 from ...ir.types import FLOATS
+from ..epilogue import Builder, Site, epilogue_of, site_of
+from ..operands import first_int, first_result, slot_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .blocks import RESULT_AT, Nest, Shape, launch, nest_text
 from .conv_text import PLANES_BATCH, PLANES_FILL, PLANES_PACK, rows_fragments
-from .epilogue import Builder, Site, epilogue_of, site_of
 from .gemm import computing, pack_panels
-from .operands import first_int, first_result, slot_of
 from .target import serves
 
 FEW_CHANNELS = 8  # below, the numbers of a tap are too few for a loop of their own

@@ -11,13 +11,13 @@ from textwrap import indent
 import numpy as np
 
 from ...ir.recording import greatest, least
+from ..epilogue import Builder, Site
+from ..operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, geometry, grouped_weight
 from .direct import build_direct
-from .epilogue import Builder, Site
 from .gemm import computing
-from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from .program import LEAVES
 from .tiling import tiling
 

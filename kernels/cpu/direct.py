@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..epilogue import Builder, Site
+from ..operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry, grouped_weight
-from .epilogue import Builder, Site
-from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from .tiling import tiling
 
 PIXELS = {False: 4, True: 6}  # of a tile of two vectors, by `spread`: sums, weights and an input stay in registers

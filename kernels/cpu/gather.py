@@ -6,9 +6,9 @@ import math
 
 from ...ir.core import Node
 from ...ir.types import FLOATS, I32, I64, INTEGERS, SIGNED, U8, U16, U32, DType
+from ..boxes import strides_of
+from ..operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from .boxes import strides_of
-from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
 FLAG = 8  # bytes of scratch: the word in which a kernel reports

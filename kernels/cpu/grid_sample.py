@@ -6,8 +6,8 @@ import re
 
 from ...ir.core import Node
 from ...ir.types import F64, FLOATS
+from ..operands import fill_in, first_int, first_result, refuse_layouts, refuse_strings, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, first_result, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
 RUN = 256  # positions whose taps are kept at a time

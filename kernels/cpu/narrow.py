@@ -14,12 +14,12 @@ import numpy as np
 
 from ...ir.core import Node, Value
 from ...ir.recording import least
+from ..epilogue import Builder, Site
+from ..operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
 from .conv import GEOMETRY, geometry, grouped_weight
 from .depthwise import scalar_program
-from .epilogue import Builder, Site
-from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from .tiling import tiling
 
 MOST_CHANNELS = 4

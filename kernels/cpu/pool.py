@@ -9,9 +9,9 @@ from ...ir.core import Node
 from ...ir.layout import channels_last
 from ...ir.ops.windows import make_windows
 from ...ir.types import FLOATS, I8, U8, DType
+from ..operands import fill_in, first_int, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .operands import fill_in, first_int, tiles_for
 from .target import serves
 
 BLOCK = 128  # addends of one sum; sums of sums keep the rounding error of large planes small

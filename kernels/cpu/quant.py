@@ -11,11 +11,12 @@ from ...ir.core import Node
 from ...ir.errors import RunError
 from ...ir.recording import greatest, least
 from ...ir.types import BF16, F16, F32, I8, U8, TensorType
+from ..epilogue import Site, site_of
+from ..operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
+from ..products import Sizes
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .epilogue import Site, site_of
-from .gemm import ALONG_BATCH, Sizes
-from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
+from .gemm import ALONG_BATCH
 from .quant_epilogue import Epilogue, epilogue, leaves_text
 from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
 from .target import serves

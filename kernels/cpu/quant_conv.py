@@ -15,12 +15,12 @@ import numpy as np
 from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.types import U8
+from ..epilogue import Site
+from ..operands import MULTIPLIED, fill_in, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .conv import GEOMETRY, Geometry, geometry
 from .conv_text import PLANES_PACK
-from .epilogue import Site
-from .operands import MULTIPLIED, fill_in, tiles_for
 from .quant import ROW, check_sizes, constant_zeros, finish, params_text, steps_of, words_of
 from .quant_epilogue import Epilogue, leaves_text
 from .quant_panels import pack_rows, panel_columns, panel_pitch, row_pitch, tile_rows

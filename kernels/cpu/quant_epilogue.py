@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from ...ir.core import Node
 from ...ir.types import F32
+from ..epilogue import Builder, Site, check_step, epilogue_of, operand_kind
+from ..operands import slot_of
 from ..spec import Refusal
-from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind
-from .operands import slot_of
 
 ANCHORS = ("matmul_integer", "conv_integer")
 

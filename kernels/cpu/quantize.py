@@ -14,11 +14,11 @@ from ...ir.ops.cast import cast_value
 from ...ir.ops.quant import dequantize, quantize
 from ...ir.scalar import Expr, trace
 from ...ir.types import F32, I8, I16, U8, U16, TensorType
+from ..operands import first_int, refuse_layouts, refuse_strings
+from ..printer import Printer, supported
+from ..space import make_space
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .loops import bind, loop_text
-from .operands import first_int, refuse_layouts, refuse_strings
-from .printer import Printer, supported
-from .space import make_space
 from .target import serves
 
 Reshape = Callable[[int, Dims], Dims]  # operand's index and shape to the shape that the loops see

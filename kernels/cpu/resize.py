@@ -16,9 +16,9 @@ from ...ir.layout import physical
 from ...ir.ops import resize as rules
 from ...ir.ops.sampling import narrow
 from ...ir.types import FLOATS, INTEGERS, dtype_of
+from ..boxes import strides_of
+from ..operands import fill_in, first_int, first_result, host_value, refuse_strings, tiles_for
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from .boxes import strides_of
-from .operands import fill_in, first_int, first_result, host_value, refuse_strings, tiles_for
 from .target import serves
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...ir.core import Node
+from ..operands import fill_in, first_int, refuse_layouts, tiles_for
+from ..printer import register
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, refuse_layouts, tiles_for
-from .printer import register
 from .target import serves
 
 _KERNEL = """

@@ -16,9 +16,10 @@ from ...ir.core import Node, Value
 from ...ir.recording import greatest
 from ...ir.reduction import Reduction
 from ...ir.types import FLOATS, DType, TensorType
+from ..operands import first_int, first_result, refuse_layouts, slot_of, tiles_for
+from ..printer import literal, register
+from ..row_regions import refuse_parameter
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import first_int, first_result, refuse_layouts, slot_of, tiles_for
-from .printer import literal, register
 from .target import serves
 
 Map = Callable[[str], str]  # from the name of an element (a vector, mostly) to an expression of the text
@@ -211,17 +212,6 @@ def _mean_and_inverse(x: Array, acc: DType, epsilon: float) -> list[str]:
 
 def _inverse(acc: DType, epsilon: float) -> list[str]:
     return [f"inverse = div({literal(1, acc)}, sqrt(add(div(total, size), {literal(epsilon, acc)})))"]
-
-
-def refuse_parameter(x: TensorType, v: Value | None, axis: int) -> Refusal | None:
-    """Scale and bias must have an element for each of a row."""
-    if v is None:
-        return None
-    shape, row = v.tensor.shape or (), (x.shape or ())[axis:]
-    lead = len(row) - len(shape)
-    same = lead <= 0 and shape[-lead:] == row and all(d == 1 for d in shape[:-lead])
-    same = same or (lead > 0 and shape == row[lead:] and all(d == 1 for d in row[:lead]))
-    return None if same else Refusal("a parameter is broadcast within the row", {f"%{v.name}": v.type, "x": x})
 
 
 def norm_lines(node: Node, x: Array, y: Array, acc: DType) -> list[str]:

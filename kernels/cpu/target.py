@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,36 +10,16 @@ from dataclasses import replace
 from ...ir.core import Node
 from ...ir.layout import Layout, channels_last
 from ...ir.types import TensorType
+from ..registry import Registry
 from ..spec import KernelSource, Refusal
 
-Builder = Callable[[Node], KernelSource | Refusal]
-_BUILDERS: dict[str, Builder] = {}
 # What compiles kernels, and so needs llvmlite; all other files of this folder are imported for the first node asked for.
 COMPILING = frozenset({"atomics", "emit", "language", "polynomials", "shuffle", "values", "vector", "objects", "worker"})
 # Functions of kernel texts that round worse than others (`polynomials.py`), and what accuracy="strict" takes instead. So do sums of
 # 1 and exp or erf in the programs of epilogues, which name their steps in quotes.
 REDUCED = {r"\bsoftmax_exp\b": "exp", "'exp'": "'exact_exp'", "'erf'": "'exact_erf'"}
-_loaded = False
-
-
-def serves(*ops: str) -> Callable[[Builder], Builder]:
-    """Announces the function that makes the kernel of these operators (`fused.<kernel>` for fused regions)."""
-
-    def register(build: Builder) -> Builder:
-        for name in ops:
-            _BUILDERS[name] = build
-        return build
-
-    return register
-
-
-def _load() -> None:
-    global _loaded
-    if not _loaded:
-        for module in pkgutil.iter_modules([os.path.dirname(__file__)]):
-            if module.name not in COMPILING:
-                importlib.import_module(f".{module.name}", __package__)
-        _loaded = True
+_KERNELS = Registry("CPU", __package__, os.path.dirname(__file__), COMPILING)
+serves, select = _KERNELS.serves, _KERNELS.select
 
 
 def selector(accuracy: str) -> Callable[[Node], KernelSource | Refusal]:
@@ -62,19 +40,6 @@ def _exact(text: str) -> str:
     for reduced, exact in REDUCED.items():
         text = re.sub(reduced, exact, text)
     return text
-
-
-def select(node: Node) -> KernelSource | Refusal:
-    """The kernel that serves `node` on the CPU, or why there is none."""
-    _load()
-    for v in [*node.operands, *node.results]:
-        if v is not None and (not isinstance(v.type, TensorType) or v.type.shape is None):
-            return Refusal(f"%{v.name} has type {v.type}, expected a tensor of known rank")
-    name = f"fused.{node.attr('kernel')}" if node.op.name == "fused" else node.op.name
-    build = _BUILDERS.get(name) or (_BUILDERS["fused.loops"] if node.op.is_elementwise else None)
-    if build is None:
-        return Refusal(f"there is no CPU kernel for {name}")
-    return build(node)
 
 
 class CpuTarget:

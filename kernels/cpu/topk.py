@@ -6,8 +6,8 @@ import math
 
 from ...ir.core import Node
 from ...ir.types import FLOATS, NUMERIC
+from ..operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from .target import serves
 
 # x [outer, n, inner] -> the k best of each row, best first. While a row is read, its results hold a heap with the worst at the

@@ -18,8 +18,8 @@ from ...ir.ops import trees as forests
 from ...ir.ops.classic import POST, labels_of
 from ...ir.ops.trees import Forest
 from ...ir.types import F64, dtype_of
+from ..operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
 GROUP = 8  # trees that are walked at once

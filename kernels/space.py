@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.layout import physical
-from ...ir.types import TensorType
-from ..spec import Call, Dims, Refusal
+from ..ir.layout import physical
+from ..ir.types import TensorType
+from .spec import Call, Dims, Refusal
 
 FULL, ONE, MAYBE = "full", "one", "maybe"  # an operand's dim is the space's; is 1; is known at run time only
 

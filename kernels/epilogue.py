@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...ir.core import Node, Value
-from ...ir.scalar import LOGIC, TEST, UNARY, Expr, trace
-from ...ir.symbols import DimLike
-from ...ir.types import FLOATS, Shape, TensorType
-from ..spec import Refusal
+from ..ir.core import Node, Value
+from ..ir.scalar import LOGIC, TEST, UNARY, Expr, trace
+from ..ir.symbols import DimLike
+from ..ir.types import FLOATS, Shape, TensorType
 from .operands import slot_of
-from .program import Program
+from .spec import Refusal
 
 APPLIED = (UNARY - {"bitnot"}) | LOGIC | TEST | {
     "add", "sub", "mul", "div", "floordiv", "mod", "fmod", "min", "max", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where", "not",
 }  # fmt: skip
+Program = tuple[tuple, ...]  # steps; see `Builder`
 MAX_STEPS = 200  # a longer program is a kernel of its own
 Channel = int | None  # the logical axis that "one number a channel" runs along
 
