@@ -23,8 +23,9 @@ from ..ir.symbols import Unbound, evaluate
 from ..ir.types import I64, TensorType
 from ..kernels.boxes import Box, Mover
 from ..kernels.spec import Call, Launch
-from .bound import BYTE, Place
-from .memory import Buffer, aligned_copy
+from .bound import Place
+from .device import fetch
+from .memory import BYTE, Buffer, aligned_copy
 from .pieces import compute_within, kept_values, piece
 from .steps import Frame, KernelStep, Shaped, SizeStep, Step, ViewStep, nbytes_of_shape, result_shapes
 
@@ -60,6 +61,7 @@ class Binder:
         self.steps, self.start, self.tape = steps, start, tape
         self.outside = set(reads)
         self._given = frame, reads, contents
+        self.device = frame.workspace.device
 
     def walk(self) -> None:
         """Walks the steps as far as they can be bound, and forgets the others."""
@@ -100,10 +102,10 @@ class Binder:
                     tape.guard(f"contents[{at}] is None")
                 at = None
             if tape is None:
-                shape, self.frame.values[v] = x.shape, Shaped(x.shape, x.dtype) if at is None else x
+                shape, self.frame.values[v] = x.shape, Shaped(x.shape, x.dtype) if at is None else fetch(x)
             else:
                 shape = self._recorded_shape(tape, i, v, x.shape, at is not None)
-                self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, x)
+                self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, fetch(x))
             self.places[v] = Place(shape, x.dtype, outer=v)
 
     def _is_lent(self, v: Value) -> bool:

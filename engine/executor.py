@@ -14,7 +14,7 @@ from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
-from .memory import Workspace
+from .device import CPU, Device
 from .options import Options
 from .outputs import Outputs, owned
 from .plan import Plan
@@ -22,6 +22,7 @@ from .replay import Replay, StepByStep, replay_of
 from .report import CompileReport
 from .steps import Frame
 from .ways import Leg
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
@@ -33,11 +34,12 @@ MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usua
 class Executable:
     """A compiled model. Immutable: every run has a frame of its own."""
 
-    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport, given: int):
+    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport, given: int,
+                 device: Device = CPU):  # fmt: skip
         """`given` are the bytes of the model's own constants, which say how much a run may hold (see `Limits`)."""
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        self._constants = given
+        self._constants, self.device = given, device
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
@@ -88,7 +90,7 @@ class Executable:
         try:
             workspace = self._workspaces.pop()
         except IndexError:
-            workspace = Workspace()
+            workspace = Workspace(self.device)
         try:
             for replay in self._replays:
                 results = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
@@ -139,9 +141,9 @@ class Executable:
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
-        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[])
+        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[] if self.device.is_host else None)
         if outputs is not None:
-            frame.places = outputs.places()
+            frame.places = outputs.places() if self.device.is_host else {}
         results = self._plan.run(frame)
         self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         named = dict(zip(self._output_names, results))

@@ -16,7 +16,7 @@ import numpy as np
 from ..ir.core import Node, Value
 from ..ir.errors import GraphmillError, RunError
 from ..ir.infer import MAX_CONTENTS, where
-from ..ir.interp import bind_symbols, run_node, sizes
+from ..ir.interp import bind_dims, bind_symbols, run_node, sizes
 from ..ir.layout import physical
 from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
@@ -24,7 +24,9 @@ from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, dtype_of, type_of
 from ..kernels.spec import Call, KernelSource, Launch, trimmed
 from .binding import Symbols
-from .memory import ALIGN, Workspace, aligned, aligned_copy, as_aligned
+from .device import Device, fetch
+from .memory import aligned_copy, as_aligned
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -152,9 +154,11 @@ class ViewStep(Step):
 
     def run(self, frame: Frame) -> None:
         (result,) = self.node.results
-        shape = physical(result_shapes(self.node, frame)[0], result.tensor.layout)
-        frame.values[result] = np.asarray(frame.get(self.node.operands[0])).reshape(shape)
-        bind_symbols(result.type, frame.logical(result), frame.symbols)
+        (logical,) = result_shapes(self.node, frame)
+        shape = physical(logical, result.tensor.layout)
+        x = frame.get(self.node.operands[0])
+        frame.values[result] = (x if hasattr(x, "reshape") else np.asarray(x)).reshape(shape)
+        bind_dims(result.tensor, logical, frame.symbols)
 
 
 class SizeStep(Step):
@@ -179,7 +183,7 @@ class HostStep(Step):
 
     def run(self, frame: Frame) -> None:
         node = self.node
-        operands = [frame.logical(v) for v in node.operands]
+        operands = [fetch(frame.logical(v)) for v in node.operands]
         if not self.plans:
             results = self._reference(operands, frame)
         else:
@@ -253,18 +257,21 @@ class KernelStep(Step):
         return self._constants[i]
 
     def run(self, frame: Frame) -> None:
-        node = self.node
-        arrays = [None if v is None else self.constant(i) if v.is_const else frame.values[v] for i, v in enumerate(node.operands)]
+        node, device = self.node, frame.workspace.device
+        arrays = [
+            None if v is None else self.constant(i) if v.is_const else device.bring(frame.values[v])
+            for i, v in enumerate(node.operands)
+        ]
         shapes, launch = self._bind(arrays, frame)
-        results = [aligned(physical(shape, v.tensor.layout), v.tensor.dtype.np) for v, shape in zip(node.results, shapes)]
-        length = execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
+        results = [_empty(device, physical(shape, v.tensor.layout), v.tensor.dtype) for v, shape in zip(node.results, shapes)]
+        length = device.execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
         for j, v in enumerate(node.results):
             frame.values[v] = trimmed(results[j], self.source.trim[j], length) if self.source.trim else results[j]
-            bind_symbols(v.tensor, frame.logical(v), frame.symbols)
+            bind_dims(v.tensor, np.shape(frame.logical(v)), frame.symbols)
 
     def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
         node = self.node
-        host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
+        host = {i: np.asarray(fetch(frame.logical(node.operands[i]))) for i in self.source.host if node.operand(i) is not None}
         logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
         bound = self.source.bound
         shapes = result_shapes(node, frame) if bound is None else [tuple(s) for s in bound(Call(logical, (), host))]
@@ -290,20 +297,8 @@ class KernelStep(Step):
         return shapes, launch
 
 
-def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> int:
-    """Runs all tiles of a kernel; the length that it reports (see `KernelSource.trim`). Raises RunError with the kernel's message
-    where it found its operands' contents wrong."""
-    from ..kernels.cpu.launch import call
-
-    scratch = aligned((max(launch.scratch, ALIGN),), np.dtype(np.uint8))
-    if step.source.checked:
-        scratch[:8] = 0
-    addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
-    for ints, tiles in launch.each():
-        call(step.address, np.array([*addresses, *ints], np.int64), tiles, threads)
-    if step.source.checked and scratch[:8].any():
-        raise RunError(f"{where(step.node)}: {step.source.checked}")
-    return int(scratch[8:16].view(np.int64)[0]) if step.source.trim else 0
+def _empty(device: Device, shape: tuple[int, ...], dtype: DType) -> Any:
+    return device.empty(nbytes_of_shape(shape, dtype)).view(dtype.np).reshape(shape)
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------
