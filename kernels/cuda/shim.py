@@ -1,0 +1,171 @@
+"""CUDA kernels run on the CPU: the program that nvrtc compiles, made a shared library by a C++ compiler, shim.hpp before it.
+
+It is how kernels are tested without a GPU. All threads of a block exist, with barriers, warps and shared memory; a kernel that
+would hang is an error. Libraries are kept in graphmill's cache, one for all the texts that were compiled together.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from ...ir.errors import GraphmillError
+from ...ir.locks import fork_safe_lock
+from ..cpu.cache import cache_dir, remove_abandoned, writable
+from . import source
+from .nvrtc import CudaCompileError, CudaUnavailable
+
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
+         "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden")  # fmt: skip
+STACK = 65536  # bytes of a thread's stack, as in shim.hpp
+
+
+class CudaLaunchError(GraphmillError):
+    """A kernel cannot go on: a barrier that not all threads reach, a shuffle from a lane that takes no part."""
+
+
+@functools.cache
+def compiler() -> tuple[str, ...]:
+    """The command of the C++ compiler: $CXX, c++, g++, clang++, else that of the package ziglang. Raises CudaUnavailable."""
+    for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        if name and shutil.which(name):
+            return (name,)
+    if importlib.util.find_spec("ziglang"):
+        return (sys.executable, "-m", "ziglang", "c++")
+    raise CudaUnavailable("running CUDA kernels on the CPU takes a C++ compiler, and there is none: expected $CXX, c++, g++ or "
+                          "clang++; try `pip install ziglang`")  # fmt: skip
+
+
+@functools.cache
+def _version() -> str:
+    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+
+
+@functools.cache
+def _prefix() -> tuple[str, str]:
+    """What stands before every text, and the hash of all but the text that a library depends on."""
+    before = (Path(__file__).parent / "shim.hpp").read_text()
+    about = [*FLAGS, *compiler(), _version(), platform.machine(), before, source.prelude()]
+    return before, hashlib.sha256("\n".join(about).encode()).hexdigest()
+
+
+@functools.cache
+def _private() -> Path:
+    """A folder of this process, removed when it ends."""
+    folder = tempfile.TemporaryDirectory(prefix="graphmill-shim-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+def _path(texts: Iterable[str]) -> Path:
+    """Where the library of these texts is kept: in the cache if it can be written."""
+    key = hashlib.sha256("\n".join([_prefix()[1], *(source.entry(t) for t in texts)]).encode()).hexdigest()
+    return (cache_dir() if writable() else _private()) / "shim" / f"{key}.so"
+
+
+# ---- compiling --------------------------------------------------------------------------------------------------
+
+
+def load(texts: Iterable[str]) -> dict[str, Kernel]:
+    """The kernels of these texts, ready to run; those that no library in the cache has are compiled, all in one.
+
+    Raises CudaCompileError, CudaUnavailable, KernelTextError.
+    """
+    wanted = list(dict.fromkeys(texts))
+    missing = [t for t in wanted if not _path([t]).exists()]
+    if missing:
+        _build(missing)
+    return {t: Kernel(t) for t in wanted}
+
+
+def _build(texts: list[str]) -> None:
+    """Compiles these texts into one library, to which the paths of each of them then lead."""
+    path = _path(texts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent)
+    program = _prefix()[0] + source.program(texts)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
+        made = f.name
+    try:
+        command = [*compiler(), *FLAGS, "-x", "c++", "-", "-o", made, "-lm"]
+        done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CudaCompileError(f"a CUDA program does not compile for the CPU:\n{done.stderr}")
+        os.replace(made, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(made)
+    for text in texts:
+        _point(_path([text]), path)
+
+
+def _point(link: Path, path: Path) -> None:
+    """Makes `link` lead to a file beside it."""
+    if link == path:
+        return
+    new = link.with_suffix(f".{os.getpid()}.tmp")
+    with suppress(FileExistsError):
+        new.symlink_to(path.name)
+    os.replace(new, link)
+
+
+# ---- running ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _stacks() -> tuple[mmap.mmap, int]:
+    """Memory for the stacks of a block's threads, and its address. What no thread touches costs nothing."""
+    memory = mmap.mmap(-1, source.MOST_THREADS * STACK)
+    return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+_lock = fork_safe_lock()  # a library's blocks share its static memory, all of them the stacks
+
+
+class Kernel:
+    """A kernel that runs on the CPU: `kernel(words, blocks)`."""
+
+    def __init__(self, text: str):
+        self.text, self.shape = text, source.shape_of(text)
+        self._function = getattr(ctypes.CDLL(str(_path([text]))), source.entry(text))
+        self._function.restype = ctypes.c_char_p
+        self._function.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_uint,
+            ctypes.c_uint,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_ulonglong,
+        ]
+        self._shared = np.empty(self.shape.shared + 128, np.uint8)
+
+    def __call__(self, words: np.ndarray, blocks: int, *, backwards: bool = False) -> None:
+        """Runs all blocks. `words` is an int64 array of as many words as the kernel has, addresses among them.
+
+        `backwards` begins with the last block and the last thread of each: a kernel whose result changes lacks a barrier.
+        Raises CudaLaunchError where threads wait for ever.
+        """
+        if words.dtype != np.int64 or words.shape != (self.shape.words,) or not words.flags.c_contiguous:
+            raise CudaLaunchError(f"words of {words.dtype} {words.shape}; expected {self.shape.words} contiguous int64")
+        if not 0 <= blocks <= source.MOST_INDEX:
+            raise CudaLaunchError(f"{blocks} blocks; expected 0 to 2^31 - 1")
+        shared = self._shared.ctypes.data + -self._shared.ctypes.data % 128
+        with _lock:
+            said = self._function(words.ctypes.data, blocks, backwards, _stacks()[1], shared, self.shape.shared)
+        if said:
+            raise CudaLaunchError(f"{said.decode()}\n{self.text}")
