@@ -66,7 +66,7 @@ def program(texts: Iterable[str]) -> str:
     for text in dict.fromkeys(texts):
         shape_of(text)
         name = entry(text)
-        parts.append(f'#define NAME {name}\nnamespace n{name} {{\n#line 1 "{name}"\n{text}\n}}\n#undef NAME\n')
+        parts.append(f'#define NAME {name}\nnamespace graphmill::n{name} {{\n#line 1 "{name}"\n{text}\n}}\n#undef NAME\n')
     return "".join(parts)
 
 
