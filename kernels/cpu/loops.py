@@ -75,7 +75,7 @@ def bind(space: Space, call: Call) -> Launch:
     for k in range(len(space.types)):
         if _is_strided(space, k):
             ints += space.strides(k, shapes[k])
-    return Launch(tuple(ints), tiles_for(-(-total // 64), total))
+    return Launch(tuple(ints), tiles_for(-(-total // 64), total), units=-(-total // 64))
 
 
 def _is_strided(space: Space, k: int) -> bool:
