@@ -41,11 +41,8 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
-    for name, value, known in (
-        ("accuracy", accuracy, ACCURACIES),
-        ("device", device, DEVICES),
-        ("precision", precision, PRECISIONS),
-    ):
+    choices = {"accuracy": (accuracy, ACCURACIES), "device": (device, DEVICES), "precision": (precision, PRECISIONS)}
+    for name, (value, known) in choices.items():
         if value not in known:
             raise InputError(f"{name} = {value!r}, expected one of {', '.join(known)}")
     if target != "cuda" and (precision != "fp32" or keep_fp32):

@@ -24,8 +24,8 @@ class Options:
     machine grants this process. passes: a pipeline's text in the place of the usual one. shapes: symbolic dims to fix, by name.
     strict_native: raise UnsupportedError where a node would run by its reference. accuracy: "fast", or "strict" to keep out kernels
     that round worse than the operator's own formula would (Winograd's convolutions, see docs/kernels.md). precision, for "cuda":
-    "fp32"; "tf32", which lets products read 10 bits of mantissa; "fp16" or "bf16", which keep 16-bit floats between nodes and sum in
-    f32. keep_fp32: names of nodes that stay in f32 then.
+    "fp32"; "tf32", where products may read 10 bits of mantissa; "fp16" or "bf16", which keep 16-bit floats between nodes and sum
+    in f32. keep_fp32: names of nodes that stay in f32 then.
     """
 
     target: str = "cpu"
