@@ -36,6 +36,10 @@ class Space:
         """Whether operand k is one element."""
         return all(c == ONE for c in self.classes[k])
 
+    def is_strided(self, k: int) -> bool:
+        """Whether operand k is broadcast along some axes and not along others, or may be."""
+        return not (self.is_linear(k) or self.is_single(k))
+
     def sizes(self, call: Call) -> Dims:
         """The sizes of the collapsed axes."""
         shape = call.results[0]

@@ -11,10 +11,10 @@ from functools import partial
 
 from ...ir.core import Node
 from ...ir.types import DType
+from ..elementwise import take_apart
 from ..operands import tiles_for
 from ..printer import Printer
-from ..regions import MOST_OPERANDS, named, print_nodes, refuse_region, region_of
-from ..space import FULL, ONE, Space, make_space
+from ..space import FULL, ONE, Space
 from ..spec import Call, KernelSource, Launch, Refusal
 from .target import serves
 
@@ -22,44 +22,11 @@ from .target import serves
 @serves("fused.loops")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of an elementwise node, or of a fused region of them whose results have one shape."""
-    if len(node.operands) > MOST_OPERANDS:
-        return Refusal("too many operands for one loop", {"operands": len(node.operands), "most": MOST_OPERANDS})
-    region = region_of(node)
-    refusal = refuse_region(node, region)
-    if refusal is not None:
-        return refusal
-    result = node.results[0].tensor
-    for v in node.results:
-        if (v.tensor.shape, v.tensor.layout) != (result.shape, result.layout):
-            return Refusal("the results differ in shape or layout", {f"%{v.name}": v.type, f"%{node.results[0].name}": result})
-    space = make_space([v.tensor for v in node.operands if v is not None], result)
-    if isinstance(space, Refusal):
-        return space
-    inputs = [v for v in region.inputs if v is not None]
-    used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
-    loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
-
-    def compute(body: Printer, names: Mapping[int, str]) -> list[str]:
-        env = dict(region.constants) | {inputs[k]: name for k, name in names.items()}
-        print_nodes(body, region.nodes, env)
-        return [named(env[v]) for v in region.outputs]
-
-    dtypes = [v.tensor.dtype for v in region.outputs]
-    text = partial(loop_text, space, loaded, dtypes, compute)
-    return KernelSource(text, lambda call: bind(space, call), "loops", in_place=_in_place(node, space))
-
-
-def _in_place(node: Node, space: Space) -> frozenset[int]:
-    """Operands whose memory the result may take: read element by element just before it is written. Not with several results,
-    since `put` may be moved before a `get` that it does not depend on."""
-    if len(node.results) != 1:
-        return frozenset()
-    size = node.results[0].tensor.dtype.itemsize
-    slots = [i for i, v in enumerate(node.operands) if v is not None]
-    return frozenset(
-        i for k, i in enumerate(slots)
-        if space.is_linear(k) and not node.operands[i].is_const and space.types[k].dtype.itemsize == size
-    )  # fmt: skip
+    loop = take_apart(node)
+    if isinstance(loop, Refusal):
+        return loop
+    text = partial(loop_text, loop.space, loop.loaded, loop.results, loop.compute)
+    return KernelSource(text, lambda call: bind(loop.space, call), "loops", in_place=loop.in_place)
 
 
 def bind(space: Space, call: Call) -> Launch:
@@ -73,13 +40,9 @@ def bind(space: Space, call: Call) -> Launch:
     ints = [total, *sizes[1:]]
     shapes = [s for s in call.operands if s is not None]
     for k in range(len(space.types)):
-        if _is_strided(space, k):
+        if space.is_strided(k):
             ints += space.strides(k, shapes[k])
     return Launch(tuple(ints), tiles_for(-(-total // 64), total), units=-(-total // 64))
-
-
-def _is_strided(space: Space, k: int) -> bool:
-    return not (space.is_linear(k) or space.is_single(k))
 
 
 def loop_text(
@@ -98,7 +61,7 @@ def loop_text(
     lines += [f"n{g} = param(p, {first + g})" for g in range(1, rank)]
     at = first + rank
     for k in range(count):
-        if _is_strided(space, k):
+        if space.is_strided(k):
             lines += [f"s{k}_{g} = param(p, {at + g})" for g in range(rank)] if k in loaded else []
             at += rank
     types = [t.dtype for t in space.types]
@@ -120,7 +83,7 @@ def _index(space: Space, k: int) -> str:
 
 def _nest(space: Space, loaded: Sequence[int], body: Sequence[str]) -> list[str]:
     """The loops around the body. Flat where no operand is strided; else row by row, the offsets computed for each row."""
-    strided = [k for k in loaded if _is_strided(space, k)]
+    strided = [k for k in loaded if space.is_strided(k)]
     if not strided:
         return ["for i in range(lo, hi):", *("    " + line for line in body)]
     rank = len(space.groups)

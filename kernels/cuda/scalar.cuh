@@ -176,6 +176,29 @@ struct Exponent {
 ELEMENT_TYPES(ELEMENT_NAMES)
 #undef ELEMENT_NAMES
 
+// N neighbours of an element type, read and written at once: at a place that is a multiple of N.
+template <class E, int N> struct alignas(N * sizeof(typename E::Memory)) Pack {
+    typename E::Memory at[N];
+    __device__ __forceinline__ typename E::Register get(int j) const { return E::decode(at[j]); }
+    __device__ __forceinline__ void set(int j, typename E::Register x) { at[j] = E::encode(x); }
+};
+template <class E, int N> DEVICE Pack<E, N> load_pack(i64 at, u32 i) { return *(const Pack<E, N>*)(at + i64(i) * sizeof(typename E::Memory)); }
+template <class E, int N> DEVICE void store_pack(i64 at, u32 i, Pack<E, N> x) { *(Pack<E, N>*)(at + i64(i) * sizeof(typename E::Memory)) = x; }
+
+// Those of N neighbours from i on that are below n; `whole`: all are, and can be read and written at once.
+template <class E, int N> DEVICE Pack<E, N> read_pack(i64 at, u32 i, u32 n, bool whole) {
+    if (whole) return load_pack<E, N>(at, i);
+    Pack<E, N> x = {};
+    for (u32 j = 0; j < N; j++)
+        if (i + j < n) x.at[j] = ((const typename E::Memory*)at)[i + j];
+    return x;
+}
+template <class E, int N> DEVICE void write_pack(i64 at, u32 i, u32 n, bool whole, Pack<E, N> x) {
+    if (whole) return store_pack(at, i, x);
+    for (u32 j = 0; j < N; j++)
+        if (i + j < n) ((typename E::Memory*)at)[i + j] = x.at[j];
+}
+
 template <class P, class I> DEVICE i64 param(const P& p, I i) { return p[i]; }
 
 // The bits of a value of one type as a value of another of the same width.
