@@ -16,6 +16,7 @@ from ..operands import fill_in
 from ..spec import Launch
 from .source import fast_div
 from .text import blocks_for, checked_size, kernel
+from .units import unit_helpers, unit_width, unit_widths
 
 THREADS, EACH = 256, 4  # of a block; units that a thread copies, so that as many loads are in flight
 ENOUGH = 1 << 17  # units with which a GPU is busy at one for each thread
@@ -30,9 +31,6 @@ COPY, SPLAT, TRANSPOSE = 0, 32, 64  # with the bytes of a unit: what a record sa
 # second. Then the outer loops, innermost first: count, source and destination stride. Strides are bytes, divisors FastDivs.
 HEAD = 13
 _TEXT = """
-struct alignas(16) Word { u64 low, high; };
-using Part = PART;  // an element, or half of one of 16 bytes
-
 template <class W> DEVICE W repeated(i64 at) {
     W word;
     for (u32 k = 0; k < sizeof(W) / sizeof(Part); k++) ((Part*)&word)[k] = ((const Part*)at)[k % (ITEM / sizeof(Part))];
@@ -78,12 +76,6 @@ template <class W> DEVICE void copy(const i64* r, i64 source, i64 target, u32 bl
         if (to[k]) *(W*)to[k] = words[k];
 }
 
-template <class W> DEVICE void move(i64 to, i64 from, bool aligned) {
-    if (aligned) *(W*)to = *(const W*)from;
-    else
-        for (u32 b = 0; b < sizeof(W); b += sizeof(Part)) *(Part*)(to + b) = *(const Part*)(from + b);
-}
-
 // Lanes read along the source and write along the target; rows of 33 units keep shared memory free of bank conflicts both ways.
 template <class W> DEVICE void transpose(const i64* r, i64 s, i64 d, u32 block, u32 outer, unsigned char* shared) {
     auto tile = (W(*)[TILE + 1])shared;
@@ -120,16 +112,13 @@ switch (r[1]) {
 
 def copy_text(first_int: int, item: int) -> str:
     """The kernel that copies boxes of elements of `item` bytes; its ints begin at slot `first_int`."""
-    words = {"FIRST": first_int, "ITEM": item, "PART": f"u{8 * min(item, 8)}", "HEAD": HEAD, "EACH": EACH, "TILE": TILE,
-             "INLINE": INLINE, "THREADS": THREADS}  # fmt: skip
+    words = {"FIRST": first_int, "ITEM": item, "HEAD": HEAD, "EACH": EACH, "TILE": TILE, "INLINE": INLINE, "THREADS": THREADS}
     body = fill_in(_BODY, **words).strip("\n").split("\n")
-    for w in (1, 2, 4, 8, 16):
-        if w >= item:
-            unit = "Word" if w == 16 else f"u{8 * w}"
-            body += [f"case {COPY + w}: return copy<{unit}>(r, source, target, block, outer, false);",
-                     f"case {SPLAT + w}: return copy<{unit}>(r, source, target, block, outer, true);",
-                     f"case {TRANSPOSE + w}: return transpose<{unit}>(r, source, target, block, outer, shared);"]  # fmt: skip
-    return kernel(THREADS, first_int + 3 + INLINE, [*body, "}"], [fill_in(_TEXT, **words).strip("\n")])
+    for w, unit in unit_widths(item):
+        body += [f"case {COPY + w}: return copy<{unit}>(r, source, target, block, outer, false);",
+                 f"case {SPLAT + w}: return copy<{unit}>(r, source, target, block, outer, true);",
+                 f"case {TRANSPOSE + w}: return transpose<{unit}>(r, source, target, block, outer, shared);"]  # fmt: skip
+    return kernel(THREADS, first_int + 3 + INLINE, [*body, "}"], [unit_helpers(item), fill_in(_TEXT, **words).strip("\n")])
 
 
 # ---- records
@@ -173,7 +162,7 @@ def _record(b: Box, loops: list[Loop], item: int) -> Record:
     width, nbytes = item, n * item
     if d == item and s in (0, item):
         strides = [dst_at, *(d for _, _, d in outer)] + ([] if s == 0 else [place[1], *(s for _, s, _ in outer)])
-        width = _width(nbytes, strides, item)
+        width = unit_width(nbytes, strides, item, tail=True)
         units = blocks_for(nbytes, width)
         n, s, d = units, s and width, width
         if units * width == nbytes and units == 1 and outer and s:  # the run is one unit: the next loop is the inner one
@@ -188,15 +177,6 @@ def _record(b: Box, loops: list[Loop], item: int) -> Record:
     step = THREADS if units <= ENOUGH else THREADS * EACH
     kind = SPLAT if splat else COPY
     return Record((kind + width, *place, units, step, fast_div(n), s, d, nbytes), outer, blocks_for(units, step))
-
-
-def _width(nbytes: int, strides: Sequence[int], item: int) -> int:
-    """The bytes of a unit of a run of so many bytes, whose addresses move by these strides. The last unit may be shorter if there
-    are many."""
-    width = 16
-    while width > item and (any(s % width for s in strides) or (nbytes % width and nbytes < 8 * width)):
-        width //= 2
-    return width
 
 
 def _transpose(place: tuple[int, ...], inner: Loop, along: Loop, outer: Sequence[Loop], width: int) -> Record:
