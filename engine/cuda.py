@@ -121,7 +121,8 @@ class Cuda:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:
             self.driver.clear(scratch.address, 8)
-        given = [x.address if isinstance(x, CudaArray) else self.constant(x) for x in (*operands, *results, scratch, *step.tables)]
+        arrays = (*operands, *results, scratch, *step.tables, *launch.tables)
+        given = [x.address if isinstance(x, CudaArray) else self.constant(x) for x in arrays]
         for ints, blocks in launch.each():
             self.driver.launch(step.address, np.array([*given, *ints], np.int64), blocks, len(given))
         if not step.source.checked and not step.source.trim:
