@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from ..kernels.cpu.cpus import granted_cpus
 from .device import CPU, Device
 from .executor import Executable
-from .options import DEFAULT_PIPELINE, TARGET_PIPELINE, Options
+from .options import DEFAULT_PIPELINE, PRECISIONS, TARGET_PIPELINE, Options
 from .plan import Selector, make_plan
 from .report import CompileReport
 
@@ -31,7 +31,8 @@ ACCURACIES = ("fast", "strict")
 
 def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
             shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
-            accuracy: str = "fast", device: str = "gpu", observe: Observer | None = None) -> Executable:  # fmt: skip
+            accuracy: str = "fast", device: str = "gpu", precision: str = "fp32", keep_fp32: Sequence[str] = (),
+            observe: Observer | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
     `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
@@ -40,11 +41,14 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
-    if accuracy not in ACCURACIES:
-        raise InputError(f"accuracy = {accuracy!r}, expected one of {', '.join(ACCURACIES)}")
-    if device not in DEVICES:
-        raise InputError(f"device = {device!r}, expected one of {', '.join(DEVICES)}")
-    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device)
+    choices = {"accuracy": (accuracy, ACCURACIES), "device": (device, DEVICES), "precision": (precision, PRECISIONS)}
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InputError(f"{name} = {value!r}, expected one of {', '.join(known)}")
+    if target != "cuda" and (precision != "fp32" or keep_fp32):
+        raise InputError(f"precision = {precision!r} is offered by target = 'cuda', not by {target!r}")
+    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device, precision,
+                      tuple(keep_fp32))  # fmt: skip
     try:
         with import_report(model, options):
             return compile_module(load(model, options), options, observe)
@@ -92,7 +96,14 @@ def pipeline_text(options: Options) -> str:
     """The pipeline that these options ask for."""
     if options.passes is not None:
         return options.passes
-    return DEFAULT_PIPELINE + ("," + TARGET_PIPELINE if options.target != "reference" else "")
+    if options.target == "reference":
+        return DEFAULT_PIPELINE
+    floats = PRECISIONS[options.precision]
+    if not floats:
+        return f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
+    keep = f",keep={';'.join(options.keep_fp32)}" if options.keep_fp32 else ""
+    narrow = f"precision{{to={floats}{keep}}},canonicalize,cse"
+    return f"{DEFAULT_PIPELINE},{TARGET_PIPELINE.replace(',layout', f',{narrow},layout')}"
 
 
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
