@@ -111,7 +111,7 @@ class Cpu:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:
             scratch[:8] = 0
-        addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
+        addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables, *launch.tables)]
         for ints, tiles in launch.each():
             call(step.address, np.array([*addresses, *ints], np.int64), tiles, threads)
         if step.source.checked and scratch[:8].any():

@@ -112,7 +112,7 @@ def test_wrong_contents_are_errors() -> None:
     x = np.arange(3, dtype=np.float32)
     for _ in range(2):
         np.testing.assert_array_equal(exe.run({"x": x, "i": np.array([2, -3])})["y"], [2, 0])
-        with pytest.raises(GraphmillError, match="[Gg]ather"):
+        with pytest.raises(GraphmillError, match=r"[Gg]ather"):
             exe.run({"x": x, "i": np.array([0, 3])})
 
 

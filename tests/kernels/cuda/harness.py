@@ -126,7 +126,7 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     bound = s.bind(call)
     scratch = aligned_empty((max(bound.scratch, 64),), np.dtype(np.uint8))
     scratch[:8] = 0
-    tables = [aligned(np.ascontiguousarray(t)) for t in s.tables]
+    tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
     for ints, blocks in bound.each():
         kernel(np.array([a.ctypes.data for a in arrays] + [int(i) for i in ints], np.int64), blocks, backwards=backwards)
