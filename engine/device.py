@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ir.errors import RunError
 from ..kernels.cpu.launch import Schedule, address_of, call
+from ..kernels.spec import trimmed
 from .memory import ALIGN, BYTE, aligned
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class Device(Protocol):
     def bring(self, x: Any) -> Any:
         """The value in this device's memory."""
 
+    def trim(self, x: Any, axis: int | None, length: int) -> Any:
+        """A result as long as its kernel found it to be along the axis (None: as it is)."""
+
     def resolve(self, bound: Bound, arena: Any) -> Resolved:
         """A bound segment for an arena."""
 
@@ -90,6 +94,9 @@ class Cpu:
 
     def bring(self, x: Any) -> Any:
         return x
+
+    def trim(self, x: np.ndarray, axis: int | None, length: int) -> np.ndarray:
+        return trimmed(x, axis, length)
 
     def resolve(self, bound: Bound, arena: np.ndarray) -> CpuResolved:
         return CpuResolved(bound, arena)

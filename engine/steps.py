@@ -22,7 +22,7 @@ from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
 from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, dtype_of, type_of
-from ..kernels.spec import Call, KernelSource, Launch, trimmed
+from ..kernels.spec import Call, KernelSource, Launch
 from .binding import Symbols
 from .device import Device, fetch
 from .memory import aligned_copy, as_aligned
@@ -266,7 +266,7 @@ class KernelStep(Step):
         results = [_empty(device, physical(shape, v.tensor.layout), v.tensor.dtype) for v, shape in zip(node.results, shapes)]
         length = device.execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
         for j, v in enumerate(node.results):
-            frame.values[v] = trimmed(results[j], self.source.trim[j], length) if self.source.trim else results[j]
+            frame.values[v] = device.trim(results[j], self.source.trim[j], length) if self.source.trim else results[j]
             bind_dims(v.tensor, np.shape(frame.logical(v)), frame.symbols)
 
     def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:

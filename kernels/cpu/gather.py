@@ -90,7 +90,7 @@ def slices(
         span = math.prod(data[outer:]) * each * item
         units = rows * count
         ints = (rows, count, inner, span, 0 if shared else count, n, *data[outer : outer + n])
-        return Launch(ints, tiles_for(units, units * inner), FLAG)
+        return Launch(ints, tiles_for(units, units * inner), FLAG, units=units)
 
     text = _SLICES.replace("INDEX", str(node.operands[1].tensor.dtype)).replace("TYPE", typ)
     text = fill_in(text, FIRST=first, ITEM=item, FROM_END=from_end)
@@ -192,7 +192,7 @@ def gather_elements(node: Node) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         ints = along_axis(axis, call.operands[0], call.operands[1], 1)
-        return Launch(tuple(ints), tiles_for(ints[0], ints[0] * ints[2]), FLAG)
+        return Launch(tuple(ints), tiles_for(ints[0], ints[0] * ints[2]), FLAG, units=ints[0])
 
     text = _ELEMENTS.replace("COPY", "").replace("MOVE", "                st_TYPE(out, to, ld_TYPE(data, at))\n")
     text = fill_in(text.replace("TYPE", typ).replace("INDEX", str(node.operands[1].tensor.dtype)), FIRST=first)
@@ -320,7 +320,8 @@ def tensor_scatter(node: Node) -> KernelSource | Refusal:
         dims, update = call.operands[:2]
         units = math.prod(dims[:axis])
         inner = math.prod(dims[axis + 1 :]) * item
-        return Launch((units, math.prod(dims[1:axis]), dims[axis], update[axis], inner), tiles_for(units, math.prod(dims)), FLAG)
+        ints = (units, math.prod(dims[1:axis]), dims[axis], update[axis], inner)
+        return Launch(ints, tiles_for(units, math.prod(dims)), FLAG, units=units)
 
     start = "0" if node.operand(2) is None else "ld_i64(param(p, 2), u // between)"
     # Circular: a huge start must not overflow; with steps > size the last ones win, as in the loop's order.
@@ -369,7 +370,7 @@ def one_hot(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         dims = call.results[0]
         outer = math.prod(dims[:axis])
-        return Launch((outer, dims[axis], math.prod(dims[axis + 1 :])), tiles_for(outer, math.prod(dims)))
+        return Launch((outer, dims[axis], math.prod(dims[axis + 1 :])), tiles_for(outer, math.prod(dims)), units=outer)
 
     text = _ONE_HOT.replace("TYPE", typ).replace("INDEX", str(node.operands[0].tensor.dtype))
     return KernelSource(fill_in(text, FIRST=first_int(node), ITEM=item), bind)

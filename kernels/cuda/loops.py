@@ -1,5 +1,8 @@
-"""Elementwise kernels: one node, or a fused region of elementwise nodes. A thread computes the elements of one 16-byte word of the
-widest type among what is read and written in order; where an address is not a multiple of 16, it reads and writes them one by one."""
+"""Elementwise kernels: one node, or a fused region of elementwise nodes.
+
+A thread computes the elements of one 16-byte word of the widest type among what is read and written in order. Where an address is
+not a multiple of 16, it reads and writes them one by one.
+"""
 
 from __future__ import annotations
 
@@ -107,11 +110,5 @@ def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType]
     arguments = ["first + j", *(f"a{k}.get(j)" for k in linear), *(f"r{j}" for j in range(len(results)))]
     step += [f"element({', '.join(arguments)});", *(f"b{j}.set(j, r{j});" for j in range(len(results)))]
     loop = f"for (u32 j = 0; j < {wide} && first + j < n; j++) {{"
-    return [
-        *lines,
-        "#pragma unroll",
-        loop,
-        *indent(step),
-        "}",
-        *(f"write_pack(y{j}, first, n, whole, b{j});" for j in range(len(results))),
-    ]
+    stores = [f"write_pack(y{j}, first, n, whole, b{j});" for j in range(len(results))]
+    return [*lines, "#pragma unroll", loop, *indent(step), "}", *stores]

@@ -1,0 +1,196 @@
+"""CUDA as a device of the engine: tensors in its memory, and bound segments as lists of launches."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.errors import RunError
+from ..kernels.cuda.driver import Command, Driver, Memory
+from ..kernels.cuda.source import shape_of
+from .device import Between
+from .memory import ALIGN, BYTE
+
+if TYPE_CHECKING:
+    from ..kernels.spec import Launch
+    from .bound import Bound
+    from .steps import KernelStep
+
+
+MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
+
+
+@dataclass(frozen=True, eq=False)
+class CudaArray:
+    """A tensor in a device's memory: contiguous, but that `perm` may say in which order the axes are looked at."""
+
+    driver: Driver
+    memory: Memory  # kept alive
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    perm: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def reshape(self, shape: Sequence[int]) -> CudaArray:
+        assert self.perm is None, "an array that is looked at in another order is not reshaped"
+        return replace(self, shape=tuple(shape))
+
+    def view(self, dtype: np.dtype) -> CudaArray:
+        """Bytes as elements of another type; one-dimensional."""
+        return replace(self, shape=(self.nbytes // dtype.itemsize,), dtype=dtype)
+
+    def __getitem__(self, first: slice) -> CudaArray:
+        """The first elements along axis 0."""
+        return replace(self, shape=(min(first.stop, self.shape[0]), *self.shape[1:]))
+
+    def transpose(self, perm: Sequence[int]) -> CudaArray:
+        assert self.perm is None, "an array is looked at in another order once"
+        return replace(self, shape=tuple(self.shape[a] for a in perm), perm=tuple(perm))
+
+    def numpy(self) -> np.ndarray:
+        """A copy in memory of the host."""
+        perm = range(self.ndim) if self.perm is None else self.perm
+        shape = [0] * self.ndim
+        for a, n in zip(perm, self.shape, strict=True):
+            shape[a] = n
+        out = np.empty(shape, self.dtype)
+        if out.nbytes:
+            self.driver.read(out, self.address)
+        return out.transpose(tuple(perm))
+
+
+class Cuda:
+    """A CUDA device as the engine sees it (`device.Device`)."""
+
+    is_host = False
+
+    def __init__(self, driver: Driver):
+        self.driver = driver
+        self._constants: dict[int, CudaArray] = {}  # by the identity of the host's arrays
+
+    def empty(self, nbytes: int) -> CudaArray:
+        memory = self.driver.alloc(nbytes)
+        return CudaArray(self.driver, memory, memory.address, (nbytes,), BYTE)
+
+    def address(self, x: CudaArray) -> int:
+        return x.address
+
+    def constant(self, a: np.ndarray) -> int:
+        if id(a) not in self._constants:
+            self._constants[id(a)] = self.bring(a)
+            weakref.finalize(a, self._constants.pop, id(a), None)
+        return self._constants[id(a)].address
+
+    def bring(self, x: Any) -> CudaArray:
+        if isinstance(x, CudaArray):
+            return x
+        x = np.ascontiguousarray(x).reshape(np.shape(x))
+        out = self.empty(x.nbytes).view(x.dtype).reshape(x.shape)
+        if x.nbytes:
+            self.driver.write(out.address, x)
+        return out
+
+    def trim(self, x: CudaArray, axis: int | None, length: int) -> CudaArray:
+        if axis is None or x.shape[axis] == length:
+            return x
+        shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
+        inner = math.prod(shape[axis + 1 :]) * x.dtype.itemsize
+        out = self.empty(math.prod(shape) * x.dtype.itemsize).view(x.dtype).reshape(shape)
+        for i in range(math.prod(shape[:axis]) if out.nbytes else 0):
+            self.driver.copy(out.address + i * length * inner, x.address + i * x.shape[axis] * inner, length * inner)
+        return out
+
+    def resolve(self, bound: Bound, arena: CudaArray) -> CudaResolved:
+        return CudaResolved(self.driver, bound, arena)
+
+    def execute(self, step: KernelStep, operands: list[Any], results: list[Any], launch: Launch, threads: int) -> int:
+        scratch = self.empty(max(launch.scratch, ALIGN))
+        if step.source.checked:
+            self.driver.clear(scratch.address, 8)
+        given = [x.address if isinstance(x, CudaArray) else self.constant(x) for x in (*operands, *results, scratch, *step.tables)]
+        for ints, blocks in launch.each():
+            self.driver.run([Command(step.address, np.array([*given, *ints], np.int64), blocks, len(given))])
+        if not step.source.checked and not step.source.trim:
+            return 0
+        head = scratch[:16].numpy().view(np.int64)
+        if step.source.checked and head[0]:
+            raise RunError(f"{step.name}: {step.source.checked}")
+        return int(head[1])
+
+
+class CudaResolved:
+    """A bound segment as launches on one arena."""
+
+    def __init__(self, driver: Driver, bound: Bound, arena: CudaArray):
+        p, self._driver = bound.parameters, driver
+        self._checked, self._base = [at for at, _ in bound.checked], arena.address
+        self._words = p.words + p.relative * arena.address
+        self._patches = [(word, which, int(p.words[word])) for word, which in p.patched]
+        self._commands, self._captured = [], OrderedDict[tuple[int, ...], Any]()
+        for step, (kernel, first, blocks, flag) in zip(bound.kernels, p.table.tolist(), strict=True):
+            words = self._words[first : first + shape_of(step.source.text).words]
+            self._commands.append(Command(kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
+
+    def run(self, addresses: Sequence[int], threads: int, between: Between) -> None:
+        between()
+        key = tuple(addresses)
+        if key in self._captured:
+            self._captured.move_to_end(key)
+            return self._again(key)
+        for word, i, at in self._patches:
+            self._words[word] = addresses[i] + at
+        self._driver.run(self._commands)
+        self._captured[key] = None
+        if len(self._captured) > MOST_GRAPHS:
+            self._captured.popitem(last=False)
+
+    def _again(self, key: tuple[int, ...]) -> None:
+        """Runs as the last time for these addresses: what comes a second time is captured."""
+        if self._captured[key] is None:
+            for word, i, at in self._patches:
+                self._words[word] = key[i] + at
+            self._captured[key] = self._driver.capture(self._commands)
+        self._captured[key]()
+
+    def faults(self) -> list[int]:
+        flags = np.zeros(1, np.int64)
+        found = []
+        for at in self._checked:
+            self._driver.read(flags, self._base + at)
+            if flags[0]:
+                found.append(at)
+        return found
+
+
+def _pointers(step: KernelStep) -> int:
+    """How many of a kernel's words are addresses."""
+    return sum(v is not None for v in step.node.operands) + len(step.node.results) + 1 + len(step.tables)
+
+
+def open_device(name: str) -> Cuda:
+    """The device "gpu", "shim" or "null". Raises CudaUnavailable where there is none."""
+    from ..kernels.cuda.driver import Null, Shim
+
+    if name == "gpu":
+        from ..kernels.cuda.gpu import Gpu
+
+        return Cuda(Gpu())
+    return Cuda(Shim() if name == "shim" else Null())
