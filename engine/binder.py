@@ -47,6 +47,7 @@ class Row:
     scratch: Buffer
     ints: tuple[int, ...]
     tiles: int
+    table: np.ndarray | None = None  # integers in the device's memory, whose address is the last parameter
 
 
 class Binder:
@@ -246,7 +247,8 @@ class Binder:
         scratch = self._buffer(launch.scratch)
         tables = [Place(t.shape, t.dtype, array=t) for t in step.tables]
         pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
-        self.rows += [Row(step, pointers, scratch, ints, tiles) for ints, tiles in launch.each()]
+        table = None if launch.table is None else np.array(launch.table, np.int64)
+        self.rows += [Row(step, pointers, scratch, ints, tiles, table) for ints, tiles in launch.each()]
         for p in pointers:
             if p.buffer is not None:
                 p.buffer.root().last = len(self.rows) - 1

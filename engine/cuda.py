@@ -126,8 +126,10 @@ class Cuda:
         if step.source.checked:
             self.driver.clear(scratch.address, 8)
         given = [x.address if isinstance(x, CudaArray) else self.constant(x) for x in (*operands, *results, scratch, *step.tables)]
+        table = [] if launch.table is None else [self.bring(np.array(launch.table, np.int64))]
         for ints, blocks in launch.each():
-            self.driver.run([Command(step.address, np.array([*given, *ints], np.int64), blocks, len(given))])
+            words = np.array([*given, *ints, *(t.address for t in table)], np.int64)
+            self.driver.run([Command(step.address, words, blocks, len(given))])
         if not step.source.checked and not step.source.trim:
             return 0
         head = scratch[:16].numpy().view(np.int64)

@@ -27,8 +27,8 @@ WORKING = frozenset({
 })  # fmt: skip
 FOLLOWING = frozenset({
     "add", "sub", "mul", "neg", "abs", "relu", "leaky_relu", "prelu", "clip", "sigmoid", "tanh", "gelu", "erf", "elu", "selu",
-    "celu", "hard_sigmoid", "hard_swish", "swish", "mish", "softplus", "softsign", "swiglu", "thresholded_relu", "max", "min", "where",
-    "reduce_max", "reduce_min", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "concat", "split", "slice", "gather",
+    "celu", "hard_sigmoid", "hard_swish", "swish", "mish", "softplus", "softsign", "swiglu", "thresholded_relu", "max", "min",
+    "where", "reduce_max", "reduce_min", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "concat", "split", "slice", "gather",
     "gather_elements", "gather_nd", "pad", "tile", "expand", "identity", "depth_to_space", "space_to_depth", "rotary_embedding",
     "resize",
 })  # fmt: skip

@@ -31,7 +31,7 @@ def select(node: Node) -> KernelSource | Refusal:
     scalar = cpu.select(node)
     if isinstance(scalar, Refusal):
         return source
-    translated = portable(scalar)
+    translated = portable(scalar, node)
     return source if isinstance(translated, Refusal) else translated
 
 
