@@ -24,6 +24,7 @@ from .report import CompileReport
 if TYPE_CHECKING:
     from .cuda import Cuda
 
+CompileAll = Callable[[list[str]], list[int]]
 TARGETS = ("cpu", "cuda", "reference")
 DEVICES = ("gpu", "shim", "null")
 ACCURACIES = ("fast", "strict")
@@ -141,25 +142,32 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
     texts of all kernels before any is looked up."""
     threads, served = options.threads or granted_cpus(), report.served
     device: Device = CPU
+    compile_all: CompileAll = lambda texts: []  # noqa: E731
     if options.target == "cpu":
-        from ..kernels.cpu.target import selector
-
-        plan = make_plan(module.main, select or selector(options.accuracy), served, _for_cpu(report, threads, prepare))
+        compile_all = _for_cpu(report, threads, prepare)
     elif options.target == "cuda":
-        from ..kernels.cuda.target import select as select_cuda
         from .cuda import open_device
 
         device = cuda = open_device(options.device)
-        plan = make_plan(module.main, select or select_cuda, served, _for_cuda(report, cuda))
-    else:
-        plan = make_plan(module.main, None, served, lambda texts: [])
+        compile_all = _for_cuda(report, cuda)
+    plan = make_plan(module.main, select or select_for(options), served, compile_all)
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
         raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))
     return Executable(module, plan, options, threads, report, given, device)
 
 
-CompileAll = Callable[[list[str]], list[int]]
+def select_for(options: Options) -> Selector | None:
+    """Which kernel serves a node of a model that is compiled so."""
+    if options.target == "cpu":
+        from ..kernels.cpu.target import selector
+
+        return selector(options.accuracy)
+    if options.target == "cuda":
+        from ..kernels.cuda.target import select
+
+        return select
+    return None
 
 
 def _for_cpu(report: CompileReport, threads: int, prepare: Callable[[list[str]], None] | None) -> CompileAll:

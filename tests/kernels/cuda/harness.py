@@ -126,7 +126,7 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     bound = s.bind(call)
     scratch = aligned_empty((max(bound.scratch, 64),), np.dtype(np.uint8))
     scratch[:8] = 0
-    tables = [aligned(np.ascontiguousarray(t)) for t in s.tables]
+    tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
     table = [] if bound.table is None else [aligned(np.array(bound.table, np.int64))]
     for ints, blocks in bound.each():
