@@ -255,18 +255,8 @@ def _bind(node: Node, call: Call, gates: int, parts: int, size: int) -> Launch:
         else (directions * batch * hidden, batch * hidden, hidden)
     )
     state = (hidden, directions * hidden) if batch_first else (batch * hidden, hidden)
-    ints = (
-        steps,
-        batch,
-        inputs,
-        hidden,
-        chunk,
-        int(alone),
-        *map(fast_div, (passes, *tiles, hidden, groups, batch)),
-        *x,
-        *y,
-        *state,
-    )
+    divisors = map(fast_div, (passes, *tiles, hidden, groups, batch))
+    ints = (steps, batch, inputs, hidden, chunk, int(alone), *divisors, *x, *y, *state)
     if not steps:
         return Launch(ints, 1, 0, (1,))
     blocks = directions * groups if alone else blocks_for(directions * groups * hidden, THREADS // 32)

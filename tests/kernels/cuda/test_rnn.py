@@ -77,4 +77,4 @@ def test_layers(alone, chunk, monkeypatch) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_compiles_for_gpus(arch: str) -> None:
-    check_compiles([c.source.text for c in cases_of(list(GATES))[0]], arch)
+    check_compiles([c.source.text for name in GATES for c in cases_of([name])[0][2::5]], arch)
