@@ -47,7 +47,6 @@ class Row:
     scratch: Buffer
     ints: tuple[int, ...]
     tiles: int
-    table: np.ndarray | None = None  # integers in the device's memory, whose address is the last parameter
 
 
 class Binder:
@@ -245,10 +244,9 @@ class Binder:
     def _row(self, step: KernelStep, operands: list[Place], results: list[Place], launch: Launch) -> None:
         """Adds what runs a kernel: a row, or one for each pass."""
         scratch = self._buffer(launch.scratch)
-        tables = [Place(t.shape, t.dtype, array=t) for t in step.tables]
+        tables = [Place(t.shape, t.dtype, array=t) for t in (*step.tables, *launch.tables)]
         pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
-        table = None if launch.table is None else np.array(launch.table, np.int64)
-        self.rows += [Row(step, pointers, scratch, ints, tiles, table) for ints, tiles in launch.each()]
+        self.rows += [Row(step, pointers, scratch, ints, tiles) for ints, tiles in launch.each()]
         for p in pointers:
             if p.buffer is not None:
                 p.buffer.root().last = len(self.rows) - 1

@@ -70,7 +70,6 @@ def draft_of(b: Binder, place: Callable[[Iterable[Buffer]], int] = assign) -> Dr
     dead = [v for v in freed if v in b.outside]
     inputs = list(dict.fromkeys(p.outer for row in b.rows for p in row.pointers if p.outer is not None))
     keep = [p.array for row in b.rows for p in row.pointers if p.array is not None]
-    keep += [row.table for row in b.rows if row.table is not None]
     draft = Draft(b.start + len(b.steps), b.steps[0].name, b.frame.symbols, inputs, outputs, results, dead, arena, checked,
                   [row.step for row in b.rows], [], np.empty(0), [], [], keep, b.device, [])  # fmt: skip
     number: dict[Any, int] = {x: i for i, x in enumerate([*inputs, *outputs])}
@@ -119,5 +118,3 @@ def _add_row(draft: Draft, row: Row, number: dict[Any, int], relative: list[int]
             relative.append(len(words))
             words.append(key.offset + start)  # type: ignore[union-attr]  # a buffer in the arena
     words += row.ints
-    if row.table is not None:
-        words.append(draft.device.constant(row.table))

@@ -32,8 +32,8 @@ class Launch:
     of the pass then stands behind `ints`. Between passes a run can be stopped, as between tiles.
 
     For kernels that run elsewhere in many more tiles (`cuda/portable.py`): `units` is how many tiles there can be (0: `tiles`), and
-    `slice` how much of the scratch memory is each tile's own. `table` is there for CUDA kernels alone: integers that lie in device
-    memory, 64 bits each, whose address stands behind `ints`; there is none where `table` is None.
+    `slice` how much of the scratch memory is each tile's own. `tables` are arrays made for these sizes, where a kernel takes more
+    numbers than parameters can hold; they stand behind the tables of the kernel.
     """
 
     ints: tuple[int, ...]
@@ -42,7 +42,7 @@ class Launch:
     passes: tuple[int, ...] = ()
     units: int = 0
     slice: int = 0
-    table: tuple[int, ...] | None = None
+    tables: tuple[np.ndarray, ...] = ()
 
     def each(self) -> list[tuple[tuple[int, ...], int]]:
         """The integers and the number of tiles of each pass."""

@@ -1,14 +1,16 @@
 """CPU kernels whose texts work on one number at a time, as CUDA kernels: one thread runs one tile.
 
-It serves what no CUDA kernel of its own serves, from the same texts that run on the CPU (`translate.py`). The words of the kernel are
-the CPU kernel's parameters, then the number of tiles. A text that indexes its parameters by what it computes has room for MOST_INTS
-integers; one that takes their address finds them in device memory, at an address that stands before the last word (`Launch.table`).
+It serves what no CUDA kernel of its own serves, from the same texts that run on the CPU (`translate.py`). The words of the kernel
+are the CPU kernel's parameters, then the number of tiles. A text that indexes its parameters by what it computes has room for
+MOST_INTS integers; one that takes their address finds them in a table (`Launch.tables`), since they may be any number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+
+import numpy as np
 
 from ...ir.core import Node
 from ...ir.recording import greatest, least
@@ -42,8 +44,7 @@ def binder(bind: Callable[[Call], Launch], text: Translated, slots: int) -> Call
         scratch = launch.scratch + (tiles - launch.tiles) * launch.slice
         ints, blocks = launch.ints, -(-tiles // THREADS)
         if text.in_memory:
-            # The number of tiles would stand behind the table's address, which comes when all is known: it is the first integer.
-            return Launch((tiles,), blocks, scratch, table=ints)
+            return Launch((tiles,), blocks, scratch, tables=(np.array([int(i) for i in ints], np.int64),))
         room = text.words - slots - 1
         if text.computes_index and len(ints) > room:
             raise ValueError(f"{len(ints)} integers for a kernel, expected {room} at most")

@@ -1,7 +1,8 @@
 """Kernel texts of the CPU's language (kernels/cpu/language.py), as far as they are scalar, in C++.
 
-The types of variables are found as the CPU's compiler finds them, and what that computes while it compiles is computed here too; but
-a subroutine becomes a function, one for each list of argument types. A variable that holds values of several types becomes several.
+The types of variables are found as the CPU's compiler finds them, and what that computes while it compiles is computed here too;
+but a subroutine becomes a function, one for each list of argument types. A variable that holds values of several types becomes
+several.
 """
 
 from __future__ import annotations
@@ -17,8 +18,24 @@ from ...ir.types import DTYPES
 from ..printer import register, supported
 from .cpp import NONE, Cell, Do, For, If, Set, Statement, While, assigned, layout
 from .terms import (
-    COMPARED, FLOATS, INTEGERS, OPERATORS, NotPortable, Term, binary, called, cast, chosen, compare, decided, inverted, lift, negated,
-    number, opposite, promoted, truth,
+    COMPARED,
+    FLOATS,
+    INTEGERS,
+    OPERATORS,
+    NotPortable,
+    Term,
+    binary,
+    called,
+    cast,
+    chosen,
+    compare,
+    decided,
+    inverted,
+    lift,
+    negated,
+    opposite,
+    promoted,
+    truth,
 )  # fmt: skip
 
 THREADS = 128  # of a block
@@ -35,8 +52,8 @@ TAKEN = frozenset(
 _VECTORS = re.compile(r"(ldv|stv|ldm|stm)_\w+|LANES|splat|lane|head|h(sum|prod|min|max|or|and)|transpose_u\d+|gemm_panel|\w+_tile|"
                       r"int_panel|combine")  # fmt: skip
 _UNARY = frozenset(
-    """square neg bitnot absolute sign floor ceil trunc rint not_ exp expm1 log log1p erf sqrt sin cos tan asin acos atan sinh cosh tanh
-    asinh acosh atanh softmax_exp""".split()  # noqa: SIM905
+    """square neg bitnot absolute sign floor ceil trunc rint not_ exp expm1 log log1p erf sqrt sin cos tan asin acos atan sinh cosh
+    tanh asinh acosh atanh softmax_exp""".split()  # noqa: SIM905
 )
 _BINARY = frozenset(
     "add sub mul div floordiv mod fmod minimum maximum pow_ atan2 and_ or_ xor_ bitand bitor bitxor shl shr".split()  # noqa: SIM905
@@ -100,10 +117,12 @@ class _Text:
         statements = body.translate()
         words = self.slots + 2 if self.in_memory else (self.slots + MOST_INTS if self.computes_index else self.highest + 1) + 1
         _, tile, ntiles = (c.name for c in body.parameters)
-        last = self.slots if self.in_memory else words - 1
-        head = [f"const i64 {ntiles} = p[{last}], {tile} = i64(blockIdx.x) * THREADS + threadIdx.x;", f"if ({tile} >= {ntiles}) return;"]
+        head = [
+            f"const i64 {ntiles} = p[{words - 1}], {tile} = i64(blockIdx.x) * THREADS + threadIdx.x;",
+            f"if ({tile} >= {ntiles}) return;",
+        ]
         if self.in_memory:  # by the same indices as if they stood behind the addresses
-            head.append(f"const i64* ints = (const i64*)p[{self.slots + 1}] - {self.slots};")
+            head.append(f"const i64* ints = (const i64*)p[{self.slots}] - {self.slots};")
         lines = [f"KERNEL({THREADS}, {words}) {{", *("    " + line for line in head), *layout(statements, body.parameters), "}", ""]
         return Translated("\n".join([*self.made, *lines]), words, self.computes_index, self.in_memory)
 

@@ -6,7 +6,7 @@ from kernels.cpu.harness import check_native, make_node, run_kernel
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,12 +72,10 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def run_kernel(node: Node, arrays: Sequence[np.ndarray | None], result_shapes: Sequence[tuple[int, ...]] | None = None,
-               source: KernelSource | None = None, in_place: int | None = None,
-               launch: Callable[..., int] | None = None) -> list[np.ndarray]:  # fmt: skip
+               source: KernelSource | None = None, in_place: int | None = None) -> list[np.ndarray]:  # fmt: skip
     """The results of a node's CPU kernel on logical arrays, every tile in turn. Raises RuntimeError where the target refuses.
 
-    `result_shapes` is needed where the inferred ones are symbolic; `in_place` names an operand whose memory result 0 takes; `launch`
-    runs the kernel (`launch_kernel`).
+    `result_shapes` is needed where the inferred ones are symbolic; `in_place` names an operand whose memory result 0 takes.
     """
     source = source or select(node)
     if isinstance(source, Refusal):
@@ -98,7 +96,7 @@ def run_kernel(node: Node, arrays: Sequence[np.ndarray | None], result_shapes: S
         physical = shape if t.layout is None else tuple(shape[a] for a in t.layout.perm)
         reuse = operands[in_place] if j == 0 and in_place is not None else None
         results.append(aligned_empty(physical, t.dtype.np) if reuse is None else reuse.view(t.dtype.np).reshape(physical))
-    length = (launch or launch_kernel)(source, Call(given, shapes, host), operands, results)
+    length = launch_kernel(source, Call(given, shapes, host), operands, results)
     if source.trim:
         results = [trimmed(r, axis, length) for r, axis in zip(results, source.trim, strict=True)]
     return [from_memory(r, v.tensor) for r, v in zip(results, node.results, strict=True)]
@@ -111,7 +109,7 @@ def launch_kernel(source: KernelSource, call: Call, operands: Sequence[np.ndarra
     assert all(tiles >= 1 for _, tiles in launch.each())
     scratch = aligned_empty((launch.scratch,), np.dtype(np.uint8))
     scratch[:8] = 0
-    tables = [aligned(np.ascontiguousarray(t)) for t in source.tables]
+    tables = [aligned(np.ascontiguousarray(t)) for t in (*source.tables, *launch.tables)]
     arrays = [x for x in operands if x is not None] + [*results, scratch, *tables]
     function = _FUNCTION(kernel_address(source))
     for ints, tiles in launch.each():
