@@ -31,7 +31,10 @@ from . import source
 from .nvrtc import CudaCompileError, CudaUnavailable
 
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
-         "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden")  # fmt: skip
+         "-fstack-clash-protection", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
+         "-fvisibility=hidden")  # fmt: skip
+# Where GPUs do something else than CPUs, or fault: shim.hpp has what is called then.
+CHECKS = ("-fsanitize=alignment,bounds,float-cast-overflow,integer-divide-by-zero,shift-exponent", "-nodefaultlibs", "-Wl,-z,defs")
 STACK = 65536  # bytes of a thread's stack, as in shim.hpp
 
 
@@ -61,7 +64,7 @@ def _version() -> str:
 def _prefix() -> tuple[str, str]:
     """What stands before every text, and the hash of all but the text that a library depends on."""
     before = "".join(f'#line 1 "{name}"\n{(Path(__file__).parent / name).read_text()}' for name in ("shim.hpp", "builtins.hpp"))
-    about = [*FLAGS, *compiler(), _version(), platform.machine(), before, source.prelude()]
+    about = [*FLAGS, *CHECKS, *compiler(), _version(), platform.machine(), before, source.prelude()]
     return before, hashlib.sha256("\n".join(about).encode()).hexdigest()
 
 
@@ -103,7 +106,7 @@ def _build(texts: list[str]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
         made = f.name
     try:
-        command = [*compiler(), *FLAGS, "-x", "c++", "-", "-o", made, "-lm"]
+        command = [*compiler(), *FLAGS, *CHECKS, "-x", "c++", "-", "-o", made, "-lm", "-lc"]
         done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CudaCompileError(f"a CUDA program does not compile for the CPU:\n{done.stderr}")
