@@ -7,6 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .steps import KernelStep
 
 
+APART = 256  # bytes: where values of one block of memory begin
 MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
 
@@ -95,18 +97,26 @@ class Cuda:
 
     def constant(self, a: np.ndarray) -> int:
         if id(a) not in self._constants:
-            self._constants[id(a)] = self.bring(a)
+            (self._constants[id(a)],) = self.bring([a])
             weakref.finalize(a, self._constants.pop, id(a), None)
         return self._constants[id(a)].address
 
-    def bring(self, x: Any) -> CudaArray:
-        if isinstance(x, CudaArray):
-            return x
-        x = np.ascontiguousarray(x).reshape(np.shape(x))
-        out = self.empty(x.nbytes).view(x.dtype).reshape(x.shape)
-        if x.nbytes:
-            self.driver.write(out.address, x)
-        return out
+    def empty_each(self, sizes: Sequence[int]) -> list[CudaArray]:
+        """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
+        starts = list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
+        whole = self.empty(starts.pop())
+        return [replace(whole, address=whole.address + at, shape=(n,)) for at, n in zip(starts, sizes, strict=True)]
+
+    def bring(self, values: Sequence[Any]) -> list[CudaArray]:
+        ours = [x for x in values if isinstance(x, CudaArray)]
+        theirs = [np.ascontiguousarray(x).reshape(np.shape(x)) for x in values if not isinstance(x, CudaArray)]
+        made = self.empty_each([x.nbytes for x in theirs]) if theirs else []
+        for place, x in zip(made, theirs, strict=True):
+            if x.nbytes:
+                self.driver.write(place.address, x)
+        new = iter([place.view(x.dtype).reshape(x.shape) for place, x in zip(made, theirs, strict=True)])
+        old = iter(ours)
+        return [next(old) if isinstance(x, CudaArray) else next(new) for x in values]
 
     def trim(self, x: CudaArray, axis: int | None, length: int) -> CudaArray:
         if axis is None or x.shape[axis] == length:

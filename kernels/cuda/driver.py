@@ -74,6 +74,7 @@ class _Block:
 
     def __del__(self) -> None:
         self._owner.live.pop(self.address, None)
+        self._owner.freed.append((self.nbytes, self.address))
 
 
 class Accounts:
@@ -81,6 +82,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self.live: dict[int, int] = {}
+        self.freed: list[tuple[int, int]] = []  # the latest last
 
     def check(self, address: int, nbytes: int, what: str) -> None:
         """Raises CudaMemoryError where not all of these bytes are in one block that lives."""
@@ -150,6 +152,10 @@ class Null(Accounts):
         self._top = 1 << 40
 
     def alloc(self, nbytes: int) -> _Block:
+        """As a pool does it: what was freed last is given out first."""
+        for i in range(len(self.freed) - 1, -1, -1):
+            if self.freed[i][0] == max(nbytes, 1):
+                return _Block(self, self.freed.pop(i)[1], max(nbytes, 1))
         block = _Block(self, self._top, max(nbytes, 1))
         self._top += -(-max(nbytes, 1) // ALIGN) * ALIGN + ALIGN
         return block

@@ -18,7 +18,7 @@
 #define __constant__ static const
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 
 extern "C" {
 void* memcpy(void*, const void*, unsigned long);
