@@ -59,6 +59,7 @@ class Frame:
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
     places: Mapping[Value, np.ndarray] = field(default_factory=dict)  # where the caller wants outputs, if they have this shape
     legs: list[Leg] | None = None  # which parts the run had, where that is to be kept (see `ways.py`)
+    on_device: bool = False  # whether outputs stay in the device's memory
     watch: Watch | None = None  # who runs them, where they are timed (see `profile.py`)
     _evaluated: dict[DimLike, int] = field(default_factory=dict)
 
