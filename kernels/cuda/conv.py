@@ -26,10 +26,8 @@ from .target import serves
 from .text import checked_size
 from .tiles import Product
 
-TILES = (
-    (128, 64),
-    (64, 64),
-)  # a thread holds the places of its 8 rows beside the sums: wider tiles would leave one block a multiprocessor
+# A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
+TILES = ((128, 64), (64, 64))
 MOST_SIZE = 1 << 28  # of a spatial axis
 MOST_STRIDES = 48  # of a transposed convolution, all axes together: each phase has its words among the parameters
 
@@ -148,8 +146,8 @@ class _Conv:
     def _product(self) -> Product:
         node, d = self.site.outer, self.dtype
         axes = [f"_{a}" for a in range(self.axes)]
-        names = ["out_channels", "pixels", None, None, "images", "per_group", "x_n", "x_c", *(f"x{a}" for a in axes), "w_out", "w_in", "w_tap",
-                 "w_group", *(f"out{a}" for a in axes)]  # fmt: skip
+        names = ["out_channels", "pixels", None, None, "images", "per_group", "x_n", "x_c", *(f"x{a}" for a in axes)]
+        names += ["w_out", "w_in", "w_tap", "w_group", *(f"out{a}" for a in axes)]
         at = Product.words_at(first_int(node), len(names))
         names += [None] * sum(6 + 6 * n for n in self.counts)
         phases = math.prod(self.counts)

@@ -2,7 +2,7 @@
 
 A thread computes neighbours of one pixel, as many channels as 16 bytes hold, where both tensors are channels-last; else one number,
 its neighbours in the warp being neighbours in the result. Nothing is shared: what a warp's windows have in common comes from the
-first-level cache, and weights, constant ones packed as [tap][channel] or [channel][tap], are read along the channels or once a warp.
+first-level cache. Constant weights are packed as [tap][channel] for channels-last results, so that they are read along the channels.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ for (u32 i0 = 0; i0 < axes[0].counts; i0++) {
     for (u32 i1 = 0; i1 < axes[1].counts; i1++) {
         const i32 h = at[1] + i32(i1) * axes[1].inc;
         if (u32(h) >= axes[1].size) continue;
-        const u32 tap_line = ((axes[0].tap + i0 * axes[0].tap_step) * axes[1].kernel + axes[1].tap + i1 * axes[1].tap_step) * axes[2].kernel;
+        const u32 line = (axes[0].tap + i0 * axes[0].tap_step) * axes[1].kernel + axes[1].tap + i1 * axes[1].tap_step;
         const u32 x_line = x_at + u32(d) * x_d + u32(h) * x_h;
 #pragma unroll 2
         for (u32 i2 = 0; i2 < axes[2].counts; i2++) {
             const i32 v = at[2] + i32(i2) * axes[2].inc;
             if (u32(v) >= axes[2].size) continue;
-            const u32 tap = tap_line + axes[2].tap + i2 * axes[2].tap_step;
+            const u32 tap = line * axes[2].kernel + axes[2].tap + i2 * axes[2].tap_step;
             TAP
         }
     }
@@ -111,10 +111,14 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
     for a in range(3):
         place = f"o{a}" if counts[a] == 1 else f"o{a} / {counts[a]}"
         body.append(f"at[{a}] = i32({place}) * axes[{a}].mul + axes[{a}].add;")
-    body += [f"const u32 x_at = q * x_n + channel / FastDiv(p[{at + 3}]) * x_c;", f"const i64 x = p[{site.slot(0)}];"]
+    body += [f"const i64 x = p[{site.slot(0)}];", f"const u32 x_at = q * x_n + channel / FastDiv(p[{at + 3}]) * x_c;"]
     body += [f"{sums} sums[{wide}] = {{}};"]
-    tap = [f"auto a = load_pack<E, {wide}>(x, x_line + u32(v) * x_w);", f"auto b = load_pack<E, {wide}>(w, tap * w_tap + channel * w_out);",
-           "#pragma unroll", f"for (int j = 0; j < {wide}; j++) sums[j] = fma(a.get(j), b.get(j), sums[j]);"]  # fmt: skip
+    tap = [
+        f"auto a = load_pack<E, {wide}>(x, x_line + u32(v) * x_w);",
+        f"auto b = load_pack<E, {wide}>(w, tap * w_tap + channel * w_out);",
+        "#pragma unroll",
+        f"for (int j = 0; j < {wide}; j++) sums[j] = fma(a.get(j), b.get(j), sums[j]);",
+    ]
     for line in _TAPS.strip().split("\n"):
         body += indent(tap, 3) if line.strip() == "TAP" else [line]
     body += written.leaves(node, epilogue)

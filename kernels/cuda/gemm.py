@@ -59,7 +59,7 @@ def build(node: Node) -> KernelSource | Refusal:
 class _Matmul:
     """A product whose operands are found by strides.
 
-    Where B has no batch, that of A is more rows. Tiles of 128 x 128 (8 x 8 sums a thread: two blocks of f32 fit a multiprocessor)
+    Where B has no batch, that of A is more rows. Tiles of 128 x 128 (8 x 8 sums a thread: two blocks fit a multiprocessor)
     serve where they are enough to fill a GPU, else those of 64 x 64; products of up to 8 rows, which wait for B, have a kernel that
     reads it as fast as can be.
     """

@@ -61,8 +61,8 @@ class Product:
     """A kernel of products in the making.
 
     Statements in C++: `after` what the others rely on, where the entry is known as `batch`; `setup` makes the loaders `left` and
-    `right`; `place` returns where `row` and `column` stand in the result, `finish` what the sum `acc` becomes there; `few` are those
-    for few rows. `down`: neighbours in the result are neighbours along the rows. `rows` and `depth` are the sizes of the entry at
+    `right`; `place` returns where `row` and `column` stand in the result, `finish` what the sum `acc` becomes there; `few` serve
+    few rows. `down`: neighbours in the result are neighbours along the rows. `rows` and `depth` are the sizes of the entry at
     hand, where they differ; then the reduction cannot be `cut`.
     """
 
@@ -141,9 +141,9 @@ class Product:
         which, (tall, wide) = choose(self.tiles, rows, columns, batches)
         row_tiles, column_tiles = blocks_for(rows, tall), blocks_for(columns, wide)
         blocks = row_tiles * column_tiles * batches
-        splits = (
-            greatest(1, least(ENOUGH * 2 // greatest(1, blocks), depth // LONG, MOST_SPLITS)) if self.cut and blocks < ENOUGH else 1
-        )
+        splits = 1
+        if self.cut and blocks < ENOUGH:
+            splits = greatest(1, least(2 * ENOUGH // greatest(1, blocks), depth // LONG, MOST_SPLITS))
         steps = blocks_for(blocks_for(depth, DEPTH), splits)
         ints = (rows, columns, depth, batches, which + 1, row_tiles, column_tiles, splits, steps, *extra)
         if splits == 1:
