@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir.errors import RunError
-from ..kernels.cuda.driver import Driver, Memory
+from ..kernels.cuda.driver import Command, Driver, Memory
 from ..kernels.cuda.source import shape_of
 from .device import Between
 from .memory import ALIGN, BYTE
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from ..kernels.spec import Launch
     from .bound import Bound
     from .steps import KernelStep
+
+
+APART = 256  # bytes: where values of one block of memory begin
+MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +97,26 @@ class Cuda:
 
     def constant(self, a: np.ndarray) -> int:
         if id(a) not in self._constants:
-            self._constants[id(a)] = self.bring(a)
+            (self._constants[id(a)],) = self.bring([a])
             weakref.finalize(a, self._constants.pop, id(a), None)
         return self._constants[id(a)].address
 
-    def bring(self, x: Any) -> CudaArray:
-        if isinstance(x, CudaArray):
-            return x
-        x = np.ascontiguousarray(x).reshape(np.shape(x))
-        out = self.empty(x.nbytes).view(x.dtype).reshape(x.shape)
-        if x.nbytes:
-            self.driver.write(out.address, x)
-        return out
+    def empty_each(self, sizes: Sequence[int]) -> list[CudaArray]:
+        """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
+        starts = list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
+        whole = self.empty(starts.pop())
+        return [replace(whole, address=whole.address + at, shape=(n,)) for at, n in zip(starts, sizes, strict=True)]
+
+    def bring(self, values: Sequence[Any]) -> list[CudaArray]:
+        ours = [x for x in values if isinstance(x, CudaArray)]
+        theirs = [np.ascontiguousarray(x).reshape(np.shape(x)) for x in values if not isinstance(x, CudaArray)]
+        made = self.empty_each([x.nbytes for x in theirs]) if theirs else []
+        for place, x in zip(made, theirs, strict=True):
+            if x.nbytes:
+                self.driver.write(place.address, x)
+        new = iter([place.view(x.dtype).reshape(x.shape) for place, x in zip(made, theirs, strict=True)])
+        old = iter(ours)
+        return [next(old) if isinstance(x, CudaArray) else next(new) for x in values]
 
     def trim(self, x: CudaArray, axis: int | None, length: int) -> CudaArray:
         if axis is None or x.shape[axis] == length:
@@ -121,9 +135,10 @@ class Cuda:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:
             self.driver.clear(scratch.address, 8)
-        given = [x.address if isinstance(x, CudaArray) else self.constant(x) for x in (*operands, *results, scratch, *step.tables)]
+        arrays = (*operands, *results, scratch, *step.tables, *launch.tables)
+        given = [x.address if isinstance(x, CudaArray) else self.constant(x) for x in arrays]
         for ints, blocks in launch.each():
-            self.driver.launch(step.address, np.array([*given, *ints], np.int64), blocks, len(given))
+            self.driver.run([Command(step.address, np.array([*given, *ints], np.int64), blocks, len(given))])
         if not step.source.checked and not step.source.trim:
             return 0
         head = scratch[:16].numpy().view(np.int64)
@@ -140,19 +155,31 @@ class CudaResolved:
         self._checked, self._base = [at for at, _ in bound.checked], arena.address
         self._words = p.words + p.relative * arena.address
         self._patches = [(word, which, int(p.words[word])) for word, which in p.patched]
-        self._launches = []
+        self._commands, self._captured = [], OrderedDict[tuple[int, ...], Any]()
         for step, (kernel, first, blocks, flag) in zip(bound.kernels, p.table.tolist(), strict=True):
             words = self._words[first : first + shape_of(step.source.text).words]
-            self._launches.append((kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
+            self._commands.append(Command(kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
 
     def run(self, addresses: Sequence[int], threads: int, between: Between) -> None:
+        between()
+        key = tuple(addresses)
+        if key in self._captured:
+            self._captured.move_to_end(key)
+            return self._again(key)
         for word, i, at in self._patches:
             self._words[word] = addresses[i] + at
-        for kernel, words, blocks, pointers, flag in self._launches:
-            if flag:
-                self._driver.clear(flag, 8)
-            self._driver.launch(kernel, words, blocks, pointers)
-        between()
+        self._driver.run(self._commands)
+        self._captured[key] = None
+        if len(self._captured) > MOST_GRAPHS:
+            self._captured.popitem(last=False)
+
+    def _again(self, key: tuple[int, ...]) -> None:
+        """Runs as the last time for these addresses: what comes a second time is captured."""
+        if self._captured[key] is None:
+            for word, i, at in self._patches:
+                self._words[word] = key[i] + at
+            self._captured[key] = self._driver.capture(self._commands)
+        self._captured[key]()
 
     def faults(self) -> list[int]:
         flags = np.zeros(1, np.int64)

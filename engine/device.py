@@ -53,14 +53,17 @@ class Device(Protocol):
     def empty(self, nbytes: int) -> Any:
         """Uninitialised bytes, from a 64-byte boundary on."""
 
+    def empty_each(self, sizes: Sequence[int]) -> list[Any]:
+        """`empty` for several values that are made together."""
+
     def address(self, x: Any) -> int:
         """Where kernels find a value of this device."""
 
     def constant(self, a: np.ndarray) -> int:
         """Where kernels find what an array of the host holds, which never changes and which the caller keeps."""
 
-    def bring(self, x: Any) -> Any:
-        """The value in this device's memory."""
+    def bring(self, values: Sequence[Any]) -> list[Any]:
+        """The values in this device's memory."""
 
     def trim(self, x: Any, axis: int | None, length: int) -> Any:
         """A result as long as its kernel found it to be along the axis (None: as it is)."""
@@ -92,8 +95,11 @@ class Cpu:
     def constant(self, a: np.ndarray) -> int:
         return a.ctypes.data
 
-    def bring(self, x: Any) -> Any:
-        return x
+    def empty_each(self, sizes: Sequence[int]) -> list[np.ndarray]:
+        return [self.empty(n) for n in sizes]
+
+    def bring(self, values: Sequence[Any]) -> list[Any]:
+        return list(values)
 
     def trim(self, x: np.ndarray, axis: int | None, length: int) -> np.ndarray:
         return trimmed(x, axis, length)
@@ -105,7 +111,7 @@ class Cpu:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:
             scratch[:8] = 0
-        addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
+        addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables, *launch.tables)]
         for ints, tiles in launch.each():
             call(step.address, np.array([*addresses, *ints], np.int64), tiles, threads)
         if step.source.checked and scratch[:8].any():

@@ -199,6 +199,13 @@ def make_plan(graph: Graph, select: Selector | None, served: list[Served], compi
     return plan
 
 
+def draft_plan(graph: Graph, select: Selector | None) -> tuple[Plan, dict[Step, KernelSource]]:
+    """The plan of a graph whose kernels are not compiled, and which those are, by their steps."""
+    todo: list[tuple[Plan, int, Node, KernelSource]] = []
+    plan = _collect(graph, select, [], todo)
+    return plan, {p.steps[i]: source for p, i, _, source in todo}
+
+
 def how_served(graph: Graph, select: Selector | None) -> list[Served]:
     """How every node of a graph, and of its regions, would run. Nothing is compiled."""
     served: list[Served] = []

@@ -258,10 +258,10 @@ class KernelStep(Step):
 
     def run(self, frame: Frame) -> None:
         node, device = self.node, frame.workspace.device
-        arrays = [
-            None if v is None else self.constant(i) if v.is_const else device.bring(frame.values[v])
-            for i, v in enumerate(node.operands)
-        ]
+        read = [v for v in node.operands if v is not None and not v.is_const]
+        if not device.is_host:
+            frame.values.update(zip(read, device.bring([frame.values[v] for v in read])))
+        arrays = [None if v is None else self.constant(i) if v.is_const else frame.values[v] for i, v in enumerate(node.operands)]
         shapes, launch = self._bind(arrays, frame)
         results = [_empty(device, physical(shape, v.tensor.layout), v.tensor.dtype) for v, shape in zip(node.results, shapes)]
         length = device.execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)

@@ -23,7 +23,7 @@ def line_launch(shape: Sequence[int], axis: int) -> Launch:
     """Lines along an axis: parameters lines, n, inner (the distance of neighbours)."""
     n, inner = (shape[axis], math.prod(shape[axis + 1 :])) if shape else (1, 1)
     lines = math.prod(shape) // n if n else 0
-    return Launch((lines, n, inner), tiles_for(lines, lines * n))
+    return Launch((lines, n, inner), tiles_for(lines, lines * n), units=lines)
 
 
 def line_text(result: int, ints: int, body: Sequence[str]) -> str:

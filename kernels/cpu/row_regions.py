@@ -13,21 +13,20 @@ from collections.abc import Sequence
 from ...ir.core import Node, Value
 from ...ir.reduction import Reduction
 from ...ir.types import DType
+from ..lines import Array, anchor_lines
 from ..operands import first_int, first_result, tiles_for
 from ..printer import Printer
 from ..regions import named, print_nodes
 from ..row_regions import RowRegion, split_dims, take_apart
 from ..space import ONE
 from ..spec import Call, KernelSource, Launch, Refusal
-from .rows import Array, Rows, indent, join, log_softmax_lines, norm_lines, softmax_lines
+from .rows import Rows, indent, join
 from .target import serves
-
-ANCHORS = {"softmax": softmax_lines, "log_softmax": log_softmax_lines, "layer_norm": None, "rms_norm": None}
 
 
 @serves("fused.rows")
 def build(node: Node) -> KernelSource | Refusal:
-    """The kernel of a region around one of `ANCHORS`, row-major, its rows contiguous."""
+    """The kernel of a region around one of `row_regions.ANCHORS`, row-major, its rows contiguous."""
     r = take_apart(node)
     if isinstance(r, Refusal):
         return r
@@ -86,14 +85,8 @@ def _around(r: RowRegion, acc: DType) -> list[str]:
     lines = _pass(r, {}, [x], early, f"st{{}}_{acc}(c, j, {{}}{{}})")  # type: ignore[list-item]
     alone = len(late) == 1 and r.outputs[late[0]] is result
     y = Array(f"y{late[0]}", result.tensor.dtype.name, "base") if alone else buffer
-    lines += anchor_lines(r.anchor, buffer, y, acc)
+    lines += anchor_lines(Rows(), r.anchor, buffer, y, acc)
     return lines if alone else lines + _pass(r, {result: acc}, [], late, "")
-
-
-def anchor_lines(anchor: Node, x: Array, y: Array, acc: DType) -> list[str]:
-    """The operator's work on a row, which it may overwrite."""
-    of_softmax = ANCHORS[anchor.op.name]
-    return norm_lines(anchor, x, y, acc) if of_softmax is None else of_softmax(Rows(), x, x, y, acc)
 
 
 def _pass(r: RowRegion, buffered: dict[Value, DType], keep: Sequence[Value], outputs: Sequence[int], kept: str) -> list[str]:

@@ -4,8 +4,8 @@ nothing at all (a device that only keeps account)."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,8 +47,22 @@ class Driver(Protocol):
     def load(self, texts: Sequence[str]) -> list[int]:
         """What stands for the kernels of these texts in `launch`. Raises CudaCompileError, CudaUnavailable."""
 
-    def launch(self, kernel: int, words: np.ndarray, blocks: int, pointers: int) -> None:
-        """Runs a kernel on its int64 `words`, of which the first `pointers` are addresses."""
+    def run(self, commands: Sequence[Command]) -> None:
+        """Runs kernels, one after the other."""
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        """What `run` does now, as one call that does it again with these very addresses."""
+
+
+class Command(NamedTuple):
+    """The launch of a kernel, as `load` calls it, on its int64 `words`, of which the first `pointers` are addresses. The 8 bytes at
+    the address `flag` (0: none) are cleared before."""
+
+    kernel: int
+    words: np.ndarray
+    blocks: int
+    pointers: int
+    flag: int = 0
 
 
 class _Block:
@@ -60,6 +74,7 @@ class _Block:
 
     def __del__(self) -> None:
         self._owner.live.pop(self.address, None)
+        self._owner.freed.append((self.nbytes, self.address))
 
 
 class Accounts:
@@ -67,6 +82,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self.live: dict[int, int] = {}
+        self.freed: list[tuple[int, int]] = []  # the latest last
 
     def check(self, address: int, nbytes: int, what: str) -> None:
         """Raises CudaMemoryError where not all of these bytes are in one block that lives."""
@@ -74,6 +90,10 @@ class Accounts:
         at = bisect_right(starts, address) - 1
         if at < 0 or address + nbytes > starts[at] + self.live[starts[at]]:
             raise CudaMemoryError(f"{what}: {nbytes} bytes at {address:#x} are in no memory that lives")
+
+    def check_command(self, c: Command) -> None:
+        for i, address in enumerate(c.words[: c.pointers].tolist()):
+            self.check(address, 0, f"parameter {i} of a kernel")
 
 
 class Shim(Accounts):
@@ -105,11 +125,17 @@ class Shim(Accounts):
         self._kernels += [found[t] for t in texts]
         return list(range(first, len(self._kernels)))
 
-    def launch(self, kernel: int, words: np.ndarray, blocks: int, pointers: int) -> None:
-        for i, address in enumerate(words[:pointers].tolist()):
-            self.check(address, 0, f"parameter {i} of a kernel")
-        if blocks:
-            self._kernels[kernel](np.ascontiguousarray(words), blocks)
+    def run(self, commands: Sequence[Command]) -> None:
+        for c in commands:
+            self.check_command(c)
+            if c.flag:
+                self.clear(c.flag, 8)
+            if c.blocks:
+                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        kept = [c._replace(words=c.words.copy()) for c in commands]
+        return lambda: self.run(kept)
 
     def _view(self, address: int, nbytes: int, what: str) -> np.ndarray:
         self.check(address, nbytes, what)
@@ -126,6 +152,10 @@ class Null(Accounts):
         self._top = 1 << 40
 
     def alloc(self, nbytes: int) -> _Block:
+        """As a pool does it: what was freed last is given out first."""
+        for i in range(len(self.freed) - 1, -1, -1):
+            if self.freed[i][0] == max(nbytes, 1):
+                return _Block(self, self.freed.pop(i)[1], max(nbytes, 1))
         block = _Block(self, self._top, max(nbytes, 1))
         self._top += -(-max(nbytes, 1) // ALIGN) * ALIGN + ALIGN
         return block
@@ -155,7 +185,14 @@ class Null(Accounts):
         self._texts += texts
         return list(range(first, len(self._texts)))
 
-    def launch(self, kernel: int, words: np.ndarray, blocks: int, pointers: int) -> None:
-        for i, address in enumerate(words[:pointers].tolist()):
-            self.check(address, 0, f"parameter {i} of a kernel")
-        self.log.append(("launch", source.entry(self._texts[kernel]), tuple(words.tolist()), blocks))
+    def run(self, commands: Sequence[Command]) -> None:
+        for c in commands:
+            self.check_command(c)
+            if c.flag:
+                self.clear(c.flag, 8)
+            self.log.append(("launch", source.entry(self._texts[c.kernel]), tuple(c.words.tolist()), c.blocks))
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        kept = [c._replace(words=c.words.copy()) for c in commands]
+        self.log.append(("capture", len(kept)))
+        return lambda: self.run(kept)

@@ -1,0 +1,134 @@
+"""Operators that work on lines of a tensor: softmax and its relatives, and the normalizations.
+
+A target offers two things, to fold a line into a value and to map it (`Line`), so that each operator is written once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..ir.core import Node, Value
+from ..ir.types import FLOATS, DType, TensorType
+from .printer import literal, register
+from .spec import Refusal
+
+Map = Callable[[str], str]  # from the name of an element (on the CPU a vector, mostly) to an expression of the text
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array in a text: the name of its address, its dtype, where a line begins, and the step along it."""
+
+    name: str
+    dtype: str
+    start: str = "o"
+    step: str = ""
+
+    def at(self, j: str) -> str:
+        return f"{self.name}, {self.start} + {j}{' * ' + self.step if self.step else ''}"
+
+
+class Line(Protocol):
+    """Lines of n elements, one (or a vector of neighbouring ones) at a time, as texts."""
+
+    def fold(self, out: str, fn: str, zero: str, x: Any, value: Map, keep: Any = None) -> list[str]:
+        """`out`: the fold of value(x) over the line; `keep` takes the values themselves."""
+
+    def map(self, x: Any, y: Any, value: Map, others: Sequence[Array] = ()) -> list[str]:
+        """y = value(x) over the line; `others` are loaded beside it, under their names with a v."""
+
+
+def unsupported(node: Node, types: Sequence[TensorType]) -> Refusal | None:
+    """Why the floating-point operands of a node cannot be computed together."""
+    for t in types:
+        if t.dtype not in FLOATS or register(t.dtype) != register(types[0].dtype):
+            return Refusal("the operands are not all computed in one floating-point type", {"type": t, "first": types[0]})
+    return None
+
+
+def overwritable(node: Node) -> frozenset[int]:
+    """Operand 0, where the result may take its memory: every element is read for the last time just before it is written."""
+    x = node.operands[0]
+    assert x is not None
+    alone = not x.is_const and x not in node.operands[1:]
+    return frozenset({0} if alone and x.tensor.dtype.itemsize == node.results[0].tensor.dtype.itemsize else ())
+
+
+def tensors(*values: Value | None) -> list[TensorType]:
+    return [v.tensor for v in values if v is not None]
+
+
+# ---- softmax, log_softmax, lp_norm ------------------------------------------------------------------------------
+
+
+def softmax_lines(line: Line, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+    top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
+    total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))", keep=e)
+    return [*top, *total, f"scale = div({literal(1, acc)}, total)", *line.map(e, y, lambda v: f"mul({v}, scale)")]
+
+
+def log_softmax_lines(line: Line, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+    top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
+    total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))")
+    return [*top, *total, "low = log(total)", *line.map(x, y, lambda v: f"sub(sub({v}, top), low)")]
+
+
+def lp_norm(p: int) -> Callable[..., list[str]]:
+    def lines(line: Line, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
+        zero, one = literal(0, acc), literal(1, acc)
+        total = line.fold("total", "add", zero, x, (lambda v: f"absolute({v})") if p == 1 else lambda v: f"mul({v}, {v})")
+        root = [] if p == 1 else ["total = sqrt(total)"]
+        last = [f"none = eq(total, {zero})", f"total = where(none, {one}, total)"]
+        return [*total, *root, *last, *line.map(x, y, lambda v: f"where(none, {zero}, div({v}, total))")]
+
+    return lines
+
+
+def formula(node: Node) -> Callable[..., list[str]]:
+    """What a softmax, log_softmax or lp_norm does with a line x to y, by an array e of exponentials."""
+    return {"softmax": softmax_lines, "log_softmax": log_softmax_lines}.get(node.op.name) or lp_norm(node.attr("p"))
+
+
+# ---- normalizations ---------------------------------------------------------------------------------------
+
+
+def mean_and_inverse(line: Line, x: Array, acc: DType, epsilon: float) -> list[str]:
+    """`mean` and `inverse`, one over the square root of the variance plus epsilon; two passes, for accuracy."""
+    zero = literal(0, acc)
+    return [*line.fold("total", "add", zero, x, lambda v: v), "mean = div(total, size)",
+            *line.fold("total", "add", zero, x, lambda v: f"square(sub({v}, mean))"), *_inverse(acc, epsilon)]  # fmt: skip
+
+
+def _inverse(acc: DType, epsilon: float) -> list[str]:
+    return [f"inverse = div({literal(1, acc)}, sqrt(add(div(total, size), {literal(epsilon, acc)})))"]
+
+
+def norm_lines(line: Line, node: Node, x: Array, y: Array, acc: DType) -> list[str]:
+    """layer_norm or rms_norm of a row of x to y; the scale lies at the address `s`, the bias at `b`."""
+    epsilon, size = node.attr("epsilon"), [f"size = to_{acc}(n)"]
+    if node.op.name == "rms_norm":
+        body = [*size, *line.fold("total", "add", literal(0, acc), x, lambda v: f"mul({v}, {v})"), *_inverse(acc, epsilon)]
+    else:
+        body = [*size, *mean_and_inverse(line, x, acc, epsilon)]
+    named = (("s", node.operand(1)), ("b", node.operand(2)))
+    others = [Array(n, v.tensor.dtype.name, "0") for n, v in named if v is not None]
+    form = "mul({0}, inverse)" if node.op.name == "rms_norm" else "mul(sub({0}, mean), inverse)"
+    form = f"mul({form}, vs)" if node.operand(1) is not None else form
+    form = f"add({form}, vb)" if node.operand(2) is not None else form
+    return body + line.map(x, y, form.format, others)
+
+
+def anchor_lines(line: Line, anchor: Node, x: Array, y: Array, acc: DType) -> list[str]:
+    """The work of a softmax or normalization on a row, which it may overwrite."""
+    return norm_lines(line, anchor, x, y, acc) if anchor.op.name.endswith("norm") else formula(anchor)(line, x, x, y, acc)
+
+
+CHANNEL = "add(mul(sub({0}, mean), scale), bias)"
+
+
+def channel(place: str, dtype: str) -> list[str]:
+    """`scale` and `bias` of a channel, which `CHANNEL` applies; they lie at `place` of the addresses `s` and `b`."""
+    return [f"k = {place}", f"scale = mul(inverse, ld_{dtype}(s, k))", f"bias = ld_{dtype}(b, k)"]
