@@ -2,7 +2,7 @@
 
 A thread computes neighbours of one pixel, as many channels as 16 bytes hold, where both tensors are channels-last; else one number,
 its neighbours in the warp being neighbours in the result. Nothing is shared: what a warp's windows have in common comes from the
-first-level cache. Constant weights are packed as [tap][channel] for channels-last results, so that they are read along the channels.
+first-level cache. Constant weights are packed as [tap][channel] for channels-last results, to be read along the channels.
 """
 
 from __future__ import annotations
