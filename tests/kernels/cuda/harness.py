@@ -128,10 +128,8 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     scratch[:8] = 0
     tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
-    table = [] if bound.table is None else [aligned(np.array(bound.table, np.int64))]
     for ints, blocks in bound.each():
-        words = [*(a.ctypes.data for a in arrays), *(int(i) for i in ints), *(a.ctypes.data for a in table)]
-        kernel(np.array(words, np.int64), blocks, backwards=backwards)
+        kernel(np.array([a.ctypes.data for a in arrays] + [int(i) for i in ints], np.int64), blocks, backwards=backwards)
     for r in [*results, scratch]:
         behind = r.ctypes.data + r.nbytes
         guard = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * GUARD).from_address(behind))  # type: ignore[attr-defined]
