@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Executable", "Limits", "__version__", "as_dlpack", "cli", "compile", "converter", "engine", "errors", "export_onnx",
-    "frontends", "ir", "kernels", "load", "op", "ort", "precision_report", "profile", "read_onnx", "read_text", "register_pass", "rewrite",
-    "write_onnx", "write_text",
+    "frontends", "ir", "kernels", "load", "op", "ort", "precision_report", "profile", "read_onnx", "read_text",
+    "register_pass", "rewrite", "write_onnx", "write_text",
 ]  # fmt: skip
 
 # The public names: the module where each lives, and its name there (none: the module itself).

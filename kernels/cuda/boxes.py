@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ..boxes import Box, Loop, collapse
 from ..operands import fill_in
 from ..spec import Launch
@@ -96,7 +98,7 @@ template <class W> DEVICE void transpose(const i64* r, i64 s, i64 d, u32 block, 
 """
 _BODY = """
 u32 count = p[FIRST], outer = p[FIRST + 1], size = HEAD + 3 * outer, low = 0, high = count - 1;
-const i64* r = count * size <= INLINE ? &p.w[FIRST + 2] : (const i64*)p[FIRST + 2 + INLINE];
+const i64* r = count * size <= INLINE ? &p.w[FIRST + 2] : (const i64*)p[FIRST - 1];
 while (low < high) {  // to the first record whose blocks end behind this one
     u32 middle = (low + high) / 2;
     if (r[middle * size] > blockIdx.x) high = middle;
@@ -111,8 +113,8 @@ switch (r[1]) {
 
 
 def copy_text(first_int: int, item: int) -> str:
-    """The kernel that copies boxes of elements of `item` bytes; its ints begin at slot `first_int`."""
-    words = {"FIRST": first_int, "ITEM": item, "HEAD": HEAD, "EACH": EACH, "TILE": TILE, "INLINE": INLINE, "THREADS": THREADS}
+    """The kernel that copies boxes of elements of `item` bytes; its table stands at slot `first_int`, its ints behind that."""
+    words = {"FIRST": first_int + 1, "ITEM": item, "HEAD": HEAD, "EACH": EACH, "TILE": TILE, "INLINE": INLINE, "THREADS": THREADS}
     body = fill_in(_BODY, **words).strip("\n").split("\n")
     for w, unit in unit_widths(item):
         body += [f"case {COPY + w}: return copy<{unit}>(r, source, target, block, outer, false);",
@@ -142,9 +144,9 @@ def launch(boxes: Sequence[Box], item: int) -> Launch:
         words += [blocks, *r.words]
         for n, s, d in [*reversed(r.outer), *[(1, 0, 0)] * (deepest - len(r.outer))]:
             words += [fast_div(n), s, d]
-    inline = words if len(words) <= INLINE else []
+    inline, table = (words, [0]) if len(words) <= INLINE else ([], words)
     ints = (len(records), deepest, *inline, *[0] * (INLINE - len(inline)))
-    return Launch(ints, checked_size(blocks), table=() if inline else tuple(words))
+    return Launch(ints, checked_size(blocks), tables=(np.array([int(w) for w in table], np.int64),))
 
 
 def _record(b: Box, loops: list[Loop], item: int) -> Record:
