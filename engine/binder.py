@@ -244,7 +244,7 @@ class Binder:
     def _row(self, step: KernelStep, operands: list[Place], results: list[Place], launch: Launch) -> None:
         """Adds what runs a kernel: a row, or one for each pass."""
         scratch = self._buffer(launch.scratch)
-        tables = [Place(t.shape, t.dtype, array=t) for t in step.tables]
+        tables = [Place(t.shape, t.dtype, array=t) for t in (*step.tables, *launch.tables)]
         pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
         self.rows += [Row(step, pointers, scratch, ints, tiles) for ints, tiles in launch.each()]
         for p in pointers:

@@ -69,8 +69,8 @@ class Bound:
         nbytes = self.arena + sum(b.nbytes for b in self.outputs)
         if not frame.budget.fits(nbytes):
             frame.budget.check_bytes(f"{self.name} and what follows", nbytes)
-        for v in self.inputs:
-            frame.values[v] = device.bring(frame.values[v])
+        if not device.is_host:
+            frame.values.update(zip(self.inputs, device.bring([frame.values[v] for v in self.inputs])))
         addresses = [device.address(frame.values[v]) for v in self.inputs] + [device.address(m) for m in memory]
         self.launch(addresses, frame.workspace, frame.threads, lambda: frame.budget.check_time(self.name))
         self._hand_over(frame, memory)
@@ -78,7 +78,8 @@ class Bound:
     def _memory(self, device: Device, places: Mapping[Value, np.ndarray]) -> list[Any]:
         """Bytes for what outlives the segment: the caller's, where there are any of the right shape."""
         given = {p.buffer.root(): places[v] for v, p in self.results if p.buffer and v in places and p.shape == places[v].shape}
-        return [given[b].reshape(-1).view(BYTE) if b in given else device.empty(b.nbytes) for b in self.outputs]
+        made = iter(device.empty_each([b.nbytes for b in self.outputs if b not in given]))
+        return [given[b].reshape(-1).view(BYTE) if b in given else next(made) for b in self.outputs]
 
     def launch(self, addresses: Sequence[int], workspace: Workspace, threads: int, between: Between) -> None:
         """Runs the kernels, given where the inputs and outputs lie."""

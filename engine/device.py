@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..ir.errors import RunError
+from ..ir.errors import InputError, RunError
 from ..kernels.cpu.launch import Schedule, address_of, call
+from ..kernels.spec import trimmed
 from .memory import ALIGN, BYTE, aligned
 
 if TYPE_CHECKING:
@@ -22,8 +23,14 @@ Between = Callable[[], None]  # called now and then while a segment runs; it may
 class DeviceArray(Protocol):
     """A tensor in memory that numpy cannot read: what the engine asks of it."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def ndim(self) -> int: ...
 
     @property
     def nbytes(self) -> int: ...
@@ -52,14 +59,26 @@ class Device(Protocol):
     def empty(self, nbytes: int) -> Any:
         """Uninitialised bytes, from a 64-byte boundary on."""
 
+    def empty_each(self, sizes: Sequence[int]) -> list[Any]:
+        """`empty` for several values that are made together."""
+
     def address(self, x: Any) -> int:
         """Where kernels find a value of this device."""
 
     def constant(self, a: np.ndarray) -> int:
         """Where kernels find what an array of the host holds, which never changes and which the caller keeps."""
 
-    def bring(self, x: Any) -> Any:
-        """The value in this device's memory."""
+    def bring(self, values: Sequence[Any]) -> list[Any]:
+        """The values in this device's memory."""
+
+    def adopt(self, x: Any, what: str) -> DeviceArray:
+        """An array of another library in this device's memory, which it keeps. Raises InputError, in which `what` names it."""
+
+    def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        """The results in this device's memory; those are copies that would share memory with what was `given` or each other."""
+
+    def trim(self, x: Any, axis: int | None, length: int) -> Any:
+        """A result as long as its kernel found it to be along the axis (None: as it is)."""
 
     def resolve(self, bound: Bound, arena: Any) -> Resolved:
         """A bound segment for an arena."""
@@ -88,8 +107,20 @@ class Cpu:
     def constant(self, a: np.ndarray) -> int:
         return a.ctypes.data
 
-    def bring(self, x: Any) -> Any:
-        return x
+    def empty_each(self, sizes: Sequence[int]) -> list[np.ndarray]:
+        return [self.empty(n) for n in sizes]
+
+    def bring(self, values: Sequence[Any]) -> list[Any]:
+        return list(values)
+
+    def adopt(self, x: Any, what: str) -> DeviceArray:
+        raise InputError(f"{what} lies in memory of a CUDA device, expected the CPU's; copy it there")
+
+    def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        raise InputError("the target has no device whose memory outputs could stay in")
+
+    def trim(self, x: np.ndarray, axis: int | None, length: int) -> np.ndarray:
+        return trimmed(x, axis, length)
 
     def resolve(self, bound: Bound, arena: np.ndarray) -> CpuResolved:
         return CpuResolved(bound, arena)
@@ -98,7 +129,7 @@ class Cpu:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:
             scratch[:8] = 0
-        addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
+        addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables, *launch.tables)]
         for ints, tiles in launch.each():
             call(step.address, np.array([*addresses, *ints], np.int64), tiles, threads)
         if step.source.checked and scratch[:8].any():

@@ -63,7 +63,8 @@ class Plan:
             else:
                 self._run_leg(at, bound, frame)
             at = at + 1 if bound is None else bound.stop
-        return [fetch(frame.output(v)) for v in self.graph.outputs]
+        found = [frame.output(v) for v in self.graph.outputs]
+        return found if frame.on_device else [fetch(x) for x in found]
 
     def _run_leg(self, at: int, bound: Bound | None, frame: Frame) -> None:
         """Runs a bound segment, or (None) the step `at`, and notes it where that is asked for."""
@@ -197,6 +198,13 @@ def make_plan(graph: Graph, select: Selector | None, served: list[Served], compi
         step.frees = p.steps[i].frees
         p.steps[i] = step
     return plan
+
+
+def draft_plan(graph: Graph, select: Selector | None) -> tuple[Plan, dict[Step, KernelSource]]:
+    """The plan of a graph whose kernels are not compiled, and which those are, by their steps."""
+    todo: list[tuple[Plan, int, Node, KernelSource]] = []
+    plan = _collect(graph, select, [], todo)
+    return plan, {p.steps[i]: source for p, i, _, source in todo}
 
 
 def how_served(graph: Graph, select: Selector | None) -> list[Served]:

@@ -7,8 +7,21 @@ import math
 from ..ir.core import Node
 from ..ir.symbols import broadcast
 from ..ir.types import TensorType
-from .epilogue import Builder, Site, operand_kind
-from .spec import Call, Dims
+from . import quantized
+from .epilogue import Builder, Site, check_step, operand_kind
+from .spec import Call, Dims, Refusal
+
+ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
+
+
+def refuse_epilogue(anchor: Node, node: Node, chain: int) -> Refusal | None:
+    """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot be done to the anchor's sums."""
+    if anchor.op.name in quantized.ANCHORS:
+        return quantized.refuse_step(anchor, node, chain)
+    if anchor.op.name not in ANCHORS:
+        return Refusal(f"{anchor.op.name} takes no epilogue")
+    types = [None if v is None else v.tensor for v in node.operands]
+    return check_step(node, chain, anchor.results[0].tensor, channel_axis(anchor), types)
 
 
 def channel_axis(anchor: Node) -> int | None:

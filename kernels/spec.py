@@ -30,12 +30,19 @@ class Launch:
 
     Work that goes in several `passes`, each of which begins when the one before is done, says how many tiles each has; the number
     of the pass then stands behind `ints`. Between passes a run can be stopped, as between tiles.
+
+    For kernels that run elsewhere in many more tiles (`cuda/portable.py`): `units` is how many tiles there can be (0: `tiles`), and
+    `slice` how much of the scratch memory is each tile's own. `tables` are arrays made for these sizes, where a kernel takes more
+    numbers than parameters can hold; they stand behind the tables of the kernel.
     """
 
     ints: tuple[int, ...]
     tiles: int = 1
     scratch: int = 0
     passes: tuple[int, ...] = ()
+    units: int = 0
+    slice: int = 0
+    tables: tuple[np.ndarray, ...] = ()
 
     def each(self) -> list[tuple[tuple[int, ...], int]]:
         """The integers and the number of tiles of each pass."""

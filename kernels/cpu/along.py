@@ -106,6 +106,6 @@ def running(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         """Parameters: lines, elements of one, their distance."""
         lines, n, inner = line(call)
-        return Launch((lines, n, inner), tiles_for(lines, lines * n))
+        return Launch((lines, n, inner), tiles_for(lines, lines * n), units=lines)
 
     return KernelSource(line_text(first_result(node), first_int(node), body), bind, "lines", host=frozenset(host))

@@ -9,29 +9,22 @@ import numpy as np
 
 from ...ir.core import Node
 from ...ir.types import FLOATS, INTEGERS
-from ..epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
+from .. import quantized
+from ..epilogue import Builder, Site, epilogue_of, operand_kind, site_of
 from ..operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
-from ..products import Sizes, channel_axis, scaled_sums, sizes_of
+from ..products import Sizes, channel_axis, refuse_epilogue, scaled_sums, sizes_of
 from ..spec import Call, KernelSource, Launch, Refusal
-from . import quant_epilogue
 from .blocks import Nest, Shape, launch, nest_text
 from .target import serves
 from .tiling import Tiling
-
-ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
 
 
 def can_fuse_epilogue(anchor: Node, node: Node, chain: int) -> Refusal | None:
     """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot join the anchor's kernel (None:
     it can)."""
-    if anchor.op.name in quant_epilogue.ANCHORS:
-        return quant_epilogue.refuse_step(anchor, node, chain)
-    if anchor.op.name not in ANCHORS:
-        return Refusal(f"{anchor.op.name} takes no epilogue")
-    types = [None if v is None else v.tensor for v in node.operands]
-    refusal = check_step(node, chain, anchor.results[0].tensor, channel_axis(anchor), types)
+    refusal = refuse_epilogue(anchor, node, chain)
     if refusal is None and anchor.op.name == "conv_transpose" and anchor.results[0].tensor.layout is None:
-        result = anchor.results[0].tensor
+        result, types = anchor.results[0].tensor, [None if v is None else v.tensor for v in node.operands]
         if any(t is not None and i != chain and operand_kind(t.shape, result.shape, 1) == "full" for i, t in enumerate(types)):
             return Refusal("a row-major conv_transpose takes no operand of its result's shape")
     return refusal
@@ -48,7 +41,7 @@ def build_fused(node: Node) -> KernelSource | Refusal:
         from .conv import build as build_conv
 
         return build_conv(node)
-    if name in quant_epilogue.ANCHORS:
+    if name in quantized.ANCHORS:
         from .quant import build as build_quant
 
         return build_quant(node)

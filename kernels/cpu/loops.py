@@ -42,7 +42,7 @@ def bind(space: Space, call: Call) -> Launch:
     for k in range(len(space.types)):
         if space.is_strided(k):
             ints += space.strides(k, shapes[k])
-    return Launch(tuple(ints), tiles_for(-(-total // 64), total))
+    return Launch(tuple(ints), tiles_for(-(-total // 64), total), units=-(-total // 64))
 
 
 def loop_text(

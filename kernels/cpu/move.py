@@ -59,7 +59,7 @@ def trilu(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         *batch, rows, cols = call.results[0]
         units = math.prod(batch) * rows
-        return Launch((units, rows, cols), tiles_for(units, units * cols))
+        return Launch((units, rows, cols), tiles_for(units, units * cols), units=units)
 
     copy, zero = f"get_{typ}(source, j)", f"{typ}(0)"
     words = {"BEFORE": zero if upper else copy, "AFTER": copy if upper else zero}
@@ -100,7 +100,8 @@ def reverse_sequence(node: Node) -> KernelSource | Refusal:
         shape = call.operands[0]
         strides = [s * item for s in dense(node.operands[0], shape)]
         units, size = shape[0] * shape[1], math.prod(shape[2:]) * item
-        return Launch((shape[time], shape[batch], size, strides[time], strides[batch]), tiles_for(units, units * size // item), 8)
+        ints = (shape[time], shape[batch], size, strides[time], strides[batch])
+        return Launch(ints, tiles_for(units, units * size // item), 8, units=units)
 
     message = f"reverse_sequence: a length lies outside of [0, the size of axis {time} of {node.operands[0].type}]"
     return KernelSource(fill_in(_REVERSE, FIRST=first_int(node)), bind, checked=message)
@@ -127,6 +128,6 @@ def range_(node: Node) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         (n,) = call.results[0]
-        return Launch((n,), tiles_for(n, n))
+        return Launch((n,), tiles_for(n, n), units=n)
 
     return KernelSource(fill_in(text, FIRST=first_int(node)), bind)

@@ -201,7 +201,7 @@ def parameters(taps: dict[int, Taps], shape: Dims, out: Dims, first: int, item: 
     scratch = -(-(size + 1) * inner * real.itemsize // 64) * 64
     tiles = tiles_for(rows, rows * (width + size) * inner)
     head = [rows, axis, width, inner, row.index.shape[1], at, int.from_bytes(fill, "little", signed=True), scratch, size * inner]
-    return Launch(tuple(head + leading + tables), tiles, tiles * scratch)
+    return Launch(tuple(head + leading + tables), tiles, tiles * scratch, units=rows, slice=scratch)
 
 
 @serves("resize")

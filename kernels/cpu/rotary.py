@@ -71,6 +71,7 @@ def rotary_embedding(node: Node) -> KernelSource | Refusal:
             b, h, s, d = shape[0], heads, shape[1], shape[2] // heads
             steps = (s * h * d, d, h * d)
         positions = cache[0] if given else b * s
-        return Launch((b * h * s, h, s, d, (rotated or d) // 2, positions, *steps), tiles_for(b * h * s, b * h * s * d), 8)
+        units = b * h * s
+        return Launch((units, h, s, d, (rotated or d) // 2, positions, *steps), tiles_for(units, units * d), 8, units=units)
 
     return KernelSource(text, bind, checked="rotary_embedding: a position lies outside of the caches" if given else "")

@@ -249,6 +249,6 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
         channels, total = shape[1] if len(shape) > 1 else 1, math.prod(shape)
         n = channels if last else math.prod(shape[2:])
         rows = total // n if n else 0
-        return Launch((rows, n, greatest(channels, 1)), tiles_for(rows, total))
+        return Launch((rows, n, greatest(channels, 1)), tiles_for(rows, total), units=rows)
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))

@@ -245,7 +245,7 @@ def source(node: Node, e: Ensemble) -> KernelSource:
         e.forest.check_features(features)
         trees = len(e.forest.roots)
         scratch = n * e.targets * (e.real.itemsize + 1)
-        return Launch((n, features, e.targets, trees, -(-trees // GROUP)), tiles_for(n, n * trees * 16), scratch)
+        return Launch((n, features, e.targets, trees, -(-trees // GROUP)), tiles_for(n, n * trees * 16), scratch, units=n)
 
     return KernelSource(fill_in(text, **slots, **sizes, RESULT=1), bind, tables=_tables(e))
 

@@ -155,7 +155,8 @@ def _running_text(node: Node, dtype: DType, acc: DType) -> str:
     load = [f"a[k] = j + k < end ? ld_{dtype}(x, o + ({place}) * inner) : {none};", f"if (k) a[k] = {fn}(a[k - 1], a[k]);"]
     shown = f"j + k < end && !alone) st_{dtype}(y, o + ({place}) * inner,"
     value = f"k ? {fn}(before, a[k - 1]) : before" if node.attr("exclusive") else f"{fn}(before, a[k])"
-    scan = f"team_scan(a[{_EACH - 1}], {none}, (u - block * width) * team + lane, lane, team, whole, [](auto a, auto b) {{ return {fn}(a, b); }})"
+    combine = f"[](auto a, auto b) {{ return {fn}(a, b); }}"
+    scan = f"team_scan(a[{_EACH - 1}], {none}, (u - block * width) * team + lane, lane, team, whole, {combine})"
     loop = [
         f"u32 j = from + lane * {_EACH};",
         f"{number} a[{_EACH}], whole;",

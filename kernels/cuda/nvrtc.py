@@ -137,8 +137,8 @@ def compile_program(source: str, arch: str) -> Compiled:
 
     Raises CudaCompileError with nvrtc's log where the program is at fault, CudaUnavailable without nvrtc.
     """
-    about = {"text": hashlib.sha256(source.encode()).hexdigest(), "arch": arch, "options": " ".join(OPTIONS),
-             "nvrtc": "{}.{}".format(*version())}  # fmt: skip
+    about = {"text": hashlib.sha256(source.encode()).hexdigest(), "cpu": arch, "features": ",".join(OPTIONS),
+             "nvrtc": "{}.{}".format(*version())}  # fmt: skip  # named as what a CPU's kernels are made of
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     data = read_cached(key)
     if data is None:

@@ -7,7 +7,7 @@
 //   FastDiv d(p[4])                division of u32 below 2^31 by a run-time constant that source.fast_div made: n / d, n % d
 //   half_to_float(u16) ...         conversions of 16-bit floats, to nearest even
 //   warp_sum(v) block_sum<THREADS>(v), the same of max, min, prod, and fold(v, f)   reductions; all threads get the result
-//   mma_*, ldmatrix_*, copy_async  the tensor cores' operations (below)
+//                                  (warp_sum<8>(v): of each 8 lanes)
 //
 // Reductions go in a fixed order, which depends on the number of threads alone; max and min pass NaN on.
 #define DEVICE static __device__ __forceinline__
@@ -25,13 +25,19 @@ typedef unsigned long long u64;
 
 template <int N> struct Words {
     i64 w[N];
-    __device__ __forceinline__ i64 operator[](int i) const { return w[i]; }
+    __device__ __forceinline__ i64 operator[](int i) const {
+#ifdef GRAPHMILL_SHIM
+        if (i < 0 || i >= N) shim::fail("reads a word beyond its parameters");
+#endif
+        return w[i];
+    }
 };
 
 #ifndef GRAPHMILL_SHIM
+// One block a multiprocessor is asked for, so that ptxas does not spill registers to make room for more.
 #define KERNEL(threads, words, ...)                                                                                                 \
     static constexpr int THREADS = threads;                                                                                         \
-    extern "C" __global__ void __launch_bounds__(threads) NAME(const __grid_constant__ Words<words> p)
+    extern "C" __global__ void __launch_bounds__(threads, 1) NAME(const __grid_constant__ Words<words> p)
 extern __shared__ __align__(128) unsigned char shared_memory[];
 #define SHARED(T) ((T*)shared_memory)
 #endif
@@ -72,6 +78,17 @@ DEVICE u16 float_to_bfloat(f32 x) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
 }
+// Two in one word, `low` in its low half.
+DEVICE u32 floats_to_halves(f32 low, f32 high) {
+    u32 y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+DEVICE u32 floats_to_bfloats(f32 low, f32 high) {
+    u32 y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
 // The larger (smaller) of two, NaN where one is; -0 is below +0.
 DEVICE f32 max_nan(f32 a, f32 b) {
     f32 y;
@@ -84,6 +101,8 @@ DEVICE f32 min_nan(f32 a, f32 b) {
     return y;
 }
 #else
+DEVICE u32 floats_to_halves(f32 low, f32 high) { return float_to_half(low) | (u32)float_to_half(high) << 16; }
+DEVICE u32 floats_to_bfloats(f32 low, f32 high) { return float_to_bfloat(low) | (u32)float_to_bfloat(high) << 16; }
 DEVICE f32 max_nan(f32 a, f32 b) { return a != a || b != b ? a + b : a > b || (a == b && !(float_to_bits(a) >> 31)) ? a : b; }
 DEVICE f32 min_nan(f32 a, f32 b) { return a != a || b != b ? a + b : a < b || (a == b && float_to_bits(a) >> 31) ? a : b; }
 #endif
@@ -104,9 +123,9 @@ template <class T> DEVICE T lane_xor(T v, int m) {
     return v;
 }
 
-// v of all lanes folded by f, which must commute, in pairs: lanes 16 apart first. The warp is whole.
-template <class T, class F> DEVICE T warp_fold(T v, F f) {
-    for (int m = 16; m; m >>= 1) v = f(v, lane_xor(v, m));
+// v of `lanes` neighbouring lanes folded by f, which must commute, in pairs: those farthest apart first. The warp is whole.
+template <int lanes = 32, class T, class F> DEVICE T warp_fold(T v, F f) {
+    for (int m = lanes / 2; m; m >>= 1) v = f(v, lane_xor(v, m));
     return v;
 }
 
@@ -114,13 +133,14 @@ template <class T, class F> DEVICE T warp_fold(T v, F f) {
 template <int threads, class T, class F> DEVICE T block_fold(T v, F f) {
     static_assert(threads % 32 == 0, "whole warps");
     v = warp_fold(v, f);
-    if (threads == 32) return v;
-    __shared__ T part[threads / 32];
-    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = part[0];
-    for (int w = 1; w < threads / 32; w++) v = f(v, part[w]);
-    __syncthreads();
+    if constexpr (threads > 32) {
+        __shared__ T part[threads / 32];
+        if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
+        __syncthreads();
+        v = part[0];
+        for (int w = 1; w < threads / 32; w++) v = f(v, part[w]);
+        __syncthreads();
+    }
     return v;
 }
 
@@ -128,10 +148,10 @@ struct FoldSum { template <class T> __device__ __forceinline__ T operator()(T a,
 struct FoldProd { template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a * b; } };
 struct FoldMax { template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return max_nan(a, b); } };
 struct FoldMin { template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return min_nan(a, b); } };
-template <class T> DEVICE T warp_sum(T v) { return warp_fold(v, FoldSum()); }
-template <class T> DEVICE T warp_prod(T v) { return warp_fold(v, FoldProd()); }
-template <class T> DEVICE T warp_max(T v) { return warp_fold(v, FoldMax()); }
-template <class T> DEVICE T warp_min(T v) { return warp_fold(v, FoldMin()); }
+template <int lanes = 32, class T> DEVICE T warp_sum(T v) { return warp_fold<lanes>(v, FoldSum()); }
+template <int lanes = 32, class T> DEVICE T warp_prod(T v) { return warp_fold<lanes>(v, FoldProd()); }
+template <int lanes = 32, class T> DEVICE T warp_max(T v) { return warp_fold<lanes>(v, FoldMax()); }
+template <int lanes = 32, class T> DEVICE T warp_min(T v) { return warp_fold<lanes>(v, FoldMin()); }
 template <int threads, class T> DEVICE T block_sum(T v) { return block_fold<threads>(v, FoldSum()); }
 template <int threads, class T> DEVICE T block_prod(T v) { return block_fold<threads>(v, FoldProd()); }
 template <int threads, class T> DEVICE T block_max(T v) { return block_fold<threads>(v, FoldMax()); }

@@ -1,9 +1,12 @@
-// CUDA C++ on a CPU: stands before prelude.cuh where a program is compiled for the host (shim.py). It includes nothing.
+// CUDA C++ on a CPU: stands before prelude.cuh where a program is compiled for the host (shim.py).
 //
 // Blocks run one after another, in each the threads one after another until they wait. A thread that waits, at a barrier or in an
 // operation of its warp, keeps its stack (a fiber); one that ends leaves its stack to the next, so that a kernel without barriers
 // is a plain loop. The last thread to come to a common operation (a barrier, a shuffle, mma) does the work for all: the others wait
-// in it, so that what it reads and writes on their stacks is there. Threads that can never go on are an error.
+// in it, so that what it reads and writes on their stacks is there. Threads that can never go on are an error, and so is touching
+// memory that is not there.
+#include <signal.h>
+
 #define GRAPHMILL_SHIM 1
 #define __global__
 #define __device__
@@ -11,17 +14,19 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __restrict__
-#define __shared__ static
+#define __shared__ static __attribute__((section("shared_memory")))
 #define __constant__ static const
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 
 extern "C" {
 void* memcpy(void*, const void*, unsigned long);
 void* memset(void*, int, unsigned long);
 int snprintf(char*, unsigned long, const char*, ...);
 void shim_switch(void** save, void* to) __attribute__((visibility("hidden")));
+extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));  // the linker's names for the ends of a section
+extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 }
 
 // Puts the registers that a function must keep on the stack, whose pointer goes to *save, and goes on where `to` was saved.
@@ -94,7 +99,7 @@ typedef unsigned long long u64;
 typedef void Job(void** data, u32 n);
 
 const u32 MOST = 1024, STACK = 65536;  // as in shim.py
-struct Thread { void* stack; Job* job; void* data; u32 mask; };  // job: what it waits in, 0 if it does not; mask: 0 at a barrier
+struct Thread { void* stack; Job* job; void* data; u32 mask, groups; };  // job: what it waits in, 0 if it does not; mask: 0 at a barrier
 static Thread threads[MOST];
 static u32 count, begun, ended, at_barrier, arrived[MOST / 32], me, reverse;
 static u32 ready[MOST], ready_first, ready_count, idle[MOST], idle_count, stacks_used;
@@ -109,6 +114,14 @@ static void fail(const char* what) {
     void* dead;
     snprintf(message, sizeof message, "block %u, thread %u: %s", blockIdx.x, me, what);
     shim_switch(&dead, outside);
+}
+
+// Where in a text something is that C++ leaves undefined: what compilers tell the functions that they call then.
+struct Where { const char* file; u32 line, column; };
+static void undefined(const Where* at, const char* what) {
+    char text[300];
+    snprintf(text, sizeof text, "%s, in line %u of %s", what, at->line, at->file);
+    fail(text);
 }
 
 static void wake(u32 t) {
@@ -216,22 +229,58 @@ static void stuck() {
              blockIdx.x, count, ended, barrier, warp);
 }
 
-// Runs the blocks; what went wrong, or null.
-static const char* launch(u32 n, void (*kernel)(), const long long* w, u32 blocks, u32 backwards, char* memory, unsigned char* shared, u64 bytes) {
-    body = kernel, words = w, count = n, reverse = backwards, stacks = memory, dynamic = shared;
-    blockDim = {n, 1, 1}, gridDim = {blocks, 1, 1}, message[0] = 0;
+static void broken(int signal, siginfo_t* info, void*) {
+    char what[99];
+    const char* at = (const char*)info->si_addr;
+    if (signal == SIGFPE) snprintf(what, sizeof what, "divides an integer by 0");
+    else if (at >= stacks && at < stacks + (u64)MOST * STACK) snprintf(what, sizeof what, "needs a stack of more than 60 KiB");
+    else snprintf(what, sizeof what, "touches memory that is not there, at %p", at);
+    fail(what);
+}
+
+// Shared memory begins as NaN in every type of float: nothing may count on what is there.
+static void run_blocks(u32 n, u32 blocks, u64 bytes) {
+    blockDim = {n, 1, 1}, gridDim = {blocks, 1, 1};
+    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
     for (u32 b = 0; b < blocks && !message[0]; b++) {
         blockIdx = {reverse ? blocks - 1 - b : b, 0, 0}, threadIdx = {0, 0, 0};
         begun = ended = at_barrier = ready_first = ready_count = idle_count = stacks_used = 0;
         memset(arrived, 0, sizeof arrived);
-        for (u32 t = 0; t < n; t++) threads[t].job = 0;
-        if (bytes) memset(dynamic, 0xff, bytes);  // NaN in every type of float: nothing may count on what is there
+        for (u32 t = 0; t < n; t++) threads[t].job = 0, threads[t].groups = 0;
+        if (bytes) memset(dynamic, 0xff, bytes);
         go_on(&outside);
         if (ended < n && !message[0]) stuck();
     }
+}
+
+// Runs a kernel; what went wrong, or null.
+static const char* launch(u32 n, void (*kernel)(), const long long* w, u32 blocks, u32 backwards, char* memory, unsigned char* shared, u64 bytes) {
+    body = kernel, words = w, count = n, reverse = backwards, stacks = memory, dynamic = shared;
+    message[0] = 0;
+    static char signal_stack[65536];
+    stack_t ours = {}, theirs;
+    ours.ss_sp = signal_stack, ours.ss_size = sizeof signal_stack;
+    sigaltstack(&ours, &theirs);
+    struct sigaction act = {}, before[3];
+    const int signals[] = {SIGSEGV, SIGBUS, SIGFPE};
+    act.sa_sigaction = broken, act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    for (int i = 0; i < 3; i++) sigaction(signals[i], &act, &before[i]);
+    run_blocks(n, blocks, bytes);
+    for (int i = 0; i < 3; i++) sigaction(signals[i], &before[i], 0);
+    sigaltstack(&theirs, 0);
     return message[0] ? message : 0;
 }
 }  // namespace shim
+
+extern "C" {
+#define SHIM_UNDEFINED(name, what) void __ubsan_handle_##name(shim::Where* at, ...) { shim::undefined(at, what); }
+SHIM_UNDEFINED(type_mismatch_v1, "uses an address that is not a multiple of what its type must have")
+SHIM_UNDEFINED(out_of_bounds, "uses an index beyond its array")
+SHIM_UNDEFINED(shift_out_of_bounds, "shifts by a negative number or by the width and more")
+SHIM_UNDEFINED(divrem_overflow, "divides an integer by 0")
+SHIM_UNDEFINED(float_cast_overflow, "makes an integer of a float that it cannot hold")
+#undef SHIM_UNDEFINED
+}
 
 #define KERNEL(threads, n, ...)                                                                                                     \
     static constexpr int THREADS = threads;                                                                                         \
@@ -315,143 +364,4 @@ template <class T> static T __shfl_xor_sync(unsigned mask, T v, int m, int width
 template <class T> static T __reduce_add_sync(unsigned mask, T v) {
     shim::warp_meets(mask, shim::sum_all, &v);
     return v;
-}
-
-// ---- functions that CUDA has built in --------------------------------------------------------------------------------------------
-
-extern "C" {
-#define ONE(name) double name(double) noexcept; float name##f(float) noexcept;
-#define TWO(name) double name(double, double) noexcept; float name##f(float, float) noexcept;
-ONE(exp) ONE(expm1) ONE(exp2) ONE(exp10) ONE(log) ONE(log1p) ONE(log2) ONE(log10) ONE(erf) ONE(erfc) ONE(tanh) ONE(sinh) ONE(cosh) ONE(asinh)
-ONE(acosh) ONE(atanh) ONE(sin) ONE(cos) ONE(tan) ONE(asin) ONE(acos) ONE(atan) ONE(sqrt) ONE(cbrt) ONE(floor) ONE(ceil) ONE(trunc) ONE(rint)
-ONE(round) ONE(nearbyint) ONE(fabs) ONE(lgamma) ONE(tgamma)
-TWO(pow) TWO(fmod) TWO(atan2) TWO(hypot) TWO(fmax) TWO(fmin) TWO(copysign) TWO(remainder) TWO(nextafter)
-#undef ONE
-#undef TWO
-double fma(double, double, double) noexcept;
-float fmaf(float, float, float) noexcept;
-double ldexp(double, int) noexcept;
-float ldexpf(float, int) noexcept;
-int abs(int) noexcept;
-long long llabs(long long) noexcept;
-}
-static inline float rsqrtf(float x) { return (float)(1 / sqrt((double)x)); }
-static inline double rsqrt(double x) { return 1 / sqrt(x); }
-template <class T> static T min(T a, T b) { return b < a ? b : a; }
-template <class T> static T max(T a, T b) { return a < b ? b : a; }
-
-namespace shim {
-template <class To, class From> static To bits(From x) {
-    static_assert(sizeof(To) == sizeof(From), "equal sizes");
-    To y;
-    memcpy(&y, &x, sizeof y);
-    return y;
-}
-}  // namespace shim
-static inline int __float_as_int(float x) { return shim::bits<int>(x); }
-static inline unsigned __float_as_uint(float x) { return shim::bits<unsigned>(x); }
-static inline float __int_as_float(int x) { return shim::bits<float>(x); }
-static inline float __uint_as_float(unsigned x) { return shim::bits<float>(x); }
-static inline long long __double_as_longlong(double x) { return shim::bits<long long>(x); }
-static inline double __longlong_as_double(long long x) { return shim::bits<double>(x); }
-static inline float __fadd_rn(float a, float b) { return a + b; }
-static inline float __fsub_rn(float a, float b) { return a - b; }
-static inline float __fmul_rn(float a, float b) { return a * b; }
-static inline float __fdiv_rn(float a, float b) { return a / b; }
-static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-static inline double __dadd_rn(double a, double b) { return a + b; }
-static inline double __dmul_rn(double a, double b) { return a * b; }
-static inline int __mulhi(int a, int b) { return (int)((long long)a * b >> 32); }
-static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)((unsigned __int128)a * b >> 64); }
-static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
-static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
-static inline int __clzll(long long x) { return x ? __builtin_clzll(x) : 64; }
-static inline int __ffs(int x) { return __builtin_ffs(x); }
-static inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-static inline unsigned __brev(unsigned x) {
-    unsigned y = 0;
-    for (int i = 0; i < 32; i++) y |= (x >> i & 1) << (31 - i);
-    return y;
-}
-static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
-    unsigned long long v = (unsigned long long)b << 32 | a;
-    unsigned y = 0;
-    for (int i = 0; i < 4; i++) y |= (unsigned)(v >> (s >> 4 * i & 7) * 8 & 255) << 8 * i;
-    return y;
-}
-static inline int __dp4a(int a, int b, int c) {
-    for (int i = 0; i < 32; i += 8) c += (int)(signed char)(a >> i) * (signed char)(b >> i);
-    return c;
-}
-template <class T> static T __ldg(const T* p) { return *p; }
-template <class T> static T __ldcs(const T* p) { return *p; }
-template <class T> static void __stcs(T* p, T v) { *p = v; }
-static inline void __threadfence() {}
-static inline void __threadfence_block() {}
-static inline void __trap() { shim::fail("__trap()"); }
-
-#define SHIM_ATOMIC(name, value)                                       \
-    template <class T> static T name(T* p, decltype(T() + T()) given) { \
-        T old = *p, v = (T)given;                                      \
-        *p = (T)(value);                                               \
-        return old;                                                    \
-    }
-SHIM_ATOMIC(atomicAdd, old + v)
-SHIM_ATOMIC(atomicSub, old - v)
-SHIM_ATOMIC(atomicMax, old < v ? v : old)
-SHIM_ATOMIC(atomicMin, v < old ? v : old)
-SHIM_ATOMIC(atomicAnd, old & v)
-SHIM_ATOMIC(atomicOr, old | v)
-SHIM_ATOMIC(atomicXor, old ^ v)
-SHIM_ATOMIC(atomicExch, v)
-#undef SHIM_ATOMIC
-template <class T> static T atomicCAS(T* p, T expected, T v) {
-    T old = *p;
-    if (old == expected) *p = v;
-    return old;
-}
-
-// Vectors of 8 and 16 bytes, which are read and written at once.
-#define SHIM_VECTOR(T, name)                                                                                     \
-    struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                                           \
-    struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; };                           \
-    static inline name##2 make_##name##2(T x, T y) { return {x, y}; }                                            \
-    static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
-SHIM_VECTOR(float, float)
-SHIM_VECTOR(double, double)
-SHIM_VECTOR(int, int)
-SHIM_VECTOR(unsigned, uint)
-SHIM_VECTOR(long long, longlong)
-#undef SHIM_VECTOR
-
-// ---- 16-bit floats, to nearest even ----------------------------------------------------------------------------------------------
-
-namespace shim {
-// x with fewer bits: `digits` of them behind the point, exponents from `least` to `most`, by adding in f64 and by scaling.
-static unsigned short narrow(double x, int digits, int least, int most, unsigned short infinity, unsigned short nan) {
-    u64 b = bits<u64>(x);
-    unsigned short sign = (unsigned short)(b >> 48 & 0x8000);
-    if (x != x) return nan;
-    b &= ~(1ull << 63);
-    int exponent = (int)(b >> 52) - 1023;
-    if (exponent > most) return sign | infinity;
-    if (exponent < least - digits - 1) return sign;
-    u64 digit = (b & ((1ull << 52) - 1)) | 1ull << 52;
-    int drop = 52 - digits + (exponent < least ? least - exponent : 0);
-    u64 kept = digit >> drop, rest = digit & ((1ull << drop) - 1), half = 1ull << (drop - 1);
-    kept += rest > half || (rest == half && kept & 1);
-    if (exponent >= least) kept += (u64)(exponent - least) << digits;  // the leading one adds the last step of the exponent
-    return sign | (unsigned short)kept;
-}
-}  // namespace shim
-static inline unsigned short double_to_half(double x) { return shim::narrow(x, 10, -14, 15, 0x7c00, 0x7fff); }
-static inline unsigned short float_to_half(float x) { return double_to_half(x); }
-static inline unsigned short float_to_bfloat(float x) { return shim::narrow(x, 7, -126, 127, 0x7f80, 0x7fff); }
-static inline float half_to_float(unsigned short x) {
-    unsigned sign = (unsigned)(x & 0x8000) << 16, exponent = x >> 10 & 31, digits = x & 1023;
-    if (exponent == 31) return __uint_as_float(sign | 0x7f800000 | digits << 13);
-    if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | digits << 13);
-    return __uint_as_float(sign | __float_as_uint((float)digits * 0x1p-24f));
 }

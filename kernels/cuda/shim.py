@@ -31,7 +31,10 @@ from . import source
 from .nvrtc import CudaCompileError, CudaUnavailable
 
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
-         "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden")  # fmt: skip
+         "-fstack-clash-protection", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
+         "-fvisibility=hidden")  # fmt: skip
+# Where GPUs do something else than CPUs, or fault: shim.hpp has what is called then.
+CHECKS = ("-fsanitize=alignment,bounds,float-cast-overflow,integer-divide-by-zero,shift-exponent", "-nodefaultlibs", "-Wl,-z,defs")
 STACK = 65536  # bytes of a thread's stack, as in shim.hpp
 
 
@@ -41,12 +44,13 @@ class CudaLaunchError(GraphmillError):
 
 @functools.cache
 def compiler() -> tuple[str, ...]:
-    """The command of the C++ compiler: $CXX, c++, g++, clang++, else that of the package ziglang. Raises CudaUnavailable."""
+    """The command of the C++ compiler: $CXX, c++, g++, clang++, else that of the package ziglang (as C, since it then builds no C++
+    library first). Raises CudaUnavailable."""
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
         if name and shutil.which(name):
             return (name,)
     if importlib.util.find_spec("ziglang"):
-        return (sys.executable, "-m", "ziglang", "c++")
+        return (sys.executable, "-m", "ziglang", "cc")
     raise CudaUnavailable("running CUDA kernels on the CPU takes a C++ compiler, and there is none: expected $CXX, c++, g++ or "
                           "clang++; try `pip install ziglang`")  # fmt: skip
 
@@ -59,8 +63,8 @@ def _version() -> str:
 @functools.cache
 def _prefix() -> tuple[str, str]:
     """What stands before every text, and the hash of all but the text that a library depends on."""
-    before = (Path(__file__).parent / "shim.hpp").read_text()
-    about = [*FLAGS, *compiler(), _version(), platform.machine(), before, source.prelude()]
+    before = "".join(f'#line 1 "{name}"\n{(Path(__file__).parent / name).read_text()}' for name in ("shim.hpp", "builtins.hpp"))
+    about = [*FLAGS, *CHECKS, *compiler(), _version(), platform.machine(), before, source.prelude()]
     return before, hashlib.sha256("\n".join(about).encode()).hexdigest()
 
 
@@ -102,7 +106,7 @@ def _build(texts: list[str]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
         made = f.name
     try:
-        command = [*compiler(), *FLAGS, "-x", "c++", "-", "-o", made, "-lm"]
+        command = [*compiler(), *FLAGS, *CHECKS, "-x", "c++", "-", "-o", made, "-lm", "-lc"]
         done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CudaCompileError(f"a CUDA program does not compile for the CPU:\n{done.stderr}")
@@ -129,9 +133,34 @@ def _point(link: Path, path: Path) -> None:
 
 @functools.cache
 def _stacks() -> tuple[mmap.mmap, int]:
-    """Memory for the stacks of a block's threads, and its address. What no thread touches costs nothing."""
+    """Memory for the stacks of a block's threads, and its address. What no thread touches costs nothing; the end of each stack
+    cannot be touched."""
     memory = mmap.mmap(-1, source.MOST_THREADS * STACK)
-    return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for t in range(source.MOST_THREADS):
+        _forbid(address + t * STACK)
+    return memory, address
+
+
+def _forbid(address: int) -> None:
+    """Makes touching a page an error."""
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), 0):
+        raise OSError("mprotect failed")
+
+
+def guarded(array: np.ndarray, align: int = 16) -> np.ndarray:
+    """A copy of an array at the end of its memory: a kernel that touches what lies beyond is an error.
+
+    Its address is a multiple of `align`, so that up to `align - 1` bytes beyond can be touched. Before it lie NaNs.
+    """
+    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    memory[:size] = b"\xff" * size
+    _forbid(ctypes.addressof(ctypes.c_char.from_buffer(memory)) + size)
+    start = (size - array.nbytes) // align * align
+    copy = np.frombuffer(memory, np.uint8, array.nbytes, start).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 _lock = fork_safe_lock()  # a library's blocks share its static memory, all of them the stacks

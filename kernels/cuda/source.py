@@ -1,7 +1,7 @@
-"""CUDA kernel texts to one program: the prelude, then each text in a namespace of its own.
+"""CUDA kernel texts to one program: prelude.cuh, tensor.cuh, scalar.cuh, then each text in a namespace of its own.
 
 A text holds one `KERNEL(threads, words[, bytes of dynamic shared memory]) { ... }`, its three numbers in decimal, and the helpers
-(`DEVICE`) and constants that it needs; prelude.cuh says what it may use. Its function has C linkage and is named after the hash
+(`DEVICE`) and constants that it needs; the three files say what it may use. Its function has C linkage and is named after the hash
 of the text, so that the same text has the same entry in whatever program it stands. No size is compiled in: what a kernel wants to
 know comes as `words`, 64-bit integers passed by value.
 """
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ...ir.errors import GraphmillError
 
+FILES = ("prelude.cuh", "tensor.cuh", "scalar.cuh")  # in this order: each may use what stands before it
 MOST_THREADS = 1024  # of a block, on every CUDA device
 MOST_WORDS = 4096 // 8  # 4 KiB of parameters
 MOST_INDEX = 2**31 - 1
@@ -39,8 +40,7 @@ class Shape(NamedTuple):
 def prelude() -> str:
     """What stands before the texts of every program."""
     here = Path(__file__).parent
-    files = [here / "prelude.cuh", here / "scalar.cuh"]
-    return "".join(f'#line 1 "{f.name}"\n{f.read_text()}' for f in files if f.exists())
+    return "".join(f'#line 1 "{name}"\n{(here / name).read_text()}' for name in FILES)
 
 
 def entry(text: str) -> str:

@@ -15,7 +15,7 @@ from ..registry import Registry
 from ..spec import KernelSource, Refusal
 
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
-RUNNING = frozenset({"nvrtc", "shim", "driver", "null", "device"})
+RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu"})
 CHANNELS_LAST = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})
 _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
 serves = _KERNELS.serves
@@ -31,7 +31,7 @@ def select(node: Node) -> KernelSource | Refusal:
     scalar = cpu.select(node)
     if isinstance(scalar, Refusal):
         return source
-    translated = portable(scalar)
+    translated = portable(scalar, node)
     return source if isinstance(translated, Refusal) else translated
 
 

@@ -126,10 +126,10 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     bound = s.bind(call)
     scratch = aligned_empty((max(bound.scratch, 64),), np.dtype(np.uint8))
     scratch[:8] = 0
-    tables = [aligned(np.ascontiguousarray(t)) for t in s.tables]
+    tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
     for ints, blocks in bound.each():
-        kernel(np.array([a.ctypes.data for a in arrays] + [int(i) for i in ints], np.int64), blocks, backwards=backwards)
+        kernel(np.array([*(a.ctypes.data for a in arrays), *(int(i) for i in ints)], np.int64), blocks, backwards=backwards)
     for r in [*results, scratch]:
         behind = r.ctypes.data + r.nbytes
         guard = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * GUARD).from_address(behind))  # type: ignore[attr-defined]

@@ -1,0 +1,263 @@
+"""Models on the CUDA target without a GPU: run through the shim, and planned on the null device."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import graphmill as gm
+import numpy as np
+import pytest
+from graphmill.engine.cuda import Cuda, CudaArray
+from graphmill.ir.errors import GraphmillError, InputError
+from graphmill.kernels.cuda import nvrtc, shim
+from graphmill.kernels.cuda.driver import CudaMemoryError, Null, Shim
+from onnx import parser as onnx_parser
+
+
+def _has_compiler() -> bool:
+    try:
+        shim.compiler()
+    except nvrtc.CudaUnavailable:
+        return False
+    return True
+
+
+needs_shim = pytest.mark.skipif(not _has_compiler(), reason="there is no C++ compiler: pip install ziglang")
+
+
+def compiled(text: str, **options: Any) -> gm.Executable:
+    model = onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    return gm.compile(model, "cuda", **{"device": "shim"} | options)
+
+
+CHAIN = """m (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {
+    a = Exp (x)  b = Relu (a)  z = Mul (b, b)  c = Abs (z)  y = Sqrt (c) }"""
+
+
+def chain(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.maximum(np.exp(x), 0), np.maximum(np.exp(x), 0) ** 2
+
+
+@needs_shim
+def test_sizes_change_and_nothing_is_compiled() -> None:
+    exe, rng = compiled(CHAIN), np.random.default_rng(0)
+    for n in (3, 5, 3, 0, 257, 5, 5, 1):
+        x = rng.standard_normal((n, 4)).astype(np.float32)
+        y, z = chain(x)
+        got = exe.run({"x": x})
+        np.testing.assert_allclose(got["y"], y, rtol=2e-6)
+        np.testing.assert_allclose(got["z"], z, rtol=2e-6)
+    assert exe.report.fully_native
+
+
+@needs_shim
+def test_outputs_belong_to_the_caller() -> None:
+    exe, x = compiled(CHAIN), np.ones((2, 4), np.float32)
+    first = exe.run({"x": x})
+    kept = {k: v.copy() for k, v in first.items()}
+    exe.run({"x": x + 1})
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, kept[name])
+        value[...] = 0
+
+
+@needs_shim
+def test_outputs_go_where_the_caller_wants_them() -> None:
+    exe, x = compiled(CHAIN), np.ones((2, 4), np.float32)
+    y = np.empty((2, 4), np.float32)
+    got = exe.run({"x": x}, out={"y": y})
+    assert got["y"] is y
+    np.testing.assert_allclose(y, chain(x)[0], rtol=2e-6)
+
+
+CONTROL = """m (float[2] x, bool c, int64 n) => (float[2] y, float[2] w) {
+    y = If (c) <
+        then_branch = t () => (float[2] a) { a = Neg (x) },
+        else_branch = e () => (float[2] b) { b = Add (x, x) }>
+    keep = Constant <value = bool {1}> ()
+    w = Loop (n, keep, y) <body = l (int64 i, bool k, float[2] v) => (bool k2, float[2] u) { k2 = Identity (k)  u = Add (v, x) }>
+}"""
+
+
+@needs_shim
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_control_flow(n: int) -> None:
+    exe, x = compiled(CONTROL), np.array([1, -2], np.float32)
+    for c in (True, False, True):
+        y = -x if c else x + x
+        got = exe.run({"x": x, "c": np.array(c), "n": np.array(n)})
+        np.testing.assert_array_equal(got["y"], y)
+        np.testing.assert_array_equal(got["w"], y + n * x)
+
+
+SELECTING = """m (float[N] x) => (int64[M] y, float[M] z) {
+    p = Relu (x)  i = NonZero (p)  y = Squeeze (i)  z = Gather (x, y) }"""
+
+
+@needs_shim
+def test_sizes_that_only_running_tells() -> None:
+    exe = compiled(SELECTING)
+    for x in ([1, 0, -2, 3], [0, 0], [5, 6, 7]):
+        a = np.array(x, np.float32)
+        got = exe.run({"x": a})
+        np.testing.assert_array_equal(got["y"], np.nonzero(a > 0)[0])
+        np.testing.assert_array_equal(got["z"], a[a > 0])
+
+
+@needs_shim
+def test_wrong_contents_are_errors() -> None:
+    exe = compiled("m (float[3] x, int64[2] i) => (float[2] y) { y = Gather (x, i) }")
+    x = np.arange(3, dtype=np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(exe.run({"x": x, "i": np.array([2, -3])})["y"], [2, 0])
+        with pytest.raises(GraphmillError, match=r"[Gg]ather"):
+            exe.run({"x": x, "i": np.array([0, 3])})
+
+
+@needs_shim
+def test_many_threads_run_one_executable() -> None:
+    exe, failures = compiled(CHAIN), []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(10):
+            x = rng.standard_normal((int(rng.integers(1, 9)), 4)).astype(np.float32)
+            got = exe.run({"x": x})
+            if not np.allclose(got["z"], chain(x)[1], rtol=1e-5):
+                failures.append(seed)
+
+    threads = [threading.Thread(target=work, args=(s,)) for s in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures
+
+
+@needs_shim
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    exe, x = compiled(CHAIN), np.ones((2, 4), np.float32)
+    exe.save(tmp_path / "m.gmill")
+    again = gm.load(tmp_path / "m.gmill")
+    assert again.options.target == "cuda" and again.options.device == "shim"
+    for name, value in exe.run({"x": x}).items():
+        np.testing.assert_array_equal(again.run({"x": x})[name], value)
+
+
+def test_the_null_device_keeps_account() -> None:
+    exe = compiled(CHAIN, device="null")
+    x = np.ones((3, 4), np.float32)
+    for _ in range(3):
+        out = exe.run({"x": x})
+        assert out["y"].shape == (3, 4) and not out["y"].any()
+    assert isinstance(exe.device, Cuda) and isinstance(exe.device.driver, Null)
+    log = [entry[0] for entry in exe.device.driver.log]
+    once = log[: log.index("read")]
+    assert once[0] == "write" and set(once[1:]) == {"launch"}
+    # What comes for the second time at the same addresses is captured, and from then on launched as a whole.
+    assert log == [*once, "read", "read", "write", "capture", *once[1:], "read", "read", *once, "read", "read"]
+
+
+def test_memory_is_freed() -> None:
+    exe = compiled(CHAIN, device="null")
+    assert isinstance(exe.device, Cuda) and isinstance(exe.device.driver, Null)
+    live = exe.device.driver.live
+    counts = []
+    for _ in range(4):
+        exe.run({"x": np.ones((3, 4), np.float32)})
+        counts.append(len(live))
+    assert counts[1] == counts[2] == counts[3]
+
+
+def test_addresses_outside_of_memory_are_found() -> None:
+    for driver in (Shim(), Null()):
+        block = driver.alloc(16)
+        driver.write(block.address, np.zeros(2, np.int64))
+        with pytest.raises(CudaMemoryError, match="no memory that lives"):
+            driver.write(block.address, np.zeros(3, np.int64))
+        address = block.address
+        del block
+        with pytest.raises(CudaMemoryError, match="no memory that lives"):
+            driver.read(np.zeros(1, np.int64), address)
+
+
+def test_arrays_of_a_device() -> None:
+    driver = Shim()
+    a = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    (x,) = Cuda(driver).bring([a])
+    assert isinstance(x, CudaArray) and x.shape == a.shape and x.nbytes == a.nbytes
+    np.testing.assert_array_equal(x.numpy(), a)
+    np.testing.assert_array_equal(x.transpose((2, 0, 1)).numpy(), a.transpose(2, 0, 1))
+    np.testing.assert_array_equal(x.reshape((6, 4)).numpy(), a.reshape(6, 4))
+    np.testing.assert_array_equal(x.reshape((24,))[:5].numpy(), a.ravel()[:5])
+    for axis in range(3):
+        np.testing.assert_array_equal(Cuda(driver).trim(x, axis, 1).numpy(), a.take([0], axis))
+
+
+def test_precision_is_checked() -> None:
+    with pytest.raises(InputError, match="expected one of fp32, tf32, fp16, bf16"):
+        compiled(CHAIN, precision="int3")
+    with pytest.raises(InputError, match="offered by target = 'cuda'"):
+        gm.compile(onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {CHAIN}'), precision="fp16")
+    with pytest.raises(InputError, match="expected one of gpu, shim, null"):
+        compiled(CHAIN, device="tpu")
+
+
+def test_no_gpu_is_one_line() -> None:
+    try:
+        import cupy
+
+        if cupy.cuda.runtime.getDeviceCount():
+            pytest.skip("there is a GPU")
+    except Exception:
+        pass
+    with pytest.raises(nvrtc.CudaUnavailable) as e:
+        compiled(CHAIN, device="gpu")
+    assert "\n" not in str(e.value)
+
+
+@needs_shim
+def test_arrays_stay_on_the_device() -> None:
+    exe, x = compiled(CHAIN), np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    first = exe.run({"x": x}, on_device=True)
+    second = exe.run({"x": first["y"]}, on_device=True)
+    assert isinstance(second["z"], CudaArray) and isinstance(first["y"], CudaArray)
+    np.testing.assert_allclose(second["z"].numpy(), chain(chain(x)[0])[1], rtol=2e-6)
+    np.testing.assert_allclose(exe.run({"x": first["y"]})["z"], second["z"].numpy(), rtol=0)
+    with pytest.raises(InputError, match="element type int32, expected float32"):
+        exe.run({"x": first["y"].reshape((12,)).view(np.dtype(np.int32)).reshape((3, 4))})
+    with pytest.raises(InputError, match="expected rank 2"):
+        exe.run({"x": first["y"].reshape((12,))})
+    with pytest.raises(InputError, match="on_device"):
+        gm.compile(onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {CHAIN}')).run({"x": x}, on_device=True)
+
+
+@needs_shim
+def test_outputs_on_the_device_are_no_inputs() -> None:
+    exe = compiled("m (float[N] x) => (float[N] y, float[N] z, float[2] w) { y = Identity (x)  z = Identity (x)"
+                   "  w = Constant <value = float[2] {1, 2}> () }")  # fmt: skip
+    x = compiled("m (float[N] x) => (float[N] y) { y = Neg (x) }").run({"x": np.ones(3, np.float32)}, on_device=True)["y"]
+    for given in (np.ones(3, np.float32), x):
+        got = exe.run({"x": given}, on_device=True)
+        places = {got["y"].address, got["z"].address, getattr(given, "address", 0)}
+        assert len(places) == 3
+        np.testing.assert_array_equal(got["w"].numpy(), [1, 2])
+
+
+def test_arrays_of_other_libraries() -> None:
+    """What CuPy and PyTorch say of their arrays, over memory of the host."""
+
+    class Other:
+        def __init__(self, a: np.ndarray, **more: Any):
+            self.a = a
+            self.__cuda_array_interface__ = {"shape": a.shape, "typestr": a.dtype.str, "data": (a.ctypes.data, False),
+                                             "strides": a.strides, "version": 3} | more  # fmt: skip
+
+    device, a = Cuda(Shim()), np.arange(6, dtype=np.float32).reshape(2, 3)
+    for x in (Other(a), Other(a, strides=None), Other(a, stream=1), Other(a[:, :0]), Other(a[:1])):
+        found = device.adopt(x, "x")
+        assert (found.shape, found.dtype, found.address) == (x.a.shape, x.a.dtype, x.a.ctypes.data)
+    with pytest.raises(InputError, match="C-contiguous"):
+        device.adopt(Other(a.T), "x")
