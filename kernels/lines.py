@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..ir.core import Node, Value
+from ..ir.errors import RunError
 from ..ir.recording import greatest
-from ..ir.types import FLOATS, DType, TensorType
-from .operands import refuse_layouts
-from .printer import literal, register
+from ..ir.types import BOOL, FLOATS, DType, TensorType
+from .operands import host_value, refuse_layouts
+from .printer import literal, register, supported
 from .row_regions import refuse_parameter
-from .spec import Refusal
+from .spec import Call, Refusal
 
 Map = Callable[[str], str]  # from the name of an element (on the CPU a vector, mostly) to an expression of the text
 
@@ -105,6 +108,48 @@ def along(node: Node) -> Along | Refusal:
     axis = node.attr("axis") % max(len(shape), 1)
     flat = node.op.name != "lp_norm" and bool(node.attr("flatten"))
     return Along(axis, flat, flat or all(d == 1 for d in shape[axis + 1 :]))
+
+
+def along_extreme(node: Node) -> Along | Refusal:
+    """The lines along which arg_max and arg_min look for an extreme."""
+    x = node.operands[0].tensor  # type: ignore[union-attr]
+    refusal = refuse_layouts(node)
+    if refusal is None and not supported(x.dtype):
+        refusal = Refusal("an element type that kernels do not compute with", {"x": x})
+    axis = node.attr("axis") % (x.rank or 1)
+    return refusal or Along(axis, False, all(d == 1 for d in (x.shape or ())[axis + 1 :]))
+
+
+def check_extreme(node: Node, axis: int, call: Call) -> Sequence[int]:
+    """The operand's shape. Raises RunError where a line that has no elements should have an extreme."""
+    shape = call.operands[0] or (1,)
+    if shape[axis] == 0 and math.prod(call.results[0]):
+        raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty, it has no extreme")
+    return shape
+
+
+def refuse_running(node: Node) -> Refusal | None:
+    """Why no kernel serves running sums or products."""
+    x = node.operands[0].tensor  # type: ignore[union-attr]
+    if not supported(x.dtype) or x.dtype is BOOL or not x.rank:
+        return Refusal("running sums are of numbers along an axis", {"x": x})
+    return refuse_layouts(node)
+
+
+def running_line(node: Node, host: set[int]) -> Callable[[Call], tuple[int, int, int]]:
+    """How `bind` learns of the lines of a running sum: how many there are, elements of one, their distance. Their axis may be the
+    contents of operand 1, which is added to `host` then."""
+    axis = host_value(node, 1, host)
+
+    def line(call: Call) -> tuple[int, int, int]:
+        shape = call.operands[0] or ()
+        at = int(np.asarray(axis(call)).item())
+        if not -len(shape) <= at < len(shape):
+            raise RunError(f"node %{node.name} ({node.op.name}): axis {at} of a tensor of rank {len(shape)}")
+        outer, n, inner = Along(at % len(shape), False, False).sizes(shape)
+        return outer * inner, n, inner
+
+    return line
 
 
 # ---- softmax, log_softmax, lp_norm ------------------------------------------------------------------------------

@@ -231,11 +231,15 @@ def in_modes(line: Callable[[bool], list[str]], n: int | None, across: bool, acc
     return ["if (held) {", *indent(statements(line(True))), "} else {", *indent(statements(line(False))), "}"]
 
 
-def places(first: int, more: int, across: bool, cut: str = "splits") -> list[str]:
+def places(first: int, more: int, across: bool | None, cut: str = "splits") -> list[str]:
     """The line and the part of it that a thread works on, from the integers of `spread`, which stand at slot `first`, and from the
-    pass, which stands behind them and `more` others. A block works on one of `cut` parts of a line."""
+    pass, which stands behind them and `more` others. A block works on one of `cut` parts of a line. Where
+    `across` is None, `inner` tells whether lines lie across."""
     names = [f"u32 {name} = p[{first + i}];" for i, name in enumerate(SIZES)] + [f"u32 pass = p[{first + len(SIZES) + more}];"]
-    if across:
+    if across is None:
+        mine = ["u = block * width + (inner > 1 ? threadIdx.x & (width - 1) : threadIdx.x >> shift)"]
+        mine += ["lane = inner > 1 ? threadIdx.x >> (8 - shift) : threadIdx.x & (team - 1)"]
+    elif across:
         mine = ["u = block * width + (threadIdx.x & (width - 1))", "lane = threadIdx.x >> (8 - shift)"]
     else:
         mine = ["u = block * width + (threadIdx.x >> shift)", "lane = threadIdx.x & (team - 1)"]
