@@ -113,14 +113,14 @@ switch (r[1]) {
 
 
 def copy_text(first_int: int, item: int) -> str:
-    """The kernel that copies boxes of elements of `item` bytes; its table stands at slot `first_int`, its ints behind that."""
-    words = {"FIRST": first_int + 1, "ITEM": item, "HEAD": HEAD, "EACH": EACH, "TILE": TILE, "INLINE": INLINE, "THREADS": THREADS}
+    """The kernel that copies boxes of elements of `item` bytes; its ints begin at slot `first_int`, behind a table."""
+    words = {"FIRST": first_int, "ITEM": item, "HEAD": HEAD, "EACH": EACH, "TILE": TILE, "INLINE": INLINE, "THREADS": THREADS}
     body = fill_in(_BODY, **words).strip("\n").split("\n")
     for w, unit in unit_widths(item):
         body += [f"case {COPY + w}: return copy<{unit}>(r, source, target, block, outer, false);",
                  f"case {SPLAT + w}: return copy<{unit}>(r, source, target, block, outer, true);",
                  f"case {TRANSPOSE + w}: return transpose<{unit}>(r, source, target, block, outer, shared);"]  # fmt: skip
-    return kernel(THREADS, first_int + 3 + INLINE, [*body, "}"], [unit_helpers(item), fill_in(_TEXT, **words).strip("\n")])
+    return kernel(THREADS, first_int + 2 + INLINE, [*body, "}"], [unit_helpers(item), fill_in(_TEXT, **words).strip("\n")])
 
 
 # ---- records
@@ -144,9 +144,10 @@ def launch(boxes: Sequence[Box], item: int) -> Launch:
         words += [blocks, *r.words]
         for n, s, d in [*reversed(r.outer), *[(1, 0, 0)] * (deepest - len(r.outer))]:
             words += [fast_div(n), s, d]
-    inline, table = (words, [0]) if len(words) <= INLINE else ([], words)
+    inline = words if len(words) <= INLINE else []
     ints = (len(records), deepest, *inline, *[0] * (INLINE - len(inline)))
-    return Launch(ints, checked_size(blocks), tables=(np.array([int(w) for w in table], np.int64),))
+    table = np.array([0] if inline else words, np.int64)
+    return Launch(ints, checked_size(blocks), tables=(table,))
 
 
 def _record(b: Box, loops: list[Loop], item: int) -> Record:

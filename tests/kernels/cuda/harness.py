@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import graphmill.ir.ops  # noqa: F401  (fills the registry)
 import numpy as np
 import pytest
 from graphmill.ir.core import Node
@@ -129,7 +130,7 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
     for ints, blocks in bound.each():
-        kernel(np.array([a.ctypes.data for a in arrays] + [int(i) for i in ints], np.int64), blocks, backwards=backwards)
+        kernel(np.array([*(a.ctypes.data for a in arrays), *(int(i) for i in ints)], np.int64), blocks, backwards=backwards)
     for r in [*results, scratch]:
         behind = r.ctypes.data + r.nbytes
         guard = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * GUARD).from_address(behind))  # type: ignore[attr-defined]

@@ -10,11 +10,26 @@ import pytest
 from graphmill.ir.errors import RunError
 from graphmill.ir.ops.examples import rand
 from graphmill.kernels.cuda import shim
+from graphmill.kernels.cuda.target import select
+from graphmill.kernels.spec import Call
 
+from ..cpu.harness import make_node, to_memory
 from .cases import case
-from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs_nvrtc, needs_shim, run_kernel
+from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, launch, needs_nvrtc, needs_shim, run_kernel
 
-OPS = ["gather", "gather_elements", "gather_nd", "array_feature_extractor", "one_hot", "trilu", "range", "reverse_sequence"]
+OPS = [
+    "gather",
+    "gather_elements",
+    "gather_nd",
+    "array_feature_extractor",
+    "one_hot",
+    "trilu",
+    "range",
+    "reverse_sequence",
+    "scatter_elements",
+    "scatter_nd",
+    "tensor_scatter",
+]
 DTYPES = [np.int8, np.float16, np.float32, np.float64, np.complex128, ml_dtypes.uint4]
 
 
@@ -76,6 +91,39 @@ def others() -> list[Case]:
     return found
 
 
+def scatters() -> list[Case]:
+    r, found = np.random.default_rng(3), []
+    for reduction in ("none", "add", "mul", "max", "min"):
+        for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.uint16, np.int64):
+            x, updates = r.integers(0, 4, (3, 4)).astype(dtype), r.integers(0, 4, (3, 9)).astype(dtype)
+            attrs = {"axis": 1, "reduction": reduction}
+            found.append(case("scatter_elements", [x, r.integers(-4, 4, (3, 9)), updates], attrs))
+            rows = r.integers(0, 4, (9, 4)).astype(dtype)
+            found.append(case("scatter_nd", [x, r.integers(-3, 3, (9, 1)), rows], {"reduction": reduction}))
+        # Sums of floats show the order in which they were made.
+        x, updates = rand(5, 7), rand(600, 7, seed=1)
+        found.append(case("scatter_nd", [x, r.integers(0, 5, (600, 1)), updates], {"reduction": reduction}, rtol=0, atol=0))
+        index = r.integers(-5, 5, (1000, 7))
+        x, updates, attrs = rand(5, 7), rand(1000, 7, seed=1), {"axis": 0, "reduction": reduction}
+        found.append(case("scatter_elements", [x, index, updates], attrs, rtol=0, atol=0))
+    for reduction in ("max", "min"):
+        x, updates = np.array([1, np.nan, 3], np.float32), np.array([np.nan, 1, 9], np.float32)
+        found.append(case("scatter_nd", [x, np.array([[0], [1], [2]]), updates], {"reduction": reduction}))
+    x = rand(4, 3) + 1j * rand(4, 3, seed=1)
+    found.append(case("scatter_nd", [x, np.array([[3], [0]]), x[:2] * 2]))
+    found.append(case("scatter_nd", [x, np.array([[2]]), x[:1] * 2]))
+    found.append(case("scatter_nd", [rand(40, 70), r.integers(0, 40, (30, 1)), rand(30, 70, seed=1)]))
+    found.append(case("scatter_nd", [rand(3, 0), np.array([[1], [2]]), rand(2, 0)]))
+    for mode in ("linear", "circular"):
+        for start in (None, np.array([1, 3])):
+            operands = [rand(2, 3, 5, 4), rand(2, 3, 2, 4, seed=1), start]
+            found.append(case("tensor_scatter", operands, {"mode": mode}))
+    for t in (np.int8, np.float16, np.complex128):
+        operands = [numbered((2, 3, 5, 4), t), numbered((2, 3, 13, 4), t), np.array([2**62, -7])]
+        found.append(case("tensor_scatter", operands, {"mode": "circular"}))
+    return found
+
+
 @needs_shim
 def test_examples() -> None:
     cases, refused = cases_of(OPS)
@@ -84,7 +132,7 @@ def test_examples() -> None:
 
 
 @needs_shim
-@pytest.mark.parametrize("make", [gathers, elements, others])
+@pytest.mark.parametrize("make", [gathers, elements, others, scatters])
 def test_sizes(make) -> None:
     check(make())
 
@@ -105,19 +153,26 @@ def test_sizes(make) -> None:
         ("reverse_sequence", [rand(3, 2), np.array([1, 4])]),
     ],
 )
-def test_an_index_out_of_range_is_reported(name, operands, monkeypatch) -> None:
-    c = case_without_reference(name, operands, monkeypatch)
+def test_an_index_out_of_range_is_reported(name, operands) -> None:
+    c = without_reference(name, operands)
     with pytest.raises(RunError, match=name):
         run_kernel(c, shim.load([c.source.text]))
 
 
-def case_without_reference(name, operands, monkeypatch) -> Case:
-    from graphmill.kernels.cuda.target import select
-
-    from ..cpu.harness import make_node
-
+def without_reference(name, operands) -> Case:
     node = make_node(name, operands)
     return Case(name, node, select(node), operands, [np.zeros(v.tensor.shape, v.tensor.dtype.np) for v in node.results])
+
+
+@needs_shim
+def test_scatter_in_place() -> None:
+    x, rows = rand(5, 6), np.array([[1], [4], [1]])
+    c = case("scatter_nd", [x, rows, rand(3, 6, seed=1)])
+    assert c.source.in_place == {0}
+    node, kernel = c.node, shim.load([c.source.text])[c.source.text]
+    arrays = [to_memory(a, v.tensor) for a, v in zip(c.operands, node.operands, strict=True)]
+    launch(c.source, Call([a.shape for a in arrays], [x.shape]), arrays, [arrays[0]], kernel)
+    np.testing.assert_array_equal(arrays[0], c.want[0])
 
 
 @needs_nvrtc
