@@ -14,6 +14,7 @@ from ...ir.ops.cast import cast_value
 from ...ir.ops.quant import dequantize, quantize
 from ...ir.scalar import Expr, trace
 from ...ir.types import F32, I8, I16, U8, U16, TensorType
+from ..dynamic_range import CLIPPED, STEP, ZERO
 from ..operands import first_int, refuse_layouts, refuse_strings
 from ..printer import Printer, supported
 from ..space import make_space
@@ -133,16 +134,16 @@ def _blocked(node: Node, e: Expr, axis: int, block: int) -> KernelSource | Refus
 # ---- dynamic_quantize_linear ------------------------------------------------------------------------------------
 
 # How the numbers from low to high (of which 0 is one) become u8.
-RANGE = """
+RANGE = f"""
 @function
 def step_of(low, high):
-    return f32(1) if low == high else div(sub(high, low), f32(255))
+    return f32(1) if low == high else {STEP}
 
 
 @function
 def zero_point(low, step):
-    zero = rint(div(neg(low), step))
-    return to_f32(to_u8(minimum(maximum(zero, f32(0)), f32(255))))
+    zero = {ZERO}
+    return to_f32({CLIPPED})
 
 
 """
