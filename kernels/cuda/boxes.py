@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ..boxes import Box, Loop, collapse
 from ..operands import fill_in
 from ..spec import Launch
@@ -96,7 +98,7 @@ template <class W> DEVICE void transpose(const i64* r, i64 s, i64 d, u32 block, 
 """
 _BODY = """
 u32 count = p[FIRST], outer = p[FIRST + 1], size = HEAD + 3 * outer, low = 0, high = count - 1;
-const i64* r = count * size <= INLINE ? &p.w[FIRST + 2] : (const i64*)p[FIRST + 2 + INLINE];
+const i64* r = count * size <= INLINE ? &p.w[FIRST + 2] : (const i64*)p[FIRST - 1];
 while (low < high) {  // to the first record whose blocks end behind this one
     u32 middle = (low + high) / 2;
     if (r[middle * size] > blockIdx.x) high = middle;
@@ -111,14 +113,14 @@ switch (r[1]) {
 
 
 def copy_text(first_int: int, item: int) -> str:
-    """The kernel that copies boxes of elements of `item` bytes; its ints begin at slot `first_int`."""
+    """The kernel that copies boxes of elements of `item` bytes; its ints begin at slot `first_int`, behind a table."""
     words = {"FIRST": first_int, "ITEM": item, "HEAD": HEAD, "EACH": EACH, "TILE": TILE, "INLINE": INLINE, "THREADS": THREADS}
     body = fill_in(_BODY, **words).strip("\n").split("\n")
     for w, unit in unit_widths(item):
         body += [f"case {COPY + w}: return copy<{unit}>(r, source, target, block, outer, false);",
                  f"case {SPLAT + w}: return copy<{unit}>(r, source, target, block, outer, true);",
                  f"case {TRANSPOSE + w}: return transpose<{unit}>(r, source, target, block, outer, shared);"]  # fmt: skip
-    return kernel(THREADS, first_int + 3 + INLINE, [*body, "}"], [unit_helpers(item), fill_in(_TEXT, **words).strip("\n")])
+    return kernel(THREADS, first_int + 2 + INLINE, [*body, "}"], [unit_helpers(item), fill_in(_TEXT, **words).strip("\n")])
 
 
 # ---- records
@@ -144,7 +146,8 @@ def launch(boxes: Sequence[Box], item: int) -> Launch:
             words += [fast_div(n), s, d]
     inline = words if len(words) <= INLINE else []
     ints = (len(records), deepest, *inline, *[0] * (INLINE - len(inline)))
-    return Launch(ints, checked_size(blocks), table=() if inline else tuple(words))
+    table = np.array([0] if inline else words, np.int64)
+    return Launch(ints, checked_size(blocks), tables=(table,))
 
 
 def _record(b: Box, loops: list[Loop], item: int) -> Record:

@@ -26,8 +26,8 @@ def copier(node: Node) -> KernelSource | Refusal:
     found = moves_of(node)
     if isinstance(found, Refusal):
         return found
-    at, item = first_int(node), node.results[0].tensor.dtype.itemsize
-    if at + 3 + INLINE > MOST_WORDS:
+    at, item = first_int(node, 1), node.results[0].tensor.dtype.itemsize
+    if at + 2 + INLINE > MOST_WORDS:
         return Refusal("more operands and results than a kernel's parameters hold", {"operands": len(node.operands)})
 
     def copy(some: Sequence[Box]) -> Launch:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import graphmill.ir.ops  # noqa: F401  (fills the registry)
 import numpy as np
 import pytest
 from graphmill.ir.core import Node

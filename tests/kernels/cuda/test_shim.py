@@ -191,6 +191,18 @@ def test_texts_are_compiled_once_and_together(fresh: Path, monkeypatch: pytest.M
     assert not list(fresh.glob("*.tmp"))
 
 
+def test_many_texts_are_compiled_on_several_cpus(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compiled(monkeypatch)
+    monkeypatch.setattr(shim, "granted_cpus", lambda: 3)
+    kernels = shim.load([other(k) for k in range(2, 42)])
+    assert sorted(made) == [13, 13, 14]
+    for k in range(2, 42):
+        run_other(k, kernels)
+    made.clear()
+    shim.load([other(k) for k in range(50, 66)])
+    assert made == [16]
+
+
 def test_another_compiler_is_another_library(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = compiled(monkeypatch)
     shim.load([other(2)])
@@ -219,6 +231,15 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
         shim.compiler.__wrapped__()
     monkeypatch.setattr(shim.importlib.util, "find_spec", lambda name: object())
     assert shim.compiler.__wrapped__() == (sys.executable, "-m", "ziglang", "cc")
+    monkeypatch.setattr(shim.shutil, "which", lambda name: name)
+    assert shim.compiler.__wrapped__() == ("c++",)
+    monkeypatch.setenv("CXX", "ccache clang++-19")
+    assert shim.compiler.__wrapped__() == ("ccache", "clang++-19")
+    for system, machine in (("darwin", "aarch64"), ("linux", "riscv64")):
+        monkeypatch.setattr(shim.sys, "platform", system)
+        monkeypatch.setattr(shim.platform, "machine", lambda machine=machine: machine)
+        with pytest.raises(CudaUnavailable, match=f"this is {machine} {system}"):
+            shim.compiler.__wrapped__()
 
 
 def test_threads_of_the_host_take_turns() -> None:
