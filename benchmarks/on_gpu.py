@@ -1,14 +1,15 @@
 """What a GPU alone can show: the operators' examples on it, and how long models take there, beside PyTorch.
 
 usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--json OUT]
-       python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--torch eager,graph,max-autotune] [--json OUT] NAME ...
+       python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--torch eager,graph,max-autotune]
+                                           [--json OUT] NAME ...
        python benchmarks/on_gpu.py table [--json OUT] [--markdown OUT]
 
 `examples` runs every example of every operator as a model of one node and compares it with the operator's reference; under
 compute-sanitizer (on_gpu.sh) it shows that kernels touch no memory but theirs. `latency` takes architectures of `architectures.py`
 (needs torch), exports them, and measures the median time of a run, in groups between two synchronizations, on inputs that lie on
-the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. Each command adds to OUT, so
-that parts which end within minutes make one file; `table` prints it. on_gpu.sh has the whole list.
+the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. Each command adds to OUT,
+so that parts which end within minutes make one file; `table` prints it. on_gpu.sh has the whole list.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 from machine import made_by
 
+ENGINES = ("graphmill", "eager", "graph", "max-autotune")
 TOLERANCE = {"float64": (1e-11, 1e-14), "float32": (2e-5, 2e-6), "float16": (4e-3, 1e-3), "bfloat16": (3e-2, 1e-2)}
 
 
@@ -217,18 +219,16 @@ def table(whole: dict[str, Any]) -> str:
         lines += [f"- {k}: {v}" for k, v in wrong.items()] + [""] * bool(wrong)
     timed = {k: v for k, v in whole.items() if k.startswith("latency")}
     if timed:
-        engines = ["graphmill", "eager", "graph", "max-autotune"]
-        lines += ["| model | precision | batch | GPU | " + " | ".join(f"{e}, us" for e in engines) + " | ready, s | best / graphmill |",
-                  "|---" * (6 + len(engines)) + "|"]  # fmt: skip
+        heads = ["model", "precision", "batch", "GPU", *(f"{e}, us" for e in ENGINES), "ready, s", "best / graphmill"]
+        lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, t in timed.items():
-        us = {e: t[e]["us"] for e in ("graphmill", "eager", "graph", "max-autotune") if "us" in t.get(e, {})}
+        us = {e: t[e]["us"] for e in ENGINES if "us" in t.get(e, {})}
         others = [v for e, v in us.items() if e != "graphmill"]
         ratio = f"{min(others) / us['graphmill']:.2f}" if others and "graphmill" in us else ""
-        shown = " | ".join(f"{us[e]:.0f}" if e in us else t.get(e, {}).get("error", "")[:60] for e in ("graphmill", "eager", "graph", "max-autotune"))  # fmt: skip
-        ready = t.get("graphmill", {}).get("ready_s")
-        lines.append(
-            f"| {key.split()[1]} | {t['precision']} | {t['batch']} | {t['gpu']} | {shown} | {ready and round(ready, 1)} | {ratio} |"
-        )
+        shown = [f"{us[e]:.0f}" if e in us else t.get(e, {}).get("error", "")[:60] for e in ENGINES]
+        ready = t.get("graphmill", {}).get("ready_s", 0.0)
+        cells = [key.split()[1], t["precision"], t["batch"], t["gpu"], *shown, f"{ready:.1f}", ratio]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Runs the real models on graphmill and on ONNX Runtime and compares their answers.
 
-usage: python benchmarks/real_models.py [--min-mb 0] [--max-mb 10] [--target cpu|cuda|reference] [--device gpu|shim] [--markdown OUT.md]
-                                        [--json OUT.json] [NAME ...]
+usage: python benchmarks/real_models.py [--min-mb 0] [--max-mb 10] [--target cpu|cuda|reference] [--device gpu|shim]
+                                        [--markdown OUT.md] [--json OUT.json] [NAME ...]
 
 The oracle is ONNX Runtime, unoptimised and on one thread. What int8 models answer depends on more than the model: sums saturate on
 hosts without VNNI, a hidden state that is quantized anew in each step turns one rounding into another number, and a batch cut for
