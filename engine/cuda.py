@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.errors import RunError
+from ..ir.errors import InputError, RunError
 from ..kernels.cuda.driver import Command, Driver, Memory
 from ..kernels.cuda.source import shape_of
 from .device import Between
@@ -67,6 +67,13 @@ class CudaArray:
         assert self.perm is None, "an array is looked at in another order once"
         return replace(self, shape=tuple(self.shape[a] for a in perm), perm=tuple(perm))
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3 of the interface; without a stream, since all that was asked for is done."""
+        assert self.perm is None, "an array that is looked at in another order is not handed out"
+        self.driver.synchronize()
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3}
+
     def numpy(self) -> np.ndarray:
         """A copy in memory of the host."""
         perm = range(self.ndim) if self.perm is None else self.perm
@@ -77,6 +84,20 @@ class CudaArray:
         if out.nbytes:
             self.driver.read(out, self.address)
         return out.transpose(tuple(perm))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Memory of another library's array."""
+
+    owner: Any
+    address: int
+    nbytes: int = 0
+
+
+def _strides(shape: Sequence[int], dtype: np.dtype) -> list[int]:
+    """The bytes between neighbours along the axes of a C-contiguous array."""
+    return [math.prod(shape[a + 1 :]) * dtype.itemsize for a in range(len(shape))]
 
 
 class Cuda:
@@ -117,6 +138,28 @@ class Cuda:
         new = iter([place.view(x.dtype).reshape(x.shape) for place, x in zip(made, theirs, strict=True)])
         old = iter(ours)
         return [next(old) if isinstance(x, CudaArray) else next(new) for x in values]
+
+    def adopt(self, x: Any, what: str) -> CudaArray:
+        if isinstance(x, CudaArray) and x.perm is None:
+            return x
+        about = x.__cuda_array_interface__
+        shape, dtype, strides = tuple(about["shape"]), np.dtype(about["typestr"]), about.get("strides")
+        plain = strides is None or 0 in shape or all(n == 1 or s == t for n, s, t in zip(shape, strides, _strides(shape, dtype)))
+        if not plain or about.get("mask") is not None:
+            raise InputError(f"{what}: an array on the device with strides {strides}, expected a C-contiguous one; copy it")
+        if about.get("stream") is not None:
+            self.driver.wait(about["stream"])
+        return CudaArray(self.driver, _Kept(x, about["data"][0]), about["data"][0], shape, dtype)
+
+    def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        out: list[Any] = []
+        taken = [x for x in given if isinstance(x, CudaArray)]
+        for x in self.bring(results):
+            if x.perm is not None or any(x.address < y.address + y.nbytes and y.address < x.address + x.nbytes for y in taken):
+                x = self.bring([x.numpy()])[0]
+            taken.append(x)
+            out.append(x)
+        return out
 
     def trim(self, x: CudaArray, axis: int | None, length: int) -> CudaArray:
         if axis is None or x.shape[axis] == length:
@@ -166,8 +209,7 @@ class CudaResolved:
         if key in self._captured:
             self._captured.move_to_end(key)
             return self._again(key)
-        for word, i, at in self._patches:
-            self._words[word] = addresses[i] + at
+        self._patch(addresses)
         self._driver.run(self._commands)
         self._captured[key] = None
         if len(self._captured) > MOST_GRAPHS:
@@ -176,10 +218,17 @@ class CudaResolved:
     def _again(self, key: tuple[int, ...]) -> None:
         """Runs as the last time for these addresses: what comes a second time is captured."""
         if self._captured[key] is None:
-            for word, i, at in self._patches:
-                self._words[word] = key[i] + at
-            self._captured[key] = self._driver.capture(self._commands)
+            self._captured[key] = self.capture(key)
         self._captured[key]()
+
+    def capture(self, addresses: Sequence[int]) -> Callable[[], None]:
+        """A run for these addresses as one call."""
+        self._patch(addresses)
+        return self._driver.capture(self._commands)
+
+    def _patch(self, addresses: Sequence[int]) -> None:
+        for word, i, at in self._patches:
+            self._words[word] = addresses[i] + at
 
     def faults(self) -> list[int]:
         flags = np.zeros(1, np.int64)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..ir.errors import RunError
+from ..ir.errors import InputError, RunError
 from ..kernels.cpu.launch import Schedule, address_of, call
 from ..kernels.spec import trimmed
 from .memory import ALIGN, BYTE, aligned
@@ -23,8 +23,14 @@ Between = Callable[[], None]  # called now and then while a segment runs; it may
 class DeviceArray(Protocol):
     """A tensor in memory that numpy cannot read: what the engine asks of it."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def ndim(self) -> int: ...
 
     @property
     def nbytes(self) -> int: ...
@@ -65,6 +71,12 @@ class Device(Protocol):
     def bring(self, values: Sequence[Any]) -> list[Any]:
         """The values in this device's memory."""
 
+    def adopt(self, x: Any, what: str) -> DeviceArray:
+        """An array of another library in this device's memory, which it keeps. Raises InputError, in which `what` names it."""
+
+    def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        """The results in this device's memory; those are copies that would share memory with what was `given` or each other."""
+
     def trim(self, x: Any, axis: int | None, length: int) -> Any:
         """A result as long as its kernel found it to be along the axis (None: as it is)."""
 
@@ -100,6 +112,12 @@ class Cpu:
 
     def bring(self, values: Sequence[Any]) -> list[Any]:
         return list(values)
+
+    def adopt(self, x: Any, what: str) -> DeviceArray:
+        raise InputError(f"{what} lies in memory of a CUDA device, expected the CPU's; copy it there")
+
+    def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        raise InputError("the target has no device whose memory outputs could stay in")
 
     def trim(self, x: np.ndarray, axis: int | None, length: int) -> np.ndarray:
         return trimmed(x, axis, length)

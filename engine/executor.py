@@ -26,6 +26,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
+    from .fixed import FixedRun
 
 MOST_REPLAYS = 8
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
@@ -72,7 +73,12 @@ class Executable:
         return self._constants
 
     def run(
-        self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None, timeout: float | None = None
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        out: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        on_device: bool = False,
     ) -> dict[str, Any]:
         """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.
 
@@ -81,12 +87,16 @@ class Executable:
 
         `out` maps names of outputs, not necessarily all, to arrays of the caller's that are to hold them, and which are what is
         returned then; after an error their contents are undefined. After `timeout` seconds the run ends with DeadlineError.
+        On target "cuda", inputs with CUDA's array interface (of CuPy, PyTorch, Numba) are read where they lie, and with `on_device`
+        outputs stay in the device's memory too, as arrays with that interface.
         Raises InputError for inputs and arrays that do not fit, RunError naming the node that failed, LimitError where a limit
         would be passed.
         """
         if timeout is not None:
             with interrupted_by(deadline(timeout)):
-                return self.run(inputs, out=out)
+                return self.run(inputs, out=out, on_device=on_device)
+        if on_device and (out is not None or self.device.is_host):
+            raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
         try:
             workspace = self._workspaces.pop()
         except IndexError:
@@ -97,11 +107,17 @@ class Executable:
                 if results is not None:
                     break
             else:
-                results = self._run_closely(inputs, out, workspace)
+                results = self._run_closely(inputs, out, workspace, on_device)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
+
+    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places on the device for inputs and outputs that stay; see `FixedRun`."""
+        from .fixed import FixedRun
+
+        return FixedRun(self, inputs)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip
@@ -124,18 +140,20 @@ class Executable:
 
         return submit(work)
 
-    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace) -> dict[str, Any]:
+    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace,
+                     on_device: bool) -> dict[str, Any]:  # fmt: skip
         """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""
-        values = read_inputs(self.module, inputs)
+        values = read_inputs(self.module, inputs, self.device)
         outputs = None if out is None else Outputs(out, self._named, values.values())
         for replay in self._replays:
             direct = outputs is not None and isinstance(replay, Replay)
             results = replay.run_into(values, workspace, outputs.direct if direct else {})  # type: ignore[union-attr]
             if results is not None:
                 return results if outputs is None else outputs.finish(results)
-        return self._run_first(values, outputs, workspace)
+        return self._run_first(values, outputs, workspace, on_device)
 
-    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace) -> dict[str, Any]:
+    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace,
+                   on_device: bool) -> dict[str, Any]:  # fmt: skip
         """A run that checks and binds everything."""
         env, symbols = bind_dims(self.module, values)
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
@@ -144,7 +162,10 @@ class Executable:
         frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[] if self.device.is_host else None)
         if outputs is not None:
             frame.places = outputs.places() if self.device.is_host else {}
+        frame.on_device = on_device
         results = self._plan.run(frame)
+        if on_device:
+            return dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
         self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         named = dict(zip(self._output_names, results))
         named |= owned(named, given, self._named, () if outputs is None else outputs.direct)

@@ -63,7 +63,8 @@ class Plan:
             else:
                 self._run_leg(at, bound, frame)
             at = at + 1 if bound is None else bound.stop
-        return [fetch(frame.output(v)) for v in self.graph.outputs]
+        found = [frame.output(v) for v in self.graph.outputs]
+        return found if frame.on_device else [fetch(x) for x in found]
 
     def _run_leg(self, at: int, bound: Bound | None, frame: Frame) -> None:
         """Runs a bound segment, or (None) the step `at`, and notes it where that is asked for."""

@@ -59,6 +59,7 @@ class Frame:
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
     places: Mapping[Value, np.ndarray] = field(default_factory=dict)  # where the caller wants outputs, if they have this shape
     legs: list[Leg] | None = None  # which parts the run had, where that is to be kept (see `ways.py`)
+    on_device: bool = False  # whether outputs stay in the device's memory
     watch: Watch | None = None  # who runs them, where they are timed (see `profile.py`)
     _evaluated: dict[DimLike, int] = field(default_factory=dict)
 
@@ -309,7 +310,7 @@ def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
     try:
         return [_evaluated(r.tensor.shape or (), frame) for r in node.results if _ranked(r)]
     except (Unbound, _UnknownRank):
-        types = concrete_types(node, [frame.logical(v) for v in node.operands])
+        types = concrete_types(node, [_seen(frame.logical(v)) for v in node.operands])
         for r, t in zip(node.results, types):
             if not isinstance(t, TensorType) or not t.is_static:
                 raise RunError(f"{where(node)}: the size of %{r.name} ({t}) cannot be known before it runs") from None
@@ -320,6 +321,13 @@ def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
 
 def _evaluated(shape: Sequence[DimLike], frame: Frame) -> tuple[int, ...]:
     return tuple([d if type(d) is int else frame.evaluate(d) for d in shape])
+
+
+def _seen(x: Any) -> Any:
+    """A value as inference sees it: of what lies in a device's memory the contents only where they may say something of sizes."""
+    if isinstance(x, (np.ndarray, Shaped)) or not hasattr(x, "numpy"):
+        return x
+    return fetch(x) if x.dtype.kind in "iub" and x.size <= MAX_CONTENTS else Shaped(x.shape, x.dtype)
 
 
 class _UnknownRank(Exception):

@@ -10,10 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..ir.core import Node, Value
-from ..ir.types import FLOATS, DType, TensorType
-from .printer import literal, register
-from .spec import Refusal
+from ..ir.errors import RunError
+from ..ir.recording import greatest
+from ..ir.types import BOOL, FLOATS, DType, TensorType
+from .operands import host_value, refuse_layouts
+from .printer import literal, register, supported
+from .row_regions import refuse_parameter
+from .spec import Call, Refusal
 
 Map = Callable[[str], str]  # from the name of an element (on the CPU a vector, mostly) to an expression of the text
 
@@ -59,6 +65,91 @@ def overwritable(node: Node) -> frozenset[int]:
 
 def tensors(*values: Value | None) -> list[TensorType]:
     return [v.tensor for v in values if v is not None]
+
+
+def norm_axis(node: Node) -> int | Refusal:
+    """Where the rows of a layer_norm or rms_norm begin."""
+    x, scale, bias = node.operand(0), node.operand(1), node.operand(2)
+    t = x.tensor  # type: ignore[union-attr]
+    axis = node.attr("axis") % max(t.rank or 0, 1)
+    refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias, node.results[0]))
+    return refusal or refuse_parameter(t, scale, axis) or refuse_parameter(t, bias, axis) or axis
+
+
+def group_sizes(node: Node, shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Of instance_norm and group_norm: images, groups of each, channels of a group, elements of a channel."""
+    n, channels, *space = shape or (0, 0)
+    many = channels if node.op.name == "instance_norm" else node.attr("num_groups")
+    return n, many, channels // greatest(many, 1), math.prod(space)
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """The lines of an operator along one axis, or (`flat`) over it and all behind it; `contiguous`: whether their elements are
+    neighbours."""
+
+    axis: int
+    flat: bool
+    contiguous: bool
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Outer places, elements of a line, their distance."""
+        split = self.axis + 1 if shape and not self.flat else len(shape)
+        return math.prod(shape[: self.axis]), math.prod(shape[self.axis : split]), math.prod(shape[split:])
+
+
+def along(node: Node) -> Along | Refusal:
+    """How a softmax, log_softmax or lp_norm, which reads row-major operands, cuts them into lines."""
+    t = node.operands[0].tensor  # type: ignore[union-attr]
+    refusal = refuse_layouts(node) or unsupported(node, [t])
+    if refusal is not None:
+        return refusal
+    shape = t.shape or ()
+    axis = node.attr("axis") % max(len(shape), 1)
+    flat = node.op.name != "lp_norm" and bool(node.attr("flatten"))
+    return Along(axis, flat, flat or all(d == 1 for d in shape[axis + 1 :]))
+
+
+def along_extreme(node: Node) -> Along | Refusal:
+    """The lines along which arg_max and arg_min look for an extreme."""
+    x = node.operands[0].tensor  # type: ignore[union-attr]
+    refusal = refuse_layouts(node)
+    if refusal is None and not supported(x.dtype):
+        refusal = Refusal("an element type that kernels do not compute with", {"x": x})
+    axis = node.attr("axis") % (x.rank or 1)
+    return refusal or Along(axis, False, all(d == 1 for d in (x.shape or ())[axis + 1 :]))
+
+
+def check_extreme(node: Node, axis: int, call: Call) -> Sequence[int]:
+    """The operand's shape. Raises RunError where a line that has no elements should have an extreme."""
+    shape = call.operands[0] or (1,)
+    if shape[axis] == 0 and math.prod(call.results[0]):
+        raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty, it has no extreme")
+    return shape
+
+
+def refuse_running(node: Node) -> Refusal | None:
+    """Why no kernel serves running sums or products."""
+    x = node.operands[0].tensor  # type: ignore[union-attr]
+    if not supported(x.dtype) or x.dtype is BOOL or not x.rank:
+        return Refusal("running sums are of numbers along an axis", {"x": x})
+    return refuse_layouts(node)
+
+
+def running_line(node: Node, host: set[int]) -> Callable[[Call], tuple[int, int, int]]:
+    """How `bind` learns of the lines of a running sum: how many there are, elements of one, their distance. Their axis may be the
+    contents of operand 1, which is added to `host` then."""
+    axis = host_value(node, 1, host)
+
+    def line(call: Call) -> tuple[int, int, int]:
+        shape = call.operands[0] or ()
+        at = int(np.asarray(axis(call)).item())
+        if not -len(shape) <= at < len(shape):
+            raise RunError(f"node %{node.name} ({node.op.name}): axis {at} of a tensor of rank {len(shape)}")
+        outer, n, inner = Along(at % len(shape), False, False).sizes(shape)
+        return outer * inner, n, inner
+
+    return line
 
 
 # ---- softmax, log_softmax, lp_norm ------------------------------------------------------------------------------
@@ -132,3 +223,18 @@ CHANNEL = "add(mul(sub({0}, mean), scale), bias)"
 def channel(place: str, dtype: str) -> list[str]:
     """`scale` and `bias` of a channel, which `CHANNEL` applies; they lie at `place` of the addresses `s` and `b`."""
     return [f"k = {place}", f"scale = mul(inverse, ld_{dtype}(s, k))", f"bias = ld_{dtype}(b, k)"]
+
+
+def root(variance: str, epsilon: float, acc: DType) -> str:
+    """What batch normalization divides by."""
+    return f"sqrt(add({variance}, {literal(epsilon, acc)}))"
+
+
+BATCH_NORM = "add(mul(div(sub({0}, vmean), root), vs), vb)"
+
+
+def refuse_batch_norm(node: Node) -> Refusal | None:
+    """Why no kernel serves a batch normalization, its layout apart."""
+    if node.attr("training_mode") or not node.attr("spatial"):
+        return Refusal("training mode, or statistics by element")
+    return unsupported(node, tensors(*node.operands))

@@ -28,9 +28,9 @@ WORKING = frozenset({
 FOLLOWING = frozenset({
     "add", "sub", "mul", "neg", "abs", "relu", "leaky_relu", "prelu", "clip", "sigmoid", "tanh", "gelu", "erf", "elu", "selu",
     "celu", "hard_sigmoid", "hard_swish", "swish", "mish", "softplus", "softsign", "swiglu", "thresholded_relu", "max", "min",
-    "where", "reduce_max", "reduce_min", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "concat", "split", "slice", "gather",
-    "gather_elements", "gather_nd", "pad", "tile", "expand", "identity", "depth_to_space", "space_to_depth", "rotary_embedding",
-    "resize",
+    "where", "reduce_max", "reduce_min", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "concat", "split", "slice",
+    "gather", "gather_elements", "gather_nd", "pad", "tile", "expand", "identity", "depth_to_space", "space_to_depth",
+    "rotary_embedding", "resize",
 })  # fmt: skip
 TYPES = {"f16": F16, "bf16": BF16}
 

@@ -18,8 +18,6 @@ import math
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from ...ir.core import Node, Value
 from ...ir.recording import greatest
 from ..convolutions import GEOMETRY, Geometry, biased_sums, geometry, grouped_weight, refuse_conv

@@ -16,10 +16,26 @@ from ...ir.core import Node
 from ...ir.recording import greatest
 from ...ir.reduction import Reduction
 from ...ir.types import DType
-from ..lines import CHANNEL, Array, Map, channel, formula, mean_and_inverse, norm_lines, overwritable, tensors, unsupported
+from ..lines import (
+    BATCH_NORM,
+    CHANNEL,
+    Along,
+    Array,
+    Map,
+    along,
+    channel,
+    formula,
+    group_sizes,
+    mean_and_inverse,
+    norm_axis,
+    norm_lines,
+    overwritable,
+    refuse_batch_norm,
+    root,
+    tensors,
+    unsupported,
+)
 from ..operands import first_int, first_result, refuse_layouts, slot_of, tiles_for
-from ..printer import literal
-from ..row_regions import refuse_parameter
 from ..spec import Call, KernelSource, Launch, Refusal
 from .target import serves
 
@@ -100,27 +116,20 @@ def join(lines: Sequence[str]) -> str:
 @serves("softmax", "log_softmax", "lp_norm")
 def along_axis(node: Node) -> KernelSource | Refusal:
     """The kernel of an operator that works along one axis."""
-    t = node.operands[0].tensor  # type: ignore[union-attr]
-    refusal = refuse_layouts(node) or unsupported(node, [t])
-    if refusal is not None:
-        return refusal
-    name, shape = node.op.name, t.shape or ()
-    axis = node.attr("axis") % max(len(shape), 1)
-    flat = name != "lp_norm" and bool(node.attr("flatten"))
+    how = along(node)
+    if isinstance(how, Refusal):
+        return how
+    t, rows = node.operands[0].tensor, how.contiguous  # type: ignore[union-attr]
     lines = formula(node)
-    rows = flat or all(d == 1 for d in shape[axis + 1 :])
-    wide = t.dtype.bits < 32 and name == "softmax"  # the exponentials are kept in f32 between the passes
+    wide = t.dtype.bits < 32 and node.op.name == "softmax"  # the exponentials are kept in f32 between the passes
     text = partial(_line_text, lines, t.dtype, rows, wide, first_result(node), first_int(node))
-    return KernelSource(
-        text, lambda call: _bind_lines(call, axis, flat, rows, wide), "rows" if rows else "columns", in_place=overwritable(node)
-    )
+    bind = partial(_bind_lines, how=how, wide=wide)
+    return KernelSource(text, bind, "rows" if rows else "columns", in_place=overwritable(node))
 
 
-def _bind_lines(call: Call, axis: int, flat: bool, rows: bool, wide: bool) -> Launch:
+def _bind_lines(call: Call, how: Along, wide: bool) -> Launch:
     """Parameters: outer places, elements of a line, their step, bytes of scratch of a tile."""
-    shape = call.operands[0] or ()
-    split = axis + 1 if shape and not flat else len(shape)
-    outer, n, inner = math.prod(shape[:axis]), math.prod(shape[axis:split]), math.prod(shape[split:])
+    rows, (outer, n, inner) = how.contiguous, how.sizes(call.operands[0] or ())
     tiles = tiles_for(outer * inner if rows else outer * -(-inner // 16), outer * n * inner)
     scratch = -(-n * 4 * (1 if rows else 16) // 64) * 64 if wide else 0
     return Launch((outer, n, inner, scratch), tiles, scratch * tiles)
@@ -151,12 +160,9 @@ def _line_text(lines: Callable[..., list[str]], dtype: DType, rows: bool, wide: 
 def layer_norm(node: Node) -> KernelSource | Refusal:
     """The kernel of a normalization over the trailing axes."""
     x, scale, bias = node.operand(0), node.operand(1), node.operand(2)
-    t = x.tensor  # type: ignore[union-attr]
-    axis = node.attr("axis") % max(t.rank or 0, 1)
-    refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias, node.results[0]))
-    refusal = refusal or refuse_parameter(t, scale, axis) or refuse_parameter(t, bias, axis)
-    if refusal is not None:
-        return refusal
+    t, axis = x.tensor, norm_axis(node)  # type: ignore[union-attr]
+    if isinstance(axis, Refusal):
+        return axis
     acc = Reduction.accumulator(t.dtype)
     result, ints = first_result(node), first_int(node)
     head = [
@@ -192,8 +198,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
     refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias))
     if refusal is not None:
         return refusal
-    groups = None if node.op.name == "instance_norm" else node.attr("num_groups")
-    by_group = groups is not None and bool(node.attr("per_group"))
+    by_group = node.op.name == "group_norm" and bool(node.attr("per_group"))
     acc, d = Reduction.accumulator(t.dtype), t.dtype.name
     names = ["rows", "n", "groups", "each", "space"]
     head = ["x = param(p, 0)", "s = param(p, 1)", "b = param(p, 2)", f"y = param(p, {first_result(node)})"]
@@ -205,9 +210,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
     text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
 
     def bind(call: Call) -> Launch:
-        n, channels, *space = call.operands[0] or (0, 0)
-        many = groups or channels
-        each, area = channels // max(many, 1), math.prod(space)
+        n, many, each, area = group_sizes(node, call.operands[0] or ())
         rows = n * many
         return Launch((rows, each * area, many, each, area), tiles_for(rows, rows * each * area))
 
@@ -218,9 +221,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
 def batch_norm(node: Node) -> KernelSource | Refusal:
     """The kernel of batch normalization in inference, for channels at axis 1 or last in memory."""
     x, result = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
-    refusal = unsupported(node, tensors(*node.operands))
-    if node.attr("training_mode") or not node.attr("spatial"):
-        refusal = Refusal("training mode, or statistics by element")
+    refusal = refuse_batch_norm(node)
     order = tuple(range(x.rank or 0)) if x.layout is None else x.layout.perm
     if x.layout != result.layout or (order and 1 in order and order[-1] != 1 and order[:2] != (0, 1)):
         refusal = Refusal("the channels lie neither second nor last in memory", {"x": x, "result": result})
@@ -236,10 +237,10 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
     ]
     at = "j" if last else "c"
     loads = [f"v{n} = get_{v.tensor.dtype}({n}, {at})" for n, v in zip(names, node.operands[1:5], strict=True)]  # type: ignore[union-attr]
-    root = [f"root = sqrt(add(vvar, {literal(node.attr('epsilon'), acc)}))"]
-    value = f"put_{x.dtype}(y, o + j, add(mul(div(sub(get_{x.dtype}(x, o + j), vmean), root), vs), vb))"
-    inner = [*loads, *root, value] if last else [value]
-    channel = [] if last else ["c = u - u // channels * channels", *loads, *root]
+    divisor = [f"root = {root('vvar', node.attr('epsilon'), acc)}"]
+    value = f"put_{x.dtype}(y, o + j, {BATCH_NORM.format(f'get_{x.dtype}(x, o + j)')})"
+    inner = [*loads, *divisor, value] if last else [value]
+    channel = [] if last else ["c = u - u // channels * channels", *loads, *divisor]
     body = ["o = u * n", *channel, "for j in range(n):", *indent(inner)]
     text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
 

@@ -45,8 +45,12 @@ static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline int __mulhi(int a, int b) { return (int)((long long)a * b >> 32); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)((unsigned __int128)a * b >> 64); }
-static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+static inline int __popcll(unsigned long long x) {
+    int n = 0;
+    for (; x; x &= x - 1) n++;
+    return n;
+}
+static inline int __popc(unsigned x) { return __popcll(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 static inline int __clzll(long long x) { return x ? __builtin_clzll(x) : 64; }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
@@ -94,7 +98,7 @@ template <class T> static T atomicCAS(T* p, T expected, T v) {
     return old;
 }
 
-// Vectors of 8 and 16 bytes, which are read and written at once.
+// Vectors, which are read and written at once, up to 16 bytes.
 #define SHIM_VECTOR(T, name)                                                                                     \
     struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                                           \
     struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; };                           \
@@ -102,9 +106,14 @@ template <class T> static T atomicCAS(T* p, T expected, T v) {
     static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SHIM_VECTOR(float, float)
 SHIM_VECTOR(double, double)
+SHIM_VECTOR(signed char, char)
+SHIM_VECTOR(unsigned char, uchar)
+SHIM_VECTOR(short, short)
+SHIM_VECTOR(unsigned short, ushort)
 SHIM_VECTOR(int, int)
 SHIM_VECTOR(unsigned, uint)
 SHIM_VECTOR(long long, longlong)
+SHIM_VECTOR(unsigned long long, ulonglong)
 #undef SHIM_VECTOR
 
 // ---- 16-bit floats, to nearest even ----------------------------------------------------------------------------------------------

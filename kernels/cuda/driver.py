@@ -22,8 +22,11 @@ class CudaMemoryError(GraphmillError):
 class Memory(Protocol):
     """Bytes of a device, freed when nobody holds this."""
 
-    address: int
-    nbytes: int
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 class Driver(Protocol):
@@ -43,6 +46,12 @@ class Driver(Protocol):
 
     def clear(self, address: int, nbytes: int) -> None:
         """Sets bytes to zero."""
+
+    def synchronize(self) -> None:
+        """Returns when all that was asked for is done."""
+
+    def wait(self, stream: int) -> None:
+        """What is asked for from now on comes after what is under way on another stream, as CUDA's array interface numbers it."""
 
     def load(self, texts: Sequence[str]) -> list[int]:
         """What stands for the kernels of these texts in `launch`. Raises CudaCompileError, CudaUnavailable."""
@@ -90,6 +99,12 @@ class Accounts:
         at = bisect_right(starts, address) - 1
         if at < 0 or address + nbytes > starts[at] + self.live[starts[at]]:
             raise CudaMemoryError(f"{what}: {nbytes} bytes at {address:#x} are in no memory that lives")
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
+    def wait(self, stream: int) -> None:
+        """As above."""
 
     def check_command(self, c: Command) -> None:
         for i, address in enumerate(c.words[: c.pointers].tolist()):

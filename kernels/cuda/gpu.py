@@ -40,7 +40,7 @@ class Gpu:
     def __init__(self, number: int = 0):
         cupy = _cupy()
         self._runtime, self._driver, self._module = cupy.cuda.runtime, cupy.cuda.driver, cupy.cuda.function.Module
-        self._device = cupy.cuda.Device(number)
+        self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
         self._lock = fork_safe_lock()
         self._kernels: list[tuple[int, source.Shape]] = []
         self._modules: list[Any] = []  # kept loaded
@@ -74,6 +74,14 @@ class Gpu:
     def clear(self, address: int, nbytes: int) -> None:
         with self._device:
             self._runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+
+    def synchronize(self) -> None:
+        with self._device:
+            self._stream.synchronize()
+
+    def wait(self, stream: int) -> None:
+        with self._device:
+            self._stream.wait_event(self._external(stream).record())
 
     def load(self, texts: Sequence[str]) -> list[int]:
         wanted = list(dict.fromkeys(texts))

@@ -1,11 +1,11 @@
 """Lines of a tensor on CUDA: a team of threads folds and maps a line (`kernels/lines.py` says what operators do with that).
 
 A team is a power of two of a block's 256 threads. Where a line's elements are neighbours, so are its threads (shuffles fold what
-they have); where neighbouring elements belong to different lines (`across`), neighbouring threads work on neighbouring lines, and a team
-folds through shared memory: either way neighbouring threads read neighbouring elements. The line is *held* in registers where it is
-short enough, so that memory is read and written once; else each fold and map reads it again (it mostly comes from the L2 cache),
-and where the lines are too few to fill a GPU several blocks share one: each fold then ends a pass, its parts go through scratch
-memory, and all that follows folds the parts again. Sums go in an order that depends on sizes alone, in blocks of 128.
+they have); where neighbouring elements belong to different lines (`across`), neighbouring threads work on neighbouring lines, and a
+team folds through shared memory: either way neighbouring threads read neighbouring elements. The line is *held* in registers where
+it is short enough, so that memory is read and written once; else each fold and map reads it again (it mostly comes from the L2
+cache), and where the lines are too few to fill a GPU several blocks share one: each fold then ends a pass, its parts go through
+scratch memory, and all that follows folds the parts again. Sums go in an order that depends on sizes alone, in blocks of 128.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ..spec import Launch
 from .text import checked_size, declared, indent
 
 THREADS = 256
-EACH = 32  # elements of a held line that a thread has in registers: 32 of its 255 (64 in f64)
+EACH = 32  # elements of a held line that a thread has in registers, of which there are 255
+EACH_F64 = 8  # functions of f64 are long, and stand there once for each
 ENOUGH = 1 << 15  # threads that keep a GPU busy while they wait for memory: 132 processors of 8 warps each
 BLOCKS = 512  # among which few long lines are divided: some for each processor
 SIZES = ("lines", "n", "shift", "splits", "share", "held")  # the integers that `spread` gives a kernel; its pass comes last
@@ -118,12 +119,13 @@ class Line:
     folds: int = 0
     _kept: tuple[object, Map] | None = field(default=None)
 
-    def begin(self) -> list[str]:
-        """Reads a line that is held."""
-        if not self.held:
-            return []
-        body = self._elements([*declared(self.source.each), "c[i * WIDE + k] = v;"], self.source.packs)
-        return [f"{self._type} c[{EACH}];", *self._packs(body)]
+    def begin(self, early: Source | None = None, after: Sequence[str] = ()) -> list[str]:
+        """Reads a line that is held. `early` is done for it once, in place of what `source` does; `after` ends a pack of it."""
+        source = early or self.source
+        if self.held:
+            body = self._elements([*declared(source.each), "c[i * WIDE + k] = v;"], source.packs, after)
+            return [f"{self._type} c[{self._each}];", *self._packs(body)]
+        return [] if early is None else ["if (pass == 0) {", *indent(self._loop(declared(source.each), source.packs, after)), "}"]
 
     def fold(self, out: str, fn: str, zero: str, x: object, value: Map, keep: object = None) -> list[str]:
         """`out`, which all threads of a team get."""
@@ -141,19 +143,19 @@ class Line:
             self._kept = keep, value
         # Where an element is read at a time, several shall be under way; functions of f64 are long and stand there once.
         unroll = ["#pragma unroll 1"] if self.acc is F64 else ["#pragma unroll 4"] if self.wide == 1 else []
-        part_at = f"ld_{self.acc}(partials, ({at} + s) * lines + u)"
+        part_at = f"ld_{self.acc}(partials, ({at} + i) * lines + u)"
         return [
             f"{self._type} {name} = {zero};",
             f"if (pass > {self.folds - 1}) {{",
-            f"    for (u32 s = lane; s < splits && u < lines; s += team) {name} = {fn}({name}, {part_at});",
+            f"    for (u32 i = lane; i < splits && u < lines; i += team) {name} = {fn}({name}, {part_at});",
             "} else {",
-            f"    for (u32 b = begin + lane * {self.wide}; b < end;) {{",
+            f"    for (u32 from = begin + lane * {self.wide}; from < end;) {{",
             f"        {self._type} a[{self.wide}];",
             f"        for (u32 k = 0; k < {self.wide}; k++) a[k] = {zero};",
-            f"        u32 stop = min(end, b + 128 * {self.wide} * team);",
+            f"        u32 stop = min(end, from + 128 * {self.wide} * team);",
             *indent(unroll, 2),
-            f"        for (; b < stop; b += {self.wide} * team) {{",
-            *indent(["u32 j = b;", *step], 3),
+            f"        for (; from < stop; from += {self.wide} * team) {{",
+            *indent(["u32 j = from;", *step], 3),
             "        }",
             f"        for (u32 k = 0; k < {self.wide}; k++) {name} = {fn}({name}, a[k]);",
             "    }",
@@ -176,11 +178,16 @@ class Line:
             return self._packs(self._elements(each, packs, sink.after))
         again = [f"v = {self._kept[1]('v')};"] if self._kept is not None and self._kept[0] is x else []
         each = [*declared(self.source.each), *again, *declared(loads), *sink.each(value("v"))]
-        return [
-            f"for (u32 j = begin + lane * {self.wide}; j < end; j += {self.wide} * team) {{",
-            *indent(self._elements(each, [*self.source.packs, *packs], sink.after)),
-            "}",
-        ]
+        return self._loop(each, [*self.source.packs, *packs], sink.after)
+
+    def _loop(self, each: Sequence[str], packs: Sequence[str], after: Sequence[str]) -> list[str]:
+        """What is done for all elements of a line that is not held."""
+        head = f"for (u32 j = begin + lane * {self.wide}; j < end; j += {self.wide} * team) {{"
+        return [head, *indent(self._elements(each, packs, after)), "}"]
+
+    @property
+    def _each(self) -> int:
+        return most_each(self.acc)
 
     @property
     def _type(self) -> str:
@@ -206,17 +213,33 @@ class Line:
         """The body for all packs of a held line that a thread has."""
         head = [
             "#pragma unroll",
-            f"for (u32 i = 0; i < {EACH // self.wide}; i++) {{",
+            f"for (u32 i = 0; i < {self._each // self.wide}; i++) {{",
             f"    u32 j = (i * team + lane) * {self.wide};",
         ]
         return [*head, "    if (j < end) {", *indent(body, 2), "    }", "}"]
 
 
-def places(first: int, more: int, across: bool, cut: str = "splits") -> list[str]:
+def most_each(acc: DType) -> int:
+    return EACH_F64 if acc is F64 else EACH
+
+
+def in_modes(line: Callable[[bool], list[str]], n: int | None, across: bool, acc: DType) -> list[str]:
+    """The text for lines of n elements (None: not known), which `line` writes for those that are held and for others."""
+    each = most_each(acc)
+    if n is not None and (n <= (32 if across else THREADS) * each or n > THREADS * each):
+        return statements(line(n <= THREADS * each))
+    return ["if (held) {", *indent(statements(line(True))), "} else {", *indent(statements(line(False))), "}"]
+
+
+def places(first: int, more: int, across: bool | None, cut: str = "splits") -> list[str]:
     """The line and the part of it that a thread works on, from the integers of `spread`, which stand at slot `first`, and from the
-    pass, which stands behind them and `more` others. A block works on one of `cut` parts of a line."""
+    pass, which stands behind them and `more` others. A block works on one of `cut` parts of a line. Where
+    `across` is None, `inner` tells whether lines lie across."""
     names = [f"u32 {name} = p[{first + i}];" for i, name in enumerate(SIZES)] + [f"u32 pass = p[{first + len(SIZES) + more}];"]
-    if across:
+    if across is None:
+        mine = ["u = block * width + (inner > 1 ? threadIdx.x & (width - 1) : threadIdx.x >> shift)"]
+        mine += ["lane = inner > 1 ? threadIdx.x >> (8 - shift) : threadIdx.x & (team - 1)"]
+    elif across:
         mine = ["u = block * width + (threadIdx.x & (width - 1))", "lane = threadIdx.x >> (8 - shift)"]
     else:
         mine = ["u = block * width + (threadIdx.x >> shift)", "lane = threadIdx.x & (team - 1)"]
@@ -233,14 +256,15 @@ def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, 
     """How threads are spread over lines of n elements: the team, the blocks of a line and its passes; the integers are `SIZES`.
     `holds`: whether the kernel can hold lines; `maps`: whether after the folds each part of a line is mapped."""
     checked_size(lines * n)
+    each = most_each(acc)
     most = 256 // least(32, _power(lines)) if across else 256  # across: 32 neighbouring lines, a transaction of 128 bytes
-    if across and holds and most * EACH < n <= 32 * EACH:
+    if across and holds and most * each < n <= 32 * each:
         most = greatest(most, 32)  # then 8: the 32 bytes that memory gives at least
     shift = 0
-    while 1 << shift < most and (EACH << shift < n or (wide << shift < n and lines * (1 << shift) < ENOUGH)):
+    while 1 << shift < most and (each << shift < n or (wide << shift < n and lines * (1 << shift) < ENOUGH)):
         shift += 1
     blocks = -(-lines * (1 << shift) // THREADS)
-    held = holds and n <= EACH << shift
+    held = holds and n <= each << shift
     step = wide << shift
     splits = 1 if held else greatest(1, least(-(-n // (16 * step)), BLOCKS // greatest(blocks, 1)))
     share = (n + splits * step - 1) // (splits * step) * step

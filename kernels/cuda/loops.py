@@ -37,8 +37,13 @@ def build(node: Node) -> KernelSource | Refusal:
 
 def elements_of_thread(space: Space, loaded: Sequence[int], results: Sequence[DType]) -> int:
     """How many neighbours a thread computes. Functions of f64 are long: they stand in the code once."""
-    items = [d.itemsize for d in results] + [space.types[k].dtype.itemsize for k in loaded if space.is_linear(k)]
+    items = [d.itemsize for d in results] + [space.types[k].dtype.itemsize for k in _linear(space, loaded)]
     return 1 if F64 in results else max(1, 16 // max(items))
+
+
+def _linear(space: Space, loaded: Sequence[int]) -> list[int]:
+    """The operands that are read in order."""
+    return [k for k in loaded if space.is_linear(k) and not space.is_single(k)]
 
 
 def bind(space: Space, wide: int, call: Call) -> Launch:
@@ -58,7 +63,7 @@ def loop_text(space: Space, loaded: Sequence[int], results: Sequence[DType], com
     count, rank = len(space.types), max(1, len(space.groups))
     first, wide = count + len(results) + 1, elements_of_thread(space, loaded, results)
     types = [t.dtype for t in space.types]
-    linear = [k for k in loaded if space.is_linear(k)]
+    linear = _linear(space, loaded)
     strided = [k for k in loaded if space.is_strided(k)]
     body = [f"i64 x{k} = p[{k}];" for k in loaded] + [f"i64 y{j} = p[{count + j}];" for j in range(len(results))]
     body += [f"u32 n = p[{first}];"]
@@ -69,18 +74,18 @@ def loop_text(space: Space, loaded: Sequence[int], results: Sequence[DType], com
             body += [f"u32 s{k}_{g} = p[{at + g}];" for g in range(rank) if k in loaded and space.classes[k][g] != ONE]
             at += rank
     body += [f"auto v{k} = ld_{types[k]}(x{k}, 0);" for k in loaded if space.is_single(k)]
-    body += _element(space, linear, strided, results, compute)
+    body += _element(space, loaded, results, compute)
     body += [f"u32 first = (blockIdx.x * {THREADS} + threadIdx.x) * {wide};", "if (first >= n) return;"]
     body += _all(linear, types, results, wide)
     return kernel(THREADS, max(at, first + 1), body)
 
 
-def _element(space: Space, linear: Sequence[int], strided: Sequence[int], results: Sequence[DType], compute: Compute) -> list[str]:
+def _element(space: Space, loaded: Sequence[int], results: Sequence[DType], compute: Compute) -> list[str]:
     """What is done for element i of the space, as a function of what is read in order."""
     types, p = [t.dtype for t in space.types], Printer()
-    names = {k: f"v{k}" for k in range(len(types))}
+    linear, strided = _linear(space, loaded), [k for k in loaded if space.is_strided(k)]
     lines = declared(_place(space, strided)) + [f"auto v{k} = ld_{types[k]}(x{k}, {_offset(space, k)});" for k in strided]
-    found = compute(p, names)
+    found = compute(p, {k: f"v{k}" for k in loaded})
     lines += [*declared(p.lines), *(f"r{j} = {x};" for j, x in enumerate(found))]
     arguments = ["u32 i", *(f"{register(types[k])} v{k}" for k in linear), *(f"{register(d)}& r{j}" for j, d in enumerate(results))]
     return [f"auto element = [&]({', '.join(arguments)}) {{", *indent(lines), "};"]

@@ -25,7 +25,12 @@ typedef unsigned long long u64;
 
 template <int N> struct Words {
     i64 w[N];
-    __device__ __forceinline__ i64 operator[](int i) const { return w[i]; }
+    __device__ __forceinline__ i64 operator[](int i) const {
+#ifdef GRAPHMILL_SHIM
+        if (i < 0 || i >= N) shim::fail("reads a word beyond its parameters");
+#endif
+        return w[i];
+    }
 };
 
 #ifndef GRAPHMILL_SHIM

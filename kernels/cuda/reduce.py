@@ -44,7 +44,7 @@ def _loaded(work: Reduced) -> dict[int, DType]:
 
 
 def _wide(work: Reduced) -> int:
-    """How many neighbours a thread reads at once: 16 bytes where they are reduced. Functions of f64 are long: they stand there once."""
+    """How many neighbours a thread reads at once: 16 bytes where they are reduced; f64 one by one, its functions are long."""
     types = list(_loaded(work).values())
     contiguous = not _is_across(work) and sum(work.groups.reduced) <= 1
     return 16 // max(d.itemsize for d in types) if contiguous and F64 not in types else 1

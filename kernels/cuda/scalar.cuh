@@ -245,12 +245,6 @@ template <class D> DEVICE void memset(D to, i64 byte, i64 bytes) {
     }
 }
 
-#ifdef GRAPHMILL_SHIM
-#define LIBRARY(name) __builtin_##name
-#else
-#define LIBRARY(name) ::name
-#endif
-
 // ---- arithmetic on equal types: integers wrap ---------------------------------------------------------------------
 
 template <class T> struct Unsigned { using Type = u32; };  // in which an integer's arithmetic wraps without C++ minding
@@ -268,8 +262,8 @@ template <class T> DEVICE T neg(T x) {
     if constexpr (is_float<T>) return -x;
     else return T(Wide<T>(0) - Wide<T>(x));
 }
-DEVICE f32 fma(f32 a, f32 b, f32 c) { return LIBRARY(fmaf)(a, b, c); }
-DEVICE f64 fma(f64 a, f64 b, f64 c) { return LIBRARY(fma)(a, b, c); }
+DEVICE f32 fma(f32 a, f32 b, f32 c) { return ::fmaf(a, b, c); }
+DEVICE f64 fma(f64 a, f64 b, f64 c) { return ::fma(a, b, c); }
 template <class T> DEVICE T fma(T a, T b, T c) { return add(mul(a, b), c); }
 
 // Floats: IEEE. Integers: truncating; 0 for a zero divisor, INT_MIN / -1 is INT_MIN.
@@ -279,12 +273,12 @@ template <class T> DEVICE T div(T a, T b) {
     else return b == 0 ? T(0) : T(a / b);
 }
 
-DEVICE f32 remainder_of(f32 a, f32 b) { return LIBRARY(fmodf)(a, b); }
-DEVICE f64 remainder_of(f64 a, f64 b) { return LIBRARY(fmod)(a, b); }
-DEVICE f32 with_sign(f32 x, f32 of) { return LIBRARY(copysignf)(x, of); }
-DEVICE f64 with_sign(f64 x, f64 of) { return LIBRARY(copysign)(x, of); }
-DEVICE f32 floor(f32 x) { return LIBRARY(floorf)(x); }
-DEVICE f64 floor(f64 x) { return LIBRARY(floor)(x); }
+DEVICE f32 remainder_of(f32 a, f32 b) { return ::fmodf(a, b); }
+DEVICE f64 remainder_of(f64 a, f64 b) { return ::fmod(a, b); }
+DEVICE f32 with_sign(f32 x, f32 of) { return ::copysignf(x, of); }
+DEVICE f64 with_sign(f64 x, f64 of) { return ::copysign(x, of); }
+DEVICE f32 floor(f32 x) { return ::floorf(x); }
+DEVICE f64 floor(f64 x) { return ::floor(x); }
 
 // The remainder with the dividend's sign; integers: 0 for a zero divisor.
 template <class T> DEVICE T fmod(T a, T b) {
@@ -328,8 +322,8 @@ template <class T> DEVICE T maximum(T a, T b) { return a > b || a != a ? a : b; 
 DEVICE f32 minimum(f32 a, f32 b) { return min_nan(a, b); }
 DEVICE f32 maximum(f32 a, f32 b) { return max_nan(a, b); }
 
-DEVICE f32 absolute(f32 x) { return LIBRARY(fabsf)(x); }
-DEVICE f64 absolute(f64 x) { return LIBRARY(fabs)(x); }
+DEVICE f32 absolute(f32 x) { return ::fabsf(x); }
+DEVICE f64 absolute(f64 x) { return ::fabs(x); }
 template <class T> DEVICE T absolute(T x) { return x < T(0) ? neg(x) : x; }
 
 // -1, 0 or 1; NaN stays NaN.
@@ -386,14 +380,14 @@ template <class C, class T> DEVICE T where(C c, T a, T b) { return c != C(0) ? a
 // ---- functions of f32 and f64: those of CUDA's library, the accurate ones --------------------------------------------
 
 #define FUNCTION(name, of_f32, of_f64)                        \
-    DEVICE f32 name(f32 x) { return of_f32(x); }            \
-    DEVICE f64 name(f64 x) { return of_f64(x); }
-#define C_FUNCTION(name) FUNCTION(name, LIBRARY(name##f), LIBRARY(name))
+    DEVICE f32 name(f32 x) { return ::of_f32(x); }            \
+    DEVICE f64 name(f64 x) { return ::of_f64(x); }
+#define C_FUNCTION(name) FUNCTION(name, name##f, name)
 C_FUNCTION(exp) C_FUNCTION(expm1) C_FUNCTION(log) C_FUNCTION(log1p) C_FUNCTION(erf) C_FUNCTION(sqrt)
 C_FUNCTION(sin) C_FUNCTION(cos) C_FUNCTION(tan) C_FUNCTION(asin) C_FUNCTION(acos) C_FUNCTION(atan)
 C_FUNCTION(sinh) C_FUNCTION(cosh) C_FUNCTION(tanh) C_FUNCTION(asinh) C_FUNCTION(acosh) C_FUNCTION(atanh)
 C_FUNCTION(ceil) C_FUNCTION(trunc) C_FUNCTION(rint)
-FUNCTION(softmax_exp, LIBRARY(expf), LIBRARY(exp))
+FUNCTION(softmax_exp, expf, exp)
 #undef C_FUNCTION
 #undef FUNCTION
 
@@ -402,11 +396,9 @@ template <class T> DEVICE T ceil(T x) { return x; }
 template <class T> DEVICE T trunc(T x) { return x; }
 template <class T> DEVICE T rint(T x) { return x; }
 
-DEVICE f32 pow_(f32 a, f32 b) { return LIBRARY(powf)(a, b); }
-DEVICE f64 pow_(f64 a, f64 b) { return LIBRARY(pow)(a, b); }
-DEVICE f32 atan2(f32 y, f32 x) { return LIBRARY(atan2f)(y, x); }
-DEVICE f64 atan2(f64 y, f64 x) { return LIBRARY(atan2)(y, x); }
-
-#undef LIBRARY
+DEVICE f32 pow_(f32 a, f32 b) { return ::powf(a, b); }
+DEVICE f64 pow_(f64 a, f64 b) { return ::pow(a, b); }
+DEVICE f32 atan2(f32 y, f32 x) { return ::atan2f(y, x); }
+DEVICE f64 atan2(f64 y, f64 x) { return ::atan2(y, x); }
 
 }  // namespace graphmill

@@ -116,6 +116,14 @@ static void fail(const char* what) {
     shim_switch(&dead, outside);
 }
 
+// Where in a text something is that C++ leaves undefined: what compilers tell the functions that they call then.
+struct Where { const char* file; u32 line, column; };
+static void undefined(const Where* at, const char* what) {
+    char text[300];
+    snprintf(text, sizeof text, "%s, in line %u of %s", what, at->line, at->file);
+    fail(text);
+}
+
 static void wake(u32 t) {
     threads[t].job = 0;
     ready[(ready_first + ready_count++) % MOST] = t;
@@ -223,7 +231,10 @@ static void stuck() {
 
 static void broken(int signal, siginfo_t* info, void*) {
     char what[99];
-    snprintf(what, sizeof what, signal == SIGFPE ? "divides an integer by 0" : "touches memory that is not there, at %p", info->si_addr);
+    const char* at = (const char*)info->si_addr;
+    if (signal == SIGFPE) snprintf(what, sizeof what, "divides an integer by 0");
+    else if (at >= stacks && at < stacks + (u64)MOST * STACK) snprintf(what, sizeof what, "needs a stack of more than 60 KiB");
+    else snprintf(what, sizeof what, "touches memory that is not there, at %p", at);
     fail(what);
 }
 
@@ -260,6 +271,16 @@ static const char* launch(u32 n, void (*kernel)(), const long long* w, u32 block
     return message[0] ? message : 0;
 }
 }  // namespace shim
+
+extern "C" {
+#define SHIM_UNDEFINED(name, what) void __ubsan_handle_##name(shim::Where* at, ...) { shim::undefined(at, what); }
+SHIM_UNDEFINED(type_mismatch_v1, "uses an address that is not a multiple of what its type must have")
+SHIM_UNDEFINED(out_of_bounds, "uses an index beyond its array")
+SHIM_UNDEFINED(shift_out_of_bounds, "shifts by a negative number or by the width and more")
+SHIM_UNDEFINED(divrem_overflow, "divides an integer by 0")
+SHIM_UNDEFINED(float_cast_overflow, "makes an integer of a float that it cannot hold")
+#undef SHIM_UNDEFINED
+}
 
 #define KERNEL(threads, n, ...)                                                                                                     \
     static constexpr int THREADS = threads;                                                                                         \

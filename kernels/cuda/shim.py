@@ -14,11 +14,13 @@ import importlib.util
 import mmap
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,11 +29,16 @@ import numpy as np
 from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
 from ..cpu.cache import cache_dir, remove_abandoned, writable
+from ..cpu.cpus import granted_cpus
 from . import source
 from .nvrtc import CudaCompileError, CudaUnavailable
 
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
-         "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden")  # fmt: skip
+         "-fstack-clash-protection", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
+         "-fvisibility=hidden")  # fmt: skip
+# Where GPUs do something else than CPUs, or fault: shim.hpp has what is called then.
+CHECKS = ("-fsanitize=alignment,bounds,float-cast-overflow,integer-divide-by-zero,shift-exponent", "-nodefaultlibs", "-Wl,-z,defs")
+PARALLEL_FROM = 16  # texts for a second compiler: it reads the prelude again, which costs as much as 8 texts
 STACK = 65536  # bytes of a thread's stack, as in shim.hpp
 
 
@@ -43,9 +50,14 @@ class CudaLaunchError(GraphmillError):
 def compiler() -> tuple[str, ...]:
     """The command of the C++ compiler: $CXX, c++, g++, clang++, else that of the package ziglang (as C, since it then builds no C++
     library first). Raises CudaUnavailable."""
-    for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        if name and shutil.which(name):
-            return (name,)
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        raise CudaUnavailable(
+            f"CUDA kernels run on the CPU of x86-64 and aarch64 Linux; this is {platform.machine()} {sys.platform}"
+        )
+    for command in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return tuple(words)
     if importlib.util.find_spec("ziglang"):
         return (sys.executable, "-m", "ziglang", "cc")
     raise CudaUnavailable("running CUDA kernels on the CPU takes a C++ compiler, and there is none: expected $CXX, c++, g++ or "
@@ -61,7 +73,7 @@ def _version() -> str:
 def _prefix() -> tuple[str, str]:
     """What stands before every text, and the hash of all but the text that a library depends on."""
     before = "".join(f'#line 1 "{name}"\n{(Path(__file__).parent / name).read_text()}' for name in ("shim.hpp", "builtins.hpp"))
-    about = [*FLAGS, *compiler(), _version(), platform.machine(), before, source.prelude()]
+    about = [*FLAGS, *CHECKS, *compiler(), _version(), platform.machine(), before, source.prelude()]
     return before, hashlib.sha256("\n".join(about).encode()).hexdigest()
 
 
@@ -83,14 +95,17 @@ def _path(texts: Iterable[str]) -> Path:
 
 
 def load(texts: Iterable[str]) -> dict[str, Kernel]:
-    """The kernels of these texts, ready to run; those that no library in the cache has are compiled, all in one.
+    """The kernels of these texts, ready to run; those that no library in the cache has are compiled together, in one library or,
+    if they are many, in one for each CPU.
 
     Raises CudaCompileError, CudaUnavailable, KernelTextError.
     """
     wanted = list(dict.fromkeys(texts))
     missing = [t for t in wanted if not _path([t]).exists()]
+    jobs = min(granted_cpus(), -(-len(missing) // PARALLEL_FROM))
     if missing:
-        _build(missing)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(_build, [missing[i::jobs] for i in range(jobs)]))
     return {t: Kernel(t) for t in wanted}
 
 
@@ -103,7 +118,7 @@ def _build(texts: list[str]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
         made = f.name
     try:
-        command = [*compiler(), *FLAGS, "-x", "c++", "-", "-o", made, "-lm"]
+        command = [*compiler(), *FLAGS, *CHECKS, "-x", "c++", "-", "-o", made, "-lm", "-lc"]
         done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CudaCompileError(f"a CUDA program does not compile for the CPU:\n{done.stderr}")

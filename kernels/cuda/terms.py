@@ -188,7 +188,7 @@ def decided(symbol: str, tests: Sequence[Any]) -> Term:
         return number(not stop)
     if len(kept) == 1:
         return kept[0]
-    text = f" {symbol} ".join(k.at(LEVEL["|"]) for k in kept)
+    text = f" {symbol} ".join(k.at(LEVEL[symbol] if k.level == LEVEL[symbol] else LEVEL["|"]) for k in kept)
     return Term(text, "bool", LEVEL[symbol], NONE.union(*(k.reads for k in kept)))
 
 

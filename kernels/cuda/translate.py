@@ -104,11 +104,11 @@ class _Text:
                 self._run(node)
 
     def _run(self, node: ast.stmt) -> None:
-        """What stands outside of functions is Python."""
+        """What stands outside of functions is Python: it makes constants, and for the CPU kernels of microkernel.py."""
         try:
             exec(compile(ast.Module([node], []), "<kernel>", "exec"), self.names)
-        except Exception as e:
-            raise NotPortable("the text begins with what is for the CPU alone", line=node.lineno, error=repr(e)) from None
+        except NameError as e:
+            raise unknown(e.name) from None
 
     def translated(self) -> Translated:
         tree = self.trees["kernel"]

@@ -216,3 +216,80 @@ def test_no_gpu_is_one_line() -> None:
     with pytest.raises(nvrtc.CudaUnavailable) as e:
         compiled(CHAIN, device="gpu")
     assert "\n" not in str(e.value)
+
+
+@needs_shim
+def test_arrays_stay_on_the_device() -> None:
+    exe, x = compiled(CHAIN), np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    first = exe.run({"x": x}, on_device=True)
+    second = exe.run({"x": first["y"]}, on_device=True)
+    assert isinstance(second["z"], CudaArray) and isinstance(first["y"], CudaArray)
+    np.testing.assert_allclose(second["z"].numpy(), chain(chain(x)[0])[1], rtol=2e-6)
+    np.testing.assert_allclose(exe.run({"x": first["y"]})["z"], second["z"].numpy(), rtol=0)
+    with pytest.raises(InputError, match="element type int32, expected float32"):
+        exe.run({"x": first["y"].reshape((12,)).view(np.dtype(np.int32)).reshape((3, 4))})
+    with pytest.raises(InputError, match="expected rank 2"):
+        exe.run({"x": first["y"].reshape((12,))})
+    with pytest.raises(InputError, match="on_device"):
+        gm.compile(onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {CHAIN}')).run({"x": x}, on_device=True)
+
+
+@needs_shim
+def test_outputs_on_the_device_are_no_inputs() -> None:
+    exe = compiled("m (float[N] x) => (float[N] y, float[N] z, float[2] w) { y = Identity (x)  z = Identity (x)"
+                   "  w = Constant <value = float[2] {1, 2}> () }")  # fmt: skip
+    x = compiled("m (float[N] x) => (float[N] y) { y = Neg (x) }").run({"x": np.ones(3, np.float32)}, on_device=True)["y"]
+    for given in (np.ones(3, np.float32), x):
+        got = exe.run({"x": given}, on_device=True)
+        places = {got["y"].address, got["z"].address, getattr(given, "address", 0)}
+        assert len(places) == 3
+        np.testing.assert_array_equal(got["w"].numpy(), [1, 2])
+
+
+def test_arrays_of_other_libraries() -> None:
+    """What CuPy and PyTorch say of their arrays, over memory of the host."""
+
+    class Other:
+        def __init__(self, a: np.ndarray, **more: Any):
+            self.a = a
+            self.__cuda_array_interface__ = {"shape": a.shape, "typestr": a.dtype.str, "data": (a.ctypes.data, False),
+                                             "strides": a.strides, "version": 3} | more  # fmt: skip
+
+    device, a = Cuda(Shim()), np.arange(6, dtype=np.float32).reshape(2, 3)
+    for x in (Other(a), Other(a, strides=None), Other(a, stream=1), Other(a[:, :0]), Other(a[:1])):
+        found = device.adopt(x, "x")
+        assert (found.shape, found.dtype, found.address) == (x.a.shape, x.a.dtype, x.a.ctypes.data)
+    with pytest.raises(InputError, match="C-contiguous"):
+        device.adopt(Other(a.T), "x")
+
+
+@needs_shim
+def test_fixed_places() -> None:
+    exe, x = compiled(CHAIN), np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    fixed = exe.fixed({"x": x})
+    np.testing.assert_allclose(fixed.outputs["z"].numpy(), chain(x)[1], rtol=2e-6)
+    fixed.set("x", x + 1)
+    fixed.run()
+    fixed.check()
+    np.testing.assert_allclose(fixed.outputs["y"].numpy(), chain(x + 1)[0], rtol=2e-6)
+    with pytest.raises(InputError, match="expected one of x: float32"):
+        fixed.set("x", x[:2])
+
+
+@needs_shim
+def test_fixed_places_check_contents() -> None:
+    exe = compiled("m (float[3] x, int64[2] i) => (float[2] y) { y = Gather (x, i) }")
+    fixed = exe.fixed({"x": np.arange(3, dtype=np.float32), "i": np.array([2, -3])})
+    fixed.set("i", np.array([1, 3]))
+    fixed.run()
+    with pytest.raises(GraphmillError, match=r"[Gg]ather"):
+        fixed.check()
+
+
+def test_what_has_no_fixed_places() -> None:
+    with pytest.raises(InputError, match="more than one segment"):
+        compiled(CONTROL, device="null").fixed({"x": np.zeros(2, np.float32), "c": np.array(True), "n": np.array(1)})
+    with pytest.raises(InputError, match="is an input or a constant"):
+        compiled("m (float[2] x) => (float[2] y, float[2] z) { y = Identity (x)  z = Neg (x) }", device="null").fixed(
+            {"x": np.zeros(2, np.float32)}
+        )

@@ -40,7 +40,7 @@ TEXTS = {
                    " y[7] = __clzll(x) + __ffsll((i64)x << 20) + (u32)__umul64hi((u64)x << 32, 3ull << 40);"),
     "divides": kernel("FastDiv d(p[2]); u32 x = ((u32*)p[0])[i]; u32* y = (u32*)p[1]; y[2 * i] = x / d; y[2 * i + 1] = x % d;"),
     "vectors": kernel("float4 v = ((const float4*)p[0])[i]; ((float4*)p[1])[i] = make_float4(v.w, v.z, v.y, v.x);"
-                      " uint2 w = make_uint2(i, t); ((uint2*)p[2])[i] = w;"),
+                      " uchar4 w = make_uchar4(i, t, 3, 4); ushort2 u = make_ushort2(i, t); ((uchar4*)p[2])[2 * i] = w; ((ushort2*)p[2])[2 * i + 1] = u;"),
     "from half": kernel("((f32*)p[1])[i] = half_to_float(((u16*)p[0])[i]);", 256),
     "to half": kernel("f32 x = ((f32*)p[0])[i]; ((u16*)p[1])[i] = float_to_half(x); ((u16*)p[2])[i] = float_to_bfloat(x);", 256),
     "two halves": kernel("f32 x = ((f32*)p[0])[i]; ((u32*)p[1])[i] = floats_to_halves(x, -2 * x);"
@@ -186,9 +186,9 @@ def test_divisions(d: int) -> None:
 @needs_shim
 def test_vectors() -> None:
     x = np.arange(256, dtype=np.float32).reshape(64, 4)
-    y, z = np.zeros_like(x), np.zeros((64, 2), np.uint32)
+    y, z, i = np.zeros_like(x), np.zeros((64, 2), np.uint32), np.arange(64)
     run("vectors", x, y, z)
-    assert (y == x[:, ::-1]).all() and (z == np.arange(64)[:, None]).all()
+    assert (y == x[:, ::-1]).all() and (z[:, 0] == (i | i << 8 | 3 << 16 | 4 << 24)).all() and (z[:, 1] == (i | i << 16)).all()
 
 
 def same(got: np.ndarray, want: np.ndarray) -> bool:
