@@ -293,3 +293,14 @@ def test_what_has_no_fixed_places() -> None:
         compiled("m (float[2] x) => (float[2] y, float[2] z) { y = Identity (x)  z = Neg (x) }", device="null").fixed(
             {"x": np.zeros(2, np.float32)}
         )
+
+
+def test_closing_gives_memory_back() -> None:
+    text = """m (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { a = Add (x, w)  b = Exp (a)  y = Add (b, w) }"""
+    with compiled(text, device="null") as exe:
+        assert isinstance(exe.device, Cuda) and isinstance(exe.device.driver, Null)
+        kept = exe.run({"x": np.ones((3, 4), np.float32)}, on_device=True)["y"]
+        assert len(exe.device.driver.live) > 1
+    assert list(exe.device.driver.live) == [kept.address]
+    with pytest.raises(InputError, match="closed"):
+        exe.run({"x": np.ones((3, 4), np.float32)})
