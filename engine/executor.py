@@ -26,6 +26,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
+    from .fixed import FixedRun
 
 MOST_REPLAYS = 8
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
@@ -111,6 +112,12 @@ class Executable:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
+
+    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places on the device for inputs and outputs that stay; see `FixedRun`."""
+        from .fixed import FixedRun
+
+        return FixedRun(self, inputs)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip

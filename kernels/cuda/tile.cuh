@@ -25,6 +25,23 @@ template <class E, class S, bool along> struct Strided {
     __device__ __forceinline__ S get(u32 i, u32 k) const { return inside(i, k) ? read(i, k) : S(0); }
 };
 
+// Integers less the zero point of their row (column), of which there is one in all (step 0) or one each; outside they are 0.
+template <class Base, class Zero> struct Less {
+    using Sum = typename Base::Sum;
+    using Depth = typename Base::Depth;
+    struct Place { typename Base::Place place; Sum zero; };
+    static constexpr bool ALONG = Base::ALONG;
+    Base base;
+    i64 zeros;
+    u32 step, count;
+    __device__ __forceinline__ Place place(u32 i) const { return {base.place(i), Sum(ld_zero(min(i, count - 1) * step))}; }
+    __device__ __forceinline__ auto ld_zero(u32 i) const { return ((const typename Zero::Memory*)zeros)[i]; }
+    __device__ __forceinline__ Depth depth(u32 k) const { return base.depth(k); }
+    __device__ __forceinline__ Sum get(const Place& r, const Depth& k) const {
+        return base.inside(r.place, k) ? base.read(r.place, k) - r.zero : Sum(0);
+    }
+};
+
 // What a thread carries of an operand from memory to a tile of SIDE rows or columns.
 template <class Source, int SIDE> struct Carrier {
     static constexpr bool ALONG = Source::ALONG;
@@ -161,7 +178,7 @@ DEVICE void fold_parts(i64 y, const S* parts, u32 splits, u32 batches, u32 rows,
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             u32 r = row + (down ? j : 0), c = column + (down ? 0 : j);
-            if (r < rows && c < columns) four.at[j] += parts[((s * batches + batch) * rows + r) * columns + c];
+            if (r < rows && c < columns) four.at[j] = add(four.at[j], parts[((s * batches + batch) * rows + r) * columns + c]);
         }
     store_four<E, down>(y, rows, columns, row, column, four, place, finish);
 }

@@ -7,13 +7,15 @@ reduction is long, it is cut into splits, whose sums a second pass adds up in or
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...ir.recording import greatest, least
 from ...ir.types import DType
-from ..spec import Launch
+from ..epilogue import Site
+from ..operands import slot_of
+from ..spec import Call, Launch
 from .text import blocks_for, checked_size, indent, kernel
 
 BLOCK = 256  # threads, as in tile.cuh
@@ -54,6 +56,50 @@ auto done = [&](u32 row, u32 column, const Four<S>& four) {{
 def tile_text() -> str:
     """The text of tile.cuh."""
     return (Path(__file__).parent / "tile.cuh").read_text()
+
+
+def nothing(call: Call, rows: int, columns: int) -> list[int]:
+    """No further integers."""
+    return []
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is multiplied and what becomes of the sums, whatever the way of finding the numbers.
+
+    `x` and `w` are the operands of the site's node, `sums` the C++ type of a sum, `finish` gives the statements that return what
+    the sum `acc` becomes, of the name of its channel; `before` are statements that those rely on, `names` further integers, which
+    `more` gives for a call, its rows and its columns (channels). Operands that have zero points have their names and element types
+    in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through.
+    """
+
+    site: Site
+    x: int
+    w: int
+    sums: str
+    finish: Callable[[str], list[str]]
+    before: Sequence[str] = ()
+    names: Sequence[str] = ()
+    more: Callable[[Call, int, int], list[int]] = nothing
+    zeros: Mapping[int, tuple[str, DType]] = field(default_factory=dict)
+    by_row: bool = False
+    variant: str = ""
+
+    def element(self, i: int) -> str:
+        """The C++ name of an operand's element type."""
+        return f"element_{self.site.outer.operands[i].tensor.dtype}"
+
+    def memory(self, i: int) -> str:
+        """The memory of operand i, typed."""
+        return f"(const {self.element(i)}::Memory*)p[{slot_of(self.site.outer, i)}]"
+
+    def loader(self, i: int, name: str, kind: str, values: str, count: str, shift: str = "") -> str:
+        """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
+        if i not in self.zeros:
+            return f"const {kind} {name} = {{{values}}};"
+        zero, dtype = self.zeros[i]
+        at = f"{zero} + {shift} * {zero}_step" if shift else zero
+        return f"const Less<{kind}, element_{dtype}> {name} = {{{{{values}}}, i64({at}), {zero}_step, {count}}};"
 
 
 @dataclass(frozen=True)

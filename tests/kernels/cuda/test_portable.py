@@ -125,7 +125,7 @@ def large() -> list[Case]:
         operands = [np.concatenate([np.asarray(x)] * 200) if i == 0 else x for i, x in enumerate(e.operands)]
         if name == "rotary_embedding":
             operands[3:] = [np.concatenate([np.asarray(x)] * 200) for x in operands[3:]]
-        given.append((name, operands, {k: v for k, v in e.node.attrs.items()}, len(e.want), ()))
+        given.append((name, operands, dict(e.node.attrs), len(e.want), ()))
     found = []
     for name, operands, attrs, results, constants in given:
         c = case(name, [None if x is None else np.asarray(x) for x in operands], attrs, results, constants)
