@@ -51,6 +51,8 @@ TEXTS = {
                     " block_prod<THREADS>(x); y[8] = warp_sum<4>(x); y[9] = warp_max<8>(x);", 96),
     "other folds": kernel("i64 x = ((i64*)p[0])[i]; i64* y = (i64*)p[1] + 4 * i; y[0] = block_sum<THREADS>(x); y[1] ="
                           " block_max<THREADS>(x); y[2] = block_min<THREADS>((u8)x); y[3] = (i64)block_max<THREADS>((f64)x);", 128),
+    "folds in turn": kernel("i32 v = t; for (int k = 0; k < 5; k++) v = block_sum<THREADS>(v % 7 + (i32)t); ((i32*)p[1])[i] = v;", 128),
+    "some end": kernel("if (t % 3 == 0) return; ((i32*)p[1])[i] = __syncthreads_count(t % 2);"),
     "own fold": "struct Place { f32 x; u32 i; };\n" + kernel(
         "Place a = block_fold<THREADS>(Place{((f32*)p[0])[i], t}, [](Place a, Place b) { return b.x > a.x || (b.x == a.x && b.i < a.i)"
         " ? b : a; }); if (t == 0) ((u32*)p[1])[blockIdx.x] = a.i;", 256),
@@ -98,6 +100,15 @@ def test_barriers_that_count(backwards: bool) -> None:
     y = np.zeros_like(x)
     run("counts", x, y, blocks=4, backwards=backwards)
     assert [set(b) for b in y.reshape(4, 64).tolist()] == [{0}, {1003}, {3064}, {0}]
+
+
+@needs_shim
+@either_way
+def test_threads_that_have_ended_are_not_waited_for(backwards: bool) -> None:
+    y = np.full(128, -1, np.int32)
+    run("some end", 0, y, blocks=2, backwards=backwards)
+    t = N % 64
+    assert (y == np.where(t % 3 == 0, -1, (t[:64] % 2)[t[:64] % 3 != 0].sum())).all()
 
 
 @needs_shim
@@ -266,6 +277,16 @@ def test_folds_go_in_a_fixed_order(backwards: bool) -> None:
         assert np.array_equal(y[:, 4 + k], np.repeat(of_blocks, 96), equal_nan=True)
     assert np.array_equal(y[:, 8], np.repeat(pairwise(x.reshape(-1, 4), np.add), 4), equal_nan=True)
     assert np.array_equal(y[:, 9], np.repeat(x.reshape(-1, 8).max(1), 8), equal_nan=True)
+
+
+@needs_shim
+@either_way
+def test_folds_follow_each_other(backwards: bool) -> None:
+    y, v = np.zeros(128, np.int32), N
+    run("folds in turn", 0, y, backwards=backwards)
+    for _ in range(5):
+        v = (v % 7 + N).sum()
+    assert (y == v).all()
 
 
 @needs_shim
