@@ -174,6 +174,10 @@ class Cuda:
     def resolve(self, bound: Bound, arena: CudaArray) -> CudaResolved:
         return CudaResolved(self.driver, bound, arena)
 
+    def close(self) -> None:
+        self._constants.clear()
+        self.driver.close()
+
     def execute(self, step: KernelStep, operands: list[Any], results: list[Any], launch: Launch, threads: int) -> int:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:

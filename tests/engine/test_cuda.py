@@ -293,3 +293,33 @@ def test_what_has_no_fixed_places() -> None:
         compiled("m (float[2] x) => (float[2] y, float[2] z) { y = Identity (x)  z = Neg (x) }", device="null").fixed(
             {"x": np.zeros(2, np.float32)}
         )
+
+
+def test_closing_gives_memory_back() -> None:
+    text = """m (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { a = Add (x, w)  b = Exp (a)  y = Add (b, w) }"""
+    with compiled(text, device="null") as exe:
+        assert isinstance(exe.device, Cuda) and isinstance(exe.device.driver, Null)
+        kept = exe.run({"x": np.ones((3, 4), np.float32)}, on_device=True)["y"]
+        assert len(exe.device.driver.live) > 1
+    assert list(exe.device.driver.live) == [kept.address]
+    with pytest.raises(InputError, match="closed"):
+        exe.run({"x": np.ones((3, 4), np.float32)})
+
+
+PRODUCT = """m (float[64, 48] x) => (float[64, 32] y) <float[48, 32] w = {%s}> { y = MatMul (x, w) }"""
+
+
+@needs_shim
+@pytest.mark.parametrize(
+    ("precision", "low", "high"), [("fp32", 0, 1e-6), ("tf32", 1e-5, 1e-3), ("fp16", 1e-5, 1e-3), ("bf16", 1e-4, 1e-2)]
+)
+def test_precision(precision: str, low: float, high: float) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((64, 48)).astype(np.float32), rng.standard_normal((48, 32)).astype(np.float32)
+    text, want = PRODUCT % ", ".join(map(repr, map(float, w.ravel()))), x.astype(np.float64) @ w
+
+    def error(exe: gm.Executable) -> float:
+        return float(np.sqrt(np.mean(np.square(exe.run({"x": x})["y"] - want)) / np.mean(np.square(want))))
+
+    assert low <= error(compiled(text, precision=precision)) <= high
+    assert error(compiled(text, precision=precision, keep_fp32=["y"])) <= 1e-6
