@@ -26,6 +26,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
+    from .fixed import FixedRun
 
 MOST_REPLAYS = 8
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
@@ -39,7 +40,7 @@ class Executable:
         """`given` are the bytes of the model's own constants, which say how much a run may hold (see `Limits`)."""
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        self._constants, self.device = given, device
+        self._constants, self.device, self._closed = given, device, False
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
@@ -96,10 +97,7 @@ class Executable:
                 return self.run(inputs, out=out, on_device=on_device)
         if on_device and (out is not None or self.device.is_host):
             raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
-        try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            workspace = Workspace(self.device)
+        workspace = self._workspace()
         try:
             for replay in self._replays:
                 results = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
@@ -111,6 +109,12 @@ class Executable:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
+
+    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; see `FixedRun`."""
+        from .fixed import FixedRun
+
+        return FixedRun(self, inputs)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip
@@ -132,6 +136,14 @@ class Executable:
                 return self.run(inputs, out=out)
 
         return submit(work)
+
+    def _workspace(self) -> Workspace:
+        if self._closed:
+            raise InputError("the executable is closed; compile or load it again")
+        try:
+            return self._workspaces.pop()
+        except IndexError:
+            return Workspace(self.device)
 
     def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace,
                      on_device: bool) -> dict[str, Any]:  # fmt: skip
@@ -172,6 +184,20 @@ class Executable:
         replay = replay_of(self._plan, frame, legs, self._output_names)
         if replay is not None:
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
+
+    def close(self) -> None:
+        """Gives back the memory of a device (constants, arenas, graphs), as does the end of a `with`; runs after this raise
+        InputError. Arrays that were handed out stay. On the CPU memory goes with the object, and this does nothing."""
+        if not self.device.is_host:
+            self._closed = True
+            self._workspaces.clear()
+            self.device.close()
+
+    def __enter__(self) -> Executable:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""

@@ -15,7 +15,7 @@ from ...ir.layout import physical
 from ...ir.types import dtype_of
 from ..boxes import strides_of
 from ..operands import fill_in, first_int, first_result, tiles_for
-from ..resizing import Taps, fill_of, narrowed, real_of, refuse_resize, taps_of
+from ..resize import Taps, resize_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .target import serves
 
@@ -172,24 +172,22 @@ def parameters(taps: dict[int, Taps], shape: Dims, out: Dims, first: int, item: 
 
 @serves("resize")
 def resize(node: Node) -> KernelSource | Refusal:
-    refusal = refuse_resize(node)
-    if refusal is not None:
-        return refusal
-    x, nearest, real, first = node.operands[0].tensor, node.attr("mode") == "nearest", real_of(node), first_int(node)
-    host: set[int] = set()
-    find, item, fill = taps_of(node, host), x.dtype.itemsize, fill_of(node)
+    found = resize_of(node)
+    if isinstance(found, Refusal):
+        return found
+    x, real = node.operands[0].tensor, found.real
+    item, first = x.dtype.itemsize, first_int(node)
 
     def bind(call: Call) -> Launch:
         shape, out = call.operands[0], call.results[0]
         if 0 in out:
             return Launch((0,) * _HEAD)
-        taps = find(call)
-        return parameters(taps, physical(shape, x.layout), physical(out, x.layout), first, item, real, fill)
+        return parameters(found.taps(call), physical(shape, x.layout), physical(out, x.layout), first, item, real, found.fill)
 
     words = {"FIRST": first, "OUT": first_result(node), "ITEM": item, "SIZE": real.itemsize}
-    if nearest:
+    if found.nearest:
         text = _NEAREST.replace("TYPE", f"u{8 * item}")
     else:
         text = _INTERPOLATE.replace("TYPE", str(x.dtype)).replace("REAL", str(dtype_of(real)))
-        words["NARROW"] = narrowed(x.dtype)
-    return KernelSource(fill_in(text, **words), bind, host=frozenset(host))
+        words["NARROW"] = found.narrow
+    return KernelSource(fill_in(text, **words), bind, host=found.host)

@@ -7,10 +7,8 @@ channel][output channel], of which neighbouring threads read neighbours. Depthwi
 
 from __future__ import annotations
 
-import functools
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -20,27 +18,22 @@ from ..convolutions import Geometry, biased_sums, geometry, grouped_weight, refu
 from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch, Refusal
-from .gemm import floats
+from .gemm import LARGE, SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
 from .text import checked_size
-from .tiles import Product, Work
+from .tiles import Product, Work, piece
 
 # A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
-TILES = ((128, 64), (64, 64))
+TILES = (TALL, SMALL)
 MOST_SIZE = 1 << 28  # of a spatial axis
 MOST_STRIDES = 48  # of a transposed convolution, all axes together: each phase has its words among the parameters
 
 
-@functools.cache
-def windows_text() -> str:
-    """The text of windows.cuh."""
-    return (Path(__file__).parent / "windows.cuh").read_text()
-
-
 @serves("conv", "conv_transpose")
-def build(node: Node) -> KernelSource | Refusal:
-    """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major."""
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major. With precision
+    "tf32" f32 is multiplied with 10 bits of mantissa, but for depthwise ones."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
@@ -56,7 +49,7 @@ def build(node: Node) -> KernelSource | Refusal:
 
     if is_depthwise(site):
         return build_depthwise(site, found)
-    return Conv(floats(site, found, "f64" if site.result.dtype is F64 else "f32")).source()
+    return Conv(floats(site, found, "f64" if site.result.dtype is F64 else "f32", precision)).source()
 
 
 # ---- axes and phases ----------------------------------------------------------------------------------------------------
@@ -142,6 +135,10 @@ class Conv:
             w_out, w_in, w_tap, w_group = depth, g.taps, 1, columns * depth
         words = [w for a in range(3 - self.axes, 3) for w in axis_words(g, a, self.transposed)]
         extra = [*out, *input_steps(g, self.x_last, self.axes), w_out, w_in, w_tap, w_group, *g.outputs[3 - self.axes :], *words]
+        if self.work.tensor:
+            wide = 16 // self.work.item
+            aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
+            extra.append(aligned + 2 * (self.packed and columns % wide == 0))
         extra += self.work.more(call, 1, g.out_channels)
         phases = math.prod(self.counts)
         return self.product.launch(g.n * math.prod(places), columns, depth, g.group * phases, extra)
@@ -153,7 +150,7 @@ class Conv:
         names += ["w_out", "w_in", "w_tap", "w_group", *(f"out{a}" for a in axes)]
         at = Product.words_at(first_int(node), len(names))
         names += [None] * sum(6 + 6 * n for n in self.counts)
-        names += work.names
+        names += [*(["wide"] if work.tensor else []), *work.names]
         phases = math.prod(self.counts)
         after = [f"const u32 phase = batch % {phases};", f"const u32 group = batch / {phases};"] if phases > 1 else []
         after += axes_text(self.counts, at)
@@ -174,10 +171,13 @@ class Conv:
             kind = f"Weights<{work.element(work.w)}, S, {_bool(not self.packed)}, {self.axes}>"
             values = f"{w}, columns, {depth}, {channels}, axes, w_out, w_in, w_tap"
         setup.append(work.loader(work.w, "right", kind, values, "columns", f"{group} * columns"))
+        if work.tensor:
+            setup.append(f"const i64 left_at = (i64)({x}), right_at = (i64)({w});")
+        tiles = (LARGE, SMALL) if work.tensor else TILES[1:] if work.sums == "f64" else TILES
         return Product(self.site.result.dtype, work.sums, first_int(node), first_result(node), names, setup, self._place(group),
-                       work.finish(f"({group} * columns + column)"), TILES[work.sums.endswith("64") :], down=not self.y_last,
-                       after=[*after, *work.before], helpers=[windows_text()], rows=rows, depth=depth,
-                       cut=not self.transposed)  # fmt: skip
+                       work.finish(f"({group} * columns + column)"), tiles, down=not self.y_last,
+                       after=[*after, *work.before], helpers=[piece("windows")], rows=rows, depth=depth,
+                       cut=not self.transposed, tensor=work.tensor, along=(self.x_last, not self.packed))  # fmt: skip
 
     def _word(self, i: int) -> int:
         return Product.words_at(first_int(self.site.outer), i)

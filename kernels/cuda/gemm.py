@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 from ...ir.core import Node
-from ...ir.types import F64, FLOATS, INTEGERS
+from ...ir.types import F32, F64, FLOATS, INTEGERS
 from .. import quantized
 from ..epilogue import Builder, Site, epilogue_of, site_of
 from ..operands import first_int, first_result, refuse_layouts
@@ -15,23 +16,23 @@ from ..spec import Call, KernelSource, Launch, Refusal
 from . import epilogue as written
 from .target import serves
 from .text import checked_size
-from .tiles import FEW, Product, Work
+from .tiles import FEW, TENSOR, TF32, Product, Work
 
 can_fuse_epilogue = refuse_epilogue
-LARGE, SMALL = (128, 128), (64, 64)
+LARGE, TALL, SMALL = (128, 128), (128, 64), (64, 64)
 
 
 @serves("fused.gemm")
-def build_fused(node: Node) -> KernelSource | Refusal:
+def build_fused(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     """An anchor with its epilogue (see kernels/epilogue.py)."""
     anchor = next(iter(node.regions[0]), None)
     name = None if anchor is None else anchor.op.name
     if name in ("matmul", "gemm"):
-        return build(node)
+        return build(node, precision)
     if name in ("conv", "conv_transpose"):
         from .conv import build as build_conv
 
-        return build_conv(node)
+        return build_conv(node, precision)
     if name in quantized.ANCHORS:
         from .quant import build as build_quant
 
@@ -40,8 +41,9 @@ def build_fused(node: Node) -> KernelSource | Refusal:
 
 
 @serves("matmul", "gemm")
-def build(node: Node) -> KernelSource | Refusal:
-    """Row-major operands of one element type: floats, and integers for matmul, whose sums wrap."""
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """Row-major operands of one element type: floats, and integers for matmul, whose sums wrap. With precision "tf32" f32 is
+    multiplied with 10 bits of mantissa."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
@@ -60,14 +62,17 @@ def build(node: Node) -> KernelSource | Refusal:
         return Refusal("C's shape does not say how it broadcasts")
     sums = ("f64" if dtype is F64 else "f32") if dtype in FLOATS else "u64" if dtype.itemsize == 8 else "u32"
     if dtype in FLOATS:
-        return Matmul(floats(site, found, sums)).source()
+        return Matmul(floats(site, found, sums, precision)).source()
     return Matmul(Work(site, *site.index[:2], sums, lambda channel: [f"return {dtype}(acc);"], variant="integers")).source()
 
 
-def floats(site: Site, found: Builder, sums: str) -> Work:
-    """The work of floats whose sums go through the program `found`."""
+def floats(site: Site, found: Builder, sums: str, precision: str) -> Work:
+    """The work of floats whose sums go through the program `found`. 16-bit floats are multiplied by the tensor cores, and f32 where
+    `precision` is tf32."""
+    dtype = site.result.dtype
+    tensor = TF32 if dtype is F32 and precision == "tf32" else TENSOR.get(dtype, "")
     return Work(site, *site.index[:2], sums, lambda channel: written.steps(found, site.result.dtype, channel),
-                written.leaves(site.outer, found), variant=site.anchor.op.name)  # fmt: skip
+                written.leaves(site.outer, found), variant=site.anchor.op.name, tensor=tensor)  # fmt: skip
 
 
 class Matmul:
@@ -91,8 +96,12 @@ class Matmul:
         known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
         wanted = a.dtype in FLOATS and not self.trans_a
         self.few = wanted and (known is None or known <= FEW)
-        self.tiles = () if self.few and known is not None else (SMALL,) if work.sums.endswith("64") else (LARGE, SMALL)
+        self.tiles = () if self.few and known is not None else self._tiles()
         self.product = self._product()
+
+    def _tiles(self) -> Sequence[tuple[int, int]]:
+        """Those whose sums fit in the registers, beside the zero points of a thread's rows."""
+        return (SMALL,) if self.work.sums.endswith("64") else (TALL if self.work.zeros else LARGE, SMALL)
 
     def source(self) -> KernelSource:
         return KernelSource(self.product.text, self.bind, self.work.variant)
@@ -105,6 +114,11 @@ class Matmul:
         batches = math.prod(s.batch)
         rows = s.rows * batches if self.flat else s.rows
         steps = [s.a_row, s.a_col, s.b_row, s.b_col] + ([] if self.flat else s.loops(1))
+        if self.work.tensor:
+            wide, loops = 16 // self.item, [] if self.flat else s.loops(1)
+            lines = (s.a_col if self.trans_a else s.a_row, s.b_col if self.b_along else s.b_row)
+            aligned = [all(n % wide == 0 for n in (line, *loops[1 + k :: 3])) for k, line in enumerate(lines)]
+            steps.append(aligned[0] + 2 * aligned[1])
         steps += self.work.more(call, s.rows, s.columns)
         span = 8 if self.b_along else 64 if self.item == 2 else 32
         return self.product.launch(rows, s.columns, s.depth, 1 if self.flat else batches, steps, span if self.few else 0)
@@ -113,7 +127,7 @@ class Matmul:
         node, work = self.site.outer, self.work
         names = ["a_row", "a_col", "b_row", "b_col"]
         names += [f"{x}{i}" for i in range(self.loops) for x in ("batch_", "a_batch_", "b_batch_")]
-        names += work.names
+        names += [*(["wide"] if work.tensor else []), *work.names]
         after = ["u32 at_a = 0, at_b = 0;"]
         if self.loops:
             after.append("u32 rest = batch;")
@@ -127,9 +141,12 @@ class Matmul:
                  for i, along in ((work.x, not self.trans_a), (work.w, self.b_along))]  # fmt: skip
         setup = [work.loader(work.x, "left", kinds[0], "a, rows, depth, a_row, a_col", "rows")]
         setup += [work.loader(work.w, "right", kinds[1], "b, columns, depth, b_col, b_row", "columns")]
+        if work.tensor:
+            setup += ["const i64 left_at = (i64)a, right_at = (i64)b;"]
         return Product(self.dtype, work.sums, first_int(node), first_result(node), names, setup if self.tiles else [],
                        ["return (batch * rows + row) * columns + column;"], work.finish("column"), self.tiles,
-                       few=self._few() if self.few else [], after=[*after, *work.before])  # fmt: skip
+                       few=self._few() if self.few else [], after=[*after, *work.before],
+                       tensor=work.tensor, along=(not self.trans_a, self.b_along))  # fmt: skip
 
     def _few(self) -> list[str]:
         single = ["auto single = [&](u32 row, u32 column, S sum) {", "    u32 to = place(row, column);",

@@ -1,5 +1,5 @@
 """Resize on CUDA: a thread makes one element of the result, or 16 bytes of neighbours along axes behind all that change (channels
-that lie last). The tables of taps (kernels/resizing.py) are as long as an axis: threads find them in the cache."""
+that lie last). The tables of taps (kernels/resize.py) are as long as an axis: threads find them in the cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from ...ir.core import Node
 from ...ir.layout import physical
 from ...ir.recording import greatest
-from ...ir.types import DType, dtype_of
+from ...ir.types import dtype_of
 from ..boxes import strides_of
 from ..operands import first_int, first_result
-from ..resizing import Taps, fill_of, narrowed, real_of, refuse_resize, taps_of
+from ..resize import Resize, Taps, resize_of
 from ..spec import Call, KernelSource, Launch, Refusal
 from .source import fast_div
 from .target import serves
@@ -59,19 +59,18 @@ def changing(node: Node) -> set[int]:
 @serves("resize")
 def resize(node: Node) -> KernelSource | Refusal:
     """The kernel of a resize. An axis that stays, which only `bind` can tell of some, has one tap."""
-    refusal = refuse_resize(node)
-    if refusal is not None:
-        return refusal
-    axes, host = _Axes(node), set[int]()
-    x, nearest, real = node.operands[0].tensor, node.attr("mode") == "nearest", real_of(node)  # type: ignore[union-attr]
-    find, fill = taps_of(node, host), int.from_bytes(fill_of(node), "little", signed=True)
+    found = resize_of(node)
+    if isinstance(found, Refusal):
+        return found
+    axes, x = _Axes(node), node.operands[0].tensor  # type: ignore[union-attr]
+    nearest, real, fill = found.nearest, found.real, int.from_bytes(found.fill, "little", signed=True)
     wide = 16 // x.dtype.itemsize if axes.packed else 1
 
     def bind(call: Call) -> Launch:
         """Parameters: elements (or packs) of the result, elements behind all axes that change, fill; of each group of axes the
-        divisor of its size in the result, its step in the operand, its taps. Tables: of each axis that may change indices, weights."""
+        divisor of its size in the result, its step in the operand, its taps. Tables: indices and weights of axes that may change."""
         shape, out = physical(tuple(call.operands[0] or ()), x.layout), physical(tuple(call.results[0]), x.layout)
-        taps = find(call) if 0 not in out else {}
+        taps = found.taps(call) if 0 not in out else {}
         steps, ints, tables = strides_of(shape), [], []
         checked_size(math.prod(shape))
         total, inner = checked_size(math.prod(out)), math.prod([out[i] for i in axes.groups[-1]]) if axes.packed else 1
@@ -86,11 +85,12 @@ def resize(node: Node) -> KernelSource | Refusal:
         units = total // greatest(inner, 1) * packs
         return Launch((units, inner, fill, *ints), blocks_for(units, THREADS), tables=tuple(tables))
 
-    return KernelSource(lambda: _text(node, axes, x.dtype, nearest, real, wide), bind, "taps", host=frozenset(host))
+    return KernelSource(lambda: _text(node, axes, found, wide), bind, "taps", host=found.host)
 
 
-def _text(node: Node, axes: _Axes, dtype: DType, nearest: bool, real: np.dtype, wide: int) -> str:
-    result, number = first_result(node), str(dtype_of(real))
+def _text(node: Node, axes: _Axes, found: Resize, wide: int) -> str:
+    dtype, nearest = node.operands[0].tensor.dtype, found.nearest  # type: ignore[union-attr]
+    result, number = first_result(node), str(dtype_of(found.real))
     first = first_int(node, 2 * len(axes.changing))
     element = f"u{8 * dtype.itemsize}" if nearest else str(dtype)
     body = [
@@ -111,7 +111,7 @@ def _text(node: Node, axes: _Axes, dtype: DType, nearest: bool, real: np.dtype, 
             body += [f"o += i{g} * s{g}{f' * {wide}' if axes.packed and g == len(axes.groups) - 1 else ''};"]
     body += _packed(element, wide, len(axes.groups) - 1 if axes.packed else None)
     fill = f"element_{element}::decode(p[{first + 2}])" if nearest else _bits(f"p[{first + 2}]", number)
-    body += _nearest(axes, fill, wide) if nearest else _interpolated(axes, dtype, number, fill, wide)
+    body += _nearest(axes, fill, wide) if nearest else _interpolated(axes, found.narrow, number, fill, wide)
     return kernel(THREADS, at + 3 * len(axes.groups), body)
 
 
@@ -144,7 +144,7 @@ def _nearest(axes: _Axes, fill: str, wide: int) -> list[str]:
     ]
 
 
-def _interpolated(axes: _Axes, dtype: DType, number: str, fill: str, wide: int) -> list[str]:
+def _interpolated(axes: _Axes, narrow: str, number: str, fill: str, wide: int) -> list[str]:
     """Sums over the taps of all axes, the innermost in the innermost loop."""
     names = [f"j{g}" for g in axes.changing]
     weight = f"{number}(1)"
@@ -170,7 +170,7 @@ def _interpolated(axes: _Axes, dtype: DType, number: str, fill: str, wide: int) 
         "#pragma unroll",
         f"for (u32 k = 0; k < {wide}; k++) {{",
         f"    {number} v = outside ? fill : sum[k];",
-        f"    out.set(k, {narrowed(dtype)});",
+        f"    out.set(k, {narrow});",
         "}",
         "write_pack(y, to, to + behind, whole, out);",
     ]

@@ -23,6 +23,12 @@ template <class E, class S, bool along> struct Strided {
     __device__ __forceinline__ bool inside(u32 i, u32 k) const { return i != NONE && k != NONE; }
     __device__ __forceinline__ S read(u32 i, u32 k) const { return S(E::decode(at[i + k])); }
     __device__ __forceinline__ S get(u32 i, u32 k) const { return inside(i, k) ? read(i, k) : S(0); }
+    // Where 16 bytes of neighbours begin, of which so many numbers are inside.
+    __device__ __forceinline__ const typename E::Memory* chunk(u32 i, u32 k, u32& valid) const {
+        constexpr u32 wide = 16 / sizeof(typename E::Memory);
+        valid = inside(i, k) ? min(wide, along ? depths - k : sides - i) : 0;
+        return valid ? at + i + k : at;
+    }
 };
 
 // Integers less the zero point of their row (column), of which there is one in all (step 0) or one each; outside they are 0.
@@ -81,8 +87,20 @@ template <class T> struct alignas(16) Four { T at[4]; };
 // What a tile takes of shared memory, in numbers: two buffers, or a part of the sums.
 template <int ROWS, int COLUMNS> constexpr int tile_numbers = 2 * DEPTH * (ROWS + COLUMNS + 8);
 
-// The sums of a tile over `steps` parts of the reduction from `from` on. done(row, column, four) gets four neighbours, along the
-// columns, or along the rows (down).
+// Gives 64 rows of sums to done(row, column, four), in the order of the result: four neighbours along the columns, or along the rows
+// (down). They lie in shared memory as lines of that order, PITCH numbers apart.
+template <int COLUMNS, int PITCH, bool down, class S, class Done>
+DEVICE void drain(const S* shared, u32 row, u32 column, const Done& done) {
+    constexpr int LINE = down ? 16 : COLUMNS / 4;  // fours of a line
+#pragma unroll 1
+    for (u32 q = threadIdx.x; q < 16 * COLUMNS; q += BLOCK) {
+        u32 line = q / LINE, at = q % LINE * 4;
+        Four<S> four = *(const Four<S>*)(shared + line * PITCH + at);
+        done(row + (down ? at : line), column + (down ? line : at), four);
+    }
+}
+
+// The sums of a tile over `steps` parts of the reduction from `from` on, given to done as `drain` says.
 template <int ROWS, int COLUMNS, bool down, class A, class B, class Done>
 DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u32 steps, typename A::Sum* shared, const Done& done) {
     using S = typename A::Sum;
@@ -134,13 +152,7 @@ DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u
                 *(Four<S>*)(shared + at) = four;
             }
         __syncthreads();
-        constexpr int LINE = down ? 16 : COLUMNS / 4;  // fours of a line
-#pragma unroll 1
-        for (u32 q = threadIdx.x; q < 16 * COLUMNS; q += BLOCK) {
-            u32 line = q / LINE, at = q % LINE * 4;
-            Four<S> four = *(const Four<S>*)(shared + 4 * q);
-            done(row + g * 64 + (down ? at : line), column + (down ? line : at), four);
-        }
+        drain<COLUMNS, down ? 64 : COLUMNS, down>(shared, row + g * 64, column, done);
     }
 }
 

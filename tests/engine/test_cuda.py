@@ -261,3 +261,46 @@ def test_arrays_of_other_libraries() -> None:
         assert (found.shape, found.dtype, found.address) == (x.a.shape, x.a.dtype, x.a.ctypes.data)
     with pytest.raises(InputError, match="C-contiguous"):
         device.adopt(Other(a.T), "x")
+
+
+@needs_shim
+def test_fixed_places() -> None:
+    exe, x = compiled(CHAIN), np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    fixed = exe.fixed({"x": x})
+    np.testing.assert_allclose(fixed.outputs["z"].numpy(), chain(x)[1], rtol=2e-6)
+    fixed.set("x", x + 1)
+    fixed.run()
+    fixed.check()
+    np.testing.assert_allclose(fixed.outputs["y"].numpy(), chain(x + 1)[0], rtol=2e-6)
+    with pytest.raises(InputError, match="expected one of x: float32"):
+        fixed.set("x", x[:2])
+
+
+@needs_shim
+def test_fixed_places_check_contents() -> None:
+    exe = compiled("m (float[3] x, int64[2] i) => (float[2] y) { y = Gather (x, i) }")
+    fixed = exe.fixed({"x": np.arange(3, dtype=np.float32), "i": np.array([2, -3])})
+    fixed.set("i", np.array([1, 3]))
+    fixed.run()
+    with pytest.raises(GraphmillError, match=r"[Gg]ather"):
+        fixed.check()
+
+
+def test_what_has_no_fixed_places() -> None:
+    with pytest.raises(InputError, match="more than one segment"):
+        compiled(CONTROL, device="null").fixed({"x": np.zeros(2, np.float32), "c": np.array(True), "n": np.array(1)})
+    with pytest.raises(InputError, match="is an input or a constant"):
+        compiled("m (float[2] x) => (float[2] y, float[2] z) { y = Identity (x)  z = Neg (x) }", device="null").fixed(
+            {"x": np.zeros(2, np.float32)}
+        )
+
+
+def test_closing_gives_memory_back() -> None:
+    text = """m (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}> { a = Add (x, w)  b = Exp (a)  y = Add (b, w) }"""
+    with compiled(text, device="null") as exe:
+        assert isinstance(exe.device, Cuda) and isinstance(exe.device.driver, Null)
+        kept = exe.run({"x": np.ones((3, 4), np.float32)}, on_device=True)["y"]
+        assert len(exe.device.driver.live) > 1
+    assert list(exe.device.driver.live) == [kept.address]
+    with pytest.raises(InputError, match="closed"):
+        exe.run({"x": np.ones((3, 4), np.float32)})

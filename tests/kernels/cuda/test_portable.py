@@ -142,7 +142,9 @@ def test_more_than_a_block() -> None:
 # ---- launches -----------------------------------------------------------------------------------------------------
 
 
-def kernel_of(name: str, operands: Sequence[Any], attrs: dict[str, Any], constants: Sequence[int] = ()) -> tuple[KernelSource, Call]:
+def kernel_of(
+    name: str, operands: Sequence[Any], attrs: dict[str, Any], constants: Sequence[int] = ()
+) -> tuple[KernelSource, Call]:
     c = case(name, operands, attrs, 1, constants)
     assert isinstance(c, Case)
     return c.source, Call([np.shape(x) for x in operands], [w.shape for w in c.want])

@@ -23,7 +23,11 @@ def zeros(*shape: int) -> np.ndarray:
 def several() -> list[Case]:
     scales = [np.abs(rand(70)) * 0.01 + 0.01, zeros(70)]
     sizes = (0, 1, 3, 255, 4096, 4097, 70_000)
-    ranges = [rand(*s) for s in ((0,), (1,), (17, 30), (50_000,))] + [np.abs(rand(100)), -np.abs(rand(100)), np.zeros(9, np.float32)]
+    ranges = [rand(*s) for s in ((0,), (1,), (17, 30), (50_000,))] + [
+        np.abs(rand(100)),
+        -np.abs(rand(100)),
+        np.zeros(9, np.float32),
+    ]
     ranges += [np.float32([1, np.inf, -3]), np.float32([0.5] * 300 + [np.nan] + [2.5] * 300)]
     return [
         *(case("quantize_linear", [rand(n), np.float32(0.3), np.uint8(120)]) for n in sizes),

@@ -1,4 +1,4 @@
-"""Resize, as far as all targets see it alike: tables of indices and weights for each axis, made when the node is bound."""
+"""Resize: where the elements of each resized axis come from, found when the node is bound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..ir.core import Node
 from ..ir.ops import resize as rules
 from ..ir.ops.sampling import narrow
-from ..ir.types import FLOATS, INTEGERS, DType
+from ..ir.types import FLOATS, INTEGERS
 from .operands import host_value, refuse_strings
 from .spec import Call, Dims, Refusal
 
@@ -46,50 +46,44 @@ def axis_taps(
     return out
 
 
-def taps_of(node: Node, host: set[int]) -> Callable[[Call], dict[int, Taps]]:
-    """How `bind` finds the taps of each axis in memory that changes; operands that it reads are added to `host`."""
-    x = node.operands[0].tensor  # type: ignore[union-attr]
-    roi, scales, sizes = (host_value(node, i, host) for i in (1, 2, 3))
+@dataclass(frozen=True)
+class Resize:
+    """What is known of a node before its sizes are: `real`, the type that is computed in; the 8 bytes of the number that stands for
+    what lies outside of the input; the operands whose contents `taps` reads."""
 
-    def find(call: Call) -> dict[int, Taps]:
-        shape = call.operands[0] or ()
-        taps = axis_taps(node, shape, roi(call), scales(call), sizes(call))
-        return {i: taps[a] for i, a in enumerate(x.layout.perm if x.layout else range(len(shape))) if a in taps}
+    nearest: bool
+    real: np.dtype
+    fill: bytes
+    host: frozenset[int]
+    taps: Callable[[Call], dict[int, Taps]]  # of each physical axis that changes
+    narrow: str  # the text of a result `v` of the computing type as one of the operand's
 
-    return find
 
-
-def refuse_resize(node: Node) -> Refusal | None:
-    """Why no kernel serves a resize."""
-    x, y = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
+def resize_of(node: Node) -> Resize | Refusal:
+    """The node taken apart."""
+    assert node.operands[0] is not None
+    x, y, host = node.operands[0].tensor, node.results[0].tensor, set[int]()
     if x.layout != y.layout:
         return Refusal("operand and result lie in different layouts", {"x": x, "y": y})
+    nearest, crop = node.attr("mode") == "nearest", node.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
     refusal = refuse_strings(node)
     if refusal or x.dtype.itemsize > 8:
         return refusal or Refusal("elements of 16 bytes have no kernel", {"x": x})
-    if node.attr("mode") != "nearest" and (x.dtype not in FLOATS | INTEGERS or (x.dtype.is_integer and x.dtype.bits == 64)):
+    if not nearest and (x.dtype not in FLOATS | INTEGERS or (x.dtype.is_integer and x.dtype.bits == 64)):
         return Refusal("there is no interpolating kernel for this type", {"x": x})
-    return None
+    roi, scales, sizes = (host_value(node, i, host) for i in (1, 2, 3))
+    wide = x.dtype.bits == 64 or x.dtype.is_integer
+    real = np.dtype(np.float64 if wide else np.float32)
+    value = np.float64(node.attr("extrapolation_value"))
+    fill = (narrow(value, x.dtype.np) if nearest else value.astype(real)).tobytes().ljust(8, b"\0") if crop else bytes(8)
 
+    def taps(call: Call) -> dict[int, Taps]:
+        shape = call.operands[0]
+        assert shape is not None
+        found = axis_taps(node, shape, roi(call), scales(call), sizes(call))
+        perm = x.layout.perm if x.layout else range(len(shape))
+        return {i: found[a] for i, a in enumerate(perm) if a in found}
 
-def real_of(node: Node) -> np.dtype:
-    """The type that a resize interpolates in."""
-    dtype = node.operands[0].tensor.dtype  # type: ignore[union-attr]
-    return np.dtype(np.float64 if dtype.bits == 64 or dtype.is_integer else np.float32)
-
-
-def fill_of(node: Node) -> bytes:
-    """What stands outside of the operand: 8 bytes that begin with an element or, in interpolation, a number of `real_of`."""
-    if node.attr("coordinate_transformation_mode") != "tf_crop_and_resize":
-        return bytes(8)
-    value, dtype = np.float64(node.attr("extrapolation_value")), node.operands[0].tensor.dtype  # type: ignore[union-attr]
-    raw = narrow(value, dtype.np) if node.attr("mode") == "nearest" else value.astype(real_of(node))
-    return raw.tobytes().ljust(8, b"\0")
-
-
-def narrowed(dtype: DType) -> str:
-    """What is stored for an interpolated `v`."""
-    if not dtype.is_integer:
-        return "v"
-    info = np.iinfo(dtype.np)
-    return f"to_{dtype}(minimum(maximum(trunc(v), f64({info.min})), f64({info.max})))"
+    info = np.iinfo(x.dtype.np) if x.dtype.is_integer and not nearest else None
+    text = f"to_{x.dtype}(minimum(maximum(trunc(v), f64({info.min})), f64({info.max})))" if info else "v"
+    return Resize(nearest, real, fill, frozenset(host), taps, text)
