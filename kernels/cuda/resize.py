@@ -68,7 +68,7 @@ def resize(node: Node) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         """Parameters: elements (or packs) of the result, elements behind all axes that change, fill; of each group of axes the
-        divisor of its size in the result, its step in the operand, its taps. Tables: indices and weights of axes that may change."""
+        divisor of its size in the result, its step in the operand, its taps. Tables: indices and weights of such axes."""
         shape, out = physical(tuple(call.operands[0] or ()), x.layout), physical(tuple(call.results[0]), x.layout)
         taps = found.taps(call) if 0 not in out else {}
         steps, ints, tables = strides_of(shape), [], []
