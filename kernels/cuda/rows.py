@@ -160,6 +160,8 @@ def group_norm(node: Node) -> KernelSource | Refusal:
         return refusal
     acc, each = Reduction.accumulator(t.dtype), _each_group(t.shape or (), node)
     wide = math.gcd(pack_width(t.dtype), each or 1) if last else pack_width(t.dtype)
+    # Short runs fill no transaction of memory by themselves: then neighbouring threads have neighbouring groups.
+    across = last and (each or 1) * t.dtype.itemsize < 32
     write = partial(_group_lines, node, last, wide)
     source = read(Array("x", t.dtype.name), wide)
     if last:
@@ -170,7 +172,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
     def text() -> str:
         first, names = first_int(node), {"x": 0, "s": 1, "b": 2, "y": first_result(node), "partials": first_int(node) - 1}
         at = first + len(SIZES)
-        body = [f"i64 {name} = p[{slot}];" for name, slot in names.items()] + places(first, 3, False)
+        body = [f"i64 {name} = p[{slot}];" for name, slot in names.items()] + places(first, 3, across)
         body += [
             f"FastDiv by_groups(p[{at}]), by_space(p[{at + 1}]), by_each(p[{at + 2}]);",
             "u32 each = by_each.d, g = u % by_groups;",
@@ -188,12 +190,12 @@ def group_norm(node: Node) -> KernelSource | Refusal:
                 f"bool together = by_space.d % {wide} == 0;",
             ]
         size = None if each is None else known_size([each, *(t.shape or ())[2:]])
-        body += in_modes(lambda held: write(Line(acc, wide, source, held)), size, False, acc)
-        return kernel(THREADS, at + 4, body, [NEIGHBOURS])
+        body += in_modes(lambda held: write(Line(acc, wide, source, held)), size, across, acc)
+        return kernel(THREADS, at + 4, body, [ACROSS if across else NEIGHBOURS])
 
     def bind(call: Call) -> Launch:
         n, many, channels, area = group_sizes(node, call.operands[0] or ())
-        launch = spread(n * many, channels * area, False, wide, acc, 2, holds=True, maps=True)
+        launch = spread(n * many, channels * area, across, wide, acc, 2, holds=True, maps=True)
         return replace(launch, ints=(*launch.ints, fast_div(many), fast_div(area), fast_div(channels)))
 
     return KernelSource(text, bind, "rows.last" if last else "rows", in_place=overwritable(node))
