@@ -6,26 +6,38 @@ A node that no family of this folder serves gets the CPU's kernel, translated (p
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 
 from ...ir.core import Node
 from ...ir.layout import Layout, channels_last
 from ...ir.types import TensorType
 from ..cpu import target as cpu
-from ..registry import Registry
+from ..registry import Registry, key_of
 from ..spec import KernelSource, Refusal
 
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
 RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu"})
+PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm"})  # whose builders take a precision
 CHANNELS_LAST = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})
 _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
 serves = _KERNELS.serves
 
 
-def select(node: Node) -> KernelSource | Refusal:
+def selector(precision: str, keep_fp32: Collection[str] = ()) -> Callable[[Node], KernelSource | Refusal]:
+    """`select` for a precision: with "tf32", products of f32 but those of the nodes in `keep_fp32` read 10 bits of mantissa."""
+    kept = frozenset(keep_fp32)
+
+    def select_tf32(node: Node) -> KernelSource | Refusal:
+        return select(node) if kept & {node.name, *node.locs} else select(node, "tf32")
+
+    return select_tf32 if precision == "tf32" else select
+
+
+def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     """The kernel that serves `node` on CUDA, or why there is none."""
     from .portable import portable
 
-    source = _KERNELS.select(node)
+    source = _KERNELS.select(node, *[precision] * (precision != "fp32" and key_of(node) in PRODUCTS))
     if not isinstance(source, Refusal):
         return source
     scalar = cpu.select(node)

@@ -304,3 +304,22 @@ def test_closing_gives_memory_back() -> None:
     assert list(exe.device.driver.live) == [kept.address]
     with pytest.raises(InputError, match="closed"):
         exe.run({"x": np.ones((3, 4), np.float32)})
+
+
+PRODUCT = """m (float[64, 48] x) => (float[64, 32] y) <float[48, 32] w = {%s}> { y = MatMul (x, w) }"""
+
+
+@needs_shim
+@pytest.mark.parametrize(
+    ("precision", "low", "high"), [("fp32", 0, 1e-6), ("tf32", 1e-5, 1e-3), ("fp16", 1e-5, 1e-3), ("bf16", 1e-4, 1e-2)]
+)
+def test_precision(precision: str, low: float, high: float) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((64, 48)).astype(np.float32), rng.standard_normal((48, 32)).astype(np.float32)
+    text, want = PRODUCT % ", ".join(map(repr, map(float, w.ravel()))), x.astype(np.float64) @ w
+
+    def error(exe: gm.Executable) -> float:
+        return float(np.sqrt(np.mean(np.square(exe.run({"x": x})["y"] - want)) / np.mean(np.square(want))))
+
+    assert low <= error(compiled(text, precision=precision)) <= high
+    assert error(compiled(text, precision=precision, keep_fp32=["y"])) <= 1e-6
