@@ -76,7 +76,7 @@ class FixedRun:
 
 class FixedRuns:
     """The short way of `Executable.run` on CUDA (as `replay.Replay` is the CPU's): for one signature, a fixed run that waits for
-    the next caller. `run` gives None where the inputs look otherwise, or while another thread has it: then the careful way serves."""
+    the next caller. `run` gives None where inputs look otherwise, or while another thread has it: the careful way serves then."""
 
     def __init__(self, exe: Executable, inputs: Mapping[str, np.ndarray]):
         """Raises InputError where the model has no `FixedRun`."""
