@@ -18,6 +18,7 @@ class Products(NamedTuple):
     rows: int
     small: int
     columns: int
+    size: int  # bytes of a number
 
 
 # Threads stand 16 by 16. A tile is R * 16 queries by N * 16 keys; a thread has R by N scores of it, and R rows by COLUMNS / 16
@@ -57,6 +58,7 @@ template <int R> DEVICE void attend(const Sizes& x, Numbers& shared) {
         for (u32 e = 0; e < C * N; e++) y[i][e] = 0;
     }
     begin = block_min<256>(begin) / i32(KEYS) * KEYS, end = block_max<256>(end);
+    keep_part(x, b, KEYS, begin, end);
     Acc *qs = shared.operands, *ks = qs + DEPTH * PITCH, *vs = qs, *ps = shared.weights;
     for (i32 t0 = begin; t0 < end; t0 += KEYS) {
         Acc s[R][N] = {};
@@ -132,11 +134,9 @@ template <int R> DEVICE void attend(const Sizes& x, Numbers& shared) {
             seen[i] |= lane_xor(u32(seen[i]), m) != 0;
         }
         if (row[i].y < 0) continue;
+        if (tx == 0) store_sums(x, row[i], top[i], sum[i], seen[i]);
 #pragma unroll
-        for (u32 e = 0; e < C * N; e++) {
-            u32 column = b.column + e / N * 16 * N + tx * N + e % N;
-            if (column < x.width) st_TYPE(x.y, row[i].y + column, seen[i] ? y[i][e] / sum[i] : Acc(0));
-        }
+        for (u32 e = 0; e < C * N; e++) store(x, row[i], b.column + e / N * 16 * N + tx * N + e % N, y[i][e], sum[i], seen[i]);
     }
 }
 """
@@ -147,7 +147,15 @@ def tiles(dtype: DType, size: int | None) -> Products:
     each = 2 if dtype is F64 else 4
     columns = 16 * each * (1 if size is not None and size <= 16 * each else 2)
     run = ("__shared__ Numbers shared;", "if (x.few) attend<1>(x, shared);", f"else attend<{each}>(x, shared);")
-    return Products(fill_in(_TILE_TEXT.replace("TYPE", str(dtype)), TILE=each, COLUMNS=columns), run, 256, 16 * each, 16, columns)
+    return Products(
+        fill_in(_TILE_TEXT.replace("TYPE", str(dtype)), TILE=each, COLUMNS=columns),
+        run,
+        256,
+        16 * each,
+        16,
+        columns,
+        dtype.itemsize if dtype is F64 else 4,
+    )
 
 
 # A warp has 16 queries and all keys and columns of a tile. The scores of a tile lie in its registers as the weights must for the
@@ -195,6 +203,7 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
     for (u32 i = 0; i < 2; i++)
         if (row[i].lo < row[i].hi) begin = minimum(begin, row[i].lo), end = maximum(end, row[i].hi);
     begin = block_min<128>(begin) / i32(KEYS) * KEYS, end = block_max<128>(end);
+    keep_part(x, b, KEYS, begin, end);
     i64 steps = x.k_n | x.k_h | x.k_s | x.v_n | x.v_h | x.v_s | x.depth | x.width;
     bool aligned = ((ADDRESSES) & 15) == 0 && (steps & 7) == 0;
     auto keys = [&](u32 t) { return key_of(x, b, t); };
@@ -267,11 +276,9 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
             seen[i] |= lane_xor(u32(seen[i]), m) != 0;
         }
         if (row[i].y < 0) continue;
+        if (pair == 0) store_sums(x, row[i], top[i], sum[i], seen[i]);
 #pragma unroll
-        for (u32 j = 0; j < WIDTH / 4; j++) {
-            u32 e = j / 2 * 8 + pair + j % 2;
-            if (e < x.width) st_TYPE(x.y, row[i].y + e, seen[i] ? y[j / 2][2 * i + j % 2] / sum[i] : 0.f);
-        }
+        for (u32 j = 0; j < WIDTH / 4; j++) store(x, row[i], j / 2 * 8 + pair + j % 2, y[j / 2][2 * i + j % 2], sum[i], seen[i]);
     }
 }
 """
@@ -283,4 +290,4 @@ def tensor_cores(dtype: DType, size: int, operands: tuple[str, ...]) -> Products
     words = {"WIDTH": 64 if size <= 64 else MOST, "MULTIPLY": "mma_f16" if dtype is F16 else "mma_bf16",
              "ADDRESSES": " | ".join(f"x.{name}" for name in operands)}  # fmt: skip
     text = fill_in(_TENSOR_TEXT.replace("TYPE", str(dtype)), **words)
-    return Products(text, ("__shared__ Halves shared;", "attend(x, shared);"), 128, 64, 64, int(words["WIDTH"]))
+    return Products(text, ("__shared__ Halves shared;", "attend(x, shared);"), 128, 64, 64, int(words["WIDTH"]), 4)

@@ -84,6 +84,25 @@ def test_sizes_and_attributes(make, dtype) -> None:
 
 
 @needs_shim
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_few_queries_and_many_keys(dtype) -> None:
+    """Parts of the keys by different blocks, some of them with nothing to do."""
+    found = []
+    for t in (511, 512, 1300):
+        q = qkv(b=1, s=2, t=t, d=16, e=20, dtype=dtype)
+        mask = rand(2, t) > 0
+        mask[1] = False
+        mask[0, 300:] = False
+        found += [
+            attention(q),
+            attention(q, {"left_window_size": 100}),
+            attention([*q, mask], results=3),
+            attention(q, {"is_causal": 1}),
+        ]
+    check(found)
+
+
+@needs_shim
 def test_blind_rows_infinities_nan_and_heads_in_the_last_axis() -> None:
     check(others())
 
