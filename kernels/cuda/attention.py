@@ -1,19 +1,20 @@
 """Attention with an online softmax (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022): a block takes a tile of
 queries of one head of keys and walks over the keys that they may see. Query heads that share keys are rows of one tile.
 
-The frame and the masks stand here; the products are those of `attention_tiles.py`, in f32 (f64 for f64) for heads of any size.
+The frame and the masks stand here; the products are those of `attention_tiles.py`: on tensor cores for 16-bit floats where heads
+are not too large, else in f32 (f64 for f64).
 """
 
 from __future__ import annotations
 
 from ...ir.core import Node
 from ...ir.reduction import Reduction
-from ...ir.types import BOOL, F64, DType
+from ...ir.types import BF16, BOOL, F16, DType
 from ..attention import Extent, extent_of, key_ends, refuse_attention
 from ..operands import fill_in, first_int, first_result, slot_of
 from ..printer import literal
 from ..spec import Call, KernelSource, Launch, Refusal
-from .attention_tiles import TILE_TEXT, TILE_THREADS
+from .attention_tiles import MOST, Products, tensor_cores, tiles
 from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, kernel
@@ -88,29 +89,34 @@ def build(node: Node) -> KernelSource | Refusal:
     if refusal is not None:
         return refusal
     dtype = node.operands[0].tensor.dtype  # type: ignore[union-attr]
-    tile, columns = _tile(node, dtype)
+    products = _products(node, dtype)
 
     def bind(call: Call) -> Launch:
-        return _bind(extent_of(node, call), 16 * tile, 16, columns, len(node.results))
+        return _bind(extent_of(node, call), products, len(node.results))
 
-    return KernelSource(lambda: _text(node, dtype, tile, columns), bind, "tiles")
-
-
-def _tile(node: Node, dtype: DType) -> tuple[int, int]:
-    """Rows and columns that a thread has of a tile, and columns of values that a block computes."""
-    tile = 2 if dtype is F64 else 4
-    size = node.results[0].tensor.shape[-1]
-    if node.results[0].tensor.rank == 3 and isinstance(size, int):
-        size //= node.attr("q_num_heads")
-    return tile, 16 * tile * (1 if isinstance(size, int) and size <= 16 * tile else 2)
+    return KernelSource(lambda: _text(node, dtype, products), bind, "tensor cores" if products.threads == 128 else "tiles")
 
 
-def _bind(x: Extent, height: int, small: int, columns: int, results: int) -> Launch:
+def _products(node: Node, dtype: DType) -> Products:
+    """What multiplies, by the element type and what is known of the heads' sizes."""
+    sizes = []
+    for i, heads in ((0, node.attr("q_num_heads")), (2, node.attr("kv_num_heads"))):
+        t = node.operands[i].tensor  # type: ignore[union-attr]
+        last = t.shape[-1]  # type: ignore[index]
+        sizes.append(last if t.rank == 4 else last // heads if isinstance(last, int) else None)
+    known = [n for n in sizes if isinstance(n, int)]
+    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST:
+        return tensor_cores(dtype, max(known), ("k", "v", *(("pk", "pv") if node.operand(4) is not None else ())))
+    return tiles(dtype, sizes[1] if isinstance(sizes[1], int) else None)
+
+
+def _bind(x: Extent, tile: Products, results: int) -> Launch:
     """Blocks that attend, then those that copy keys and values that are results."""
     pairs, rows = x.q.batch * x.k.heads, x.groups * x.q.length
     # Small tiles where there are few queries, or too few blocks for a GPU.
-    few = rows <= 2 * small or pairs * blocks_for(rows, height) < 64
-    blocks, chunks = blocks_for(rows, small if few else height), blocks_for(x.v.size, columns)
+    few = rows <= 2 * tile.small or pairs * blocks_for(rows, tile.rows) < 64
+    blocks = blocks_for(rows, tile.small if few else tile.rows)
+    chunks = blocks_for(x.v.size, tile.columns)
     attending = checked_size(pairs * blocks * chunks)
     copied = max(checked_size(pairs * x.total * n) for n in (x.k.size, x.v.size)) if results > 1 else 0
     checked_size(x.q.length)
@@ -120,7 +126,7 @@ def _bind(x: Extent, height: int, small: int, columns: int, results: int) -> Lau
     return Launch((*map(fast_div, divisors), *ints), attending + blocks_for(copied, COPIED))
 
 
-def _text(node: Node, dtype: DType, tile: int, columns: int) -> str:
+def _text(node: Node, dtype: DType, products: Products) -> str:
     acc, first, result = Reduction.accumulator(dtype), first_int(node), first_result(node)
     operands = {name: slot_of(node, i) for i, name in enumerate(("q", "k", "v", "mask", "pk", "pv", "lens")) if node.operand(i)}
     operands |= {name: result + j for j, name in enumerate(("y", "new_k", "new_v")[: len(node.results)])}
@@ -131,11 +137,12 @@ def _text(node: Node, dtype: DType, tile: int, columns: int) -> str:
     frame = _FRAME
     for word, lines in _words(node, dtype, acc).items():
         frame = _insert(frame, word, lines)
-    frame = fill_in(_insert(frame, "MEMBERS", members), INITIAL=initial, COPIED=COPIED, COPIERS=TILE_THREADS, ACC=acc)
+    frame = fill_in(_insert(frame, "MEMBERS", members), INITIAL=initial, COPIED=COPIED, COPIERS=products.threads, ACC=acc)
     body = ["Sizes x(p);", "if (blockIdx.x >= x.attending) return copy_new(x, blockIdx.x - x.attending);"]
-    body += ["__shared__ Numbers shared;", "if (x.few) attend<1>(x, shared);", f"else attend<{tile}>(x, shared);"]
-    text = fill_in(TILE_TEXT.replace("TYPE", str(dtype)), TILE=tile, COLUMNS=columns).strip("\n")
-    return kernel(TILE_THREADS, first + len(kinds), body, [frame.replace("TYPE", str(dtype)).strip("\n"), text])
+    body += products.run
+    return kernel(
+        products.threads, first + len(kinds), body, [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
+    )
 
 
 def _words(node: Node, dtype: DType, acc: DType) -> dict[str, list[str]]:

@@ -123,6 +123,25 @@ def test_groups_of_channels() -> None:
 
 
 @needs_shim
+def test_groups_of_channels_that_lie_last() -> None:
+    cases = []
+    for shape in ((2, 8, 3, 5), (1, 12, 7), (2, 48, 20, 30), (1, 4, 130, 170)):
+        for dtype in (np.float32, np.float16):
+            x, s, b = (v.astype(dtype) for v in (rand(*shape), rand(shape[1], seed=1), rand(shape[1], seed=2)))
+            layout, rtol = channels_last(x.ndim), 2e-5 if dtype is np.float32 else 1e-2
+            for name, attrs in (("group_norm", {"num_groups": 2}), ("group_norm", {"num_groups": 4}), ("instance_norm", {})):
+                types = [TensorType(dtype_of(x), x.shape, layout), *(TensorType(dtype_of(x), v.shape) for v in (s, b))]
+                node = make_node(name, [x, s, b], attrs, types=types)
+                node.results[0].type = node.results[0].tensor.with_(layout=layout)
+                source = select(node)
+                assert not isinstance(source, Refusal), source
+                assert source.variant == "rows.last"
+                cases.append(Case(f"{name} {shape}", node, source, [x, s, b], reference(OPS[name], [x, s, b], attrs), rtol, rtol))
+    assert {passes(c) for c in cases} == {1, 3}
+    check(cases)
+
+
+@needs_shim
 def test_batch_norm() -> None:
     x = rand(2, 3, 4, 5)
     params = [rand(3, seed=i) for i in (1, 2, 3)] + [np.abs(rand(3, seed=4)) + 0.5]
