@@ -37,6 +37,7 @@ class Registry:
 
         def register(build: Builder) -> Builder:
             for name in ops:
+                assert name not in self.builders, f"{name} is announced by {self.builders[name].__module__} too"
                 self.builders[name] = build
             return build
 

@@ -71,8 +71,9 @@ def floats(site: Site, found: Builder, sums: str, precision: str) -> Work:
     `precision` is tf32."""
     dtype = site.result.dtype
     tensor = TF32 if dtype is F32 and precision == "tf32" else TENSOR.get(dtype, "")
+    how = ".tf32" if tensor == TF32 else ".tensor" if tensor else ""
     return Work(site, *site.index[:2], sums, lambda channel: written.steps(found, site.result.dtype, channel),
-                written.leaves(site.outer, found), variant=site.anchor.op.name, tensor=tensor)  # fmt: skip
+                written.leaves(site.outer, found), variant=site.anchor.op.name + how, tensor=tensor)  # fmt: skip
 
 
 class Matmul:

@@ -61,18 +61,11 @@ template <class Source, class E, int SIDE> struct Feeder {
             }
             return;
         }
-#pragma unroll 1
-        for (int i = 0; i < COUNT; i++) {
-            Pack<E, WIDE> out;
-            auto place = source.place(first + (ALONG ? line + i * STRIDE : chunk * WIDE));
-            auto depth = source.depth(from + (ALONG ? chunk * WIDE : line + i * STRIDE));
-#pragma unroll
-            for (int j = 0; j < WIDE; j++) {
-                if (ALONG && j) depth = source.depth(from + chunk * WIDE + j);
-                if (!ALONG && j) place = source.place(first + chunk * WIDE + j);
-                out.set(j, source.get(place, depth));
-            }
-            *(Pack<E, WIDE>*)(to + i * STRIDE * PITCH) = out;
+#pragma unroll 2
+        for (int i = 0; i < COUNT * WIDE; i++) {
+            u32 l = line + i / WIDE * STRIDE, c = chunk * WIDE + i % WIDE;
+            typename Source::Sum x = source.get(source.place(first + (ALONG ? l : c)), source.depth(from + (ALONG ? c : l)));
+            ((M*)(part + l * PITCH))[c] = E::encode(x);
         }
     }
 };

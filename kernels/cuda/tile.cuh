@@ -8,6 +8,7 @@
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
 // the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction.
 constexpr int BLOCK = 256, DEPTH = 16;
+constexpr int RESIDENT = 2;  // blocks of a multiprocessor: at most 128 registers a thread, so that one computes where the other waits
 constexpr u32 NONE = 0xffffffff;
 
 // Numbers at regular steps; E is their element type, S the type of the sums.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
 
 import graphmill as gm
+import ml_dtypes
 import numpy as np
 import pytest
 from graphmill.engine.cuda import Cuda, CudaArray
@@ -324,3 +326,20 @@ def test_precision(precision: str, low: float, high: float) -> None:
 
     assert low <= error(compiled(text, precision=precision)) <= high
     assert error(compiled(text, precision=precision, keep_fp32=["y"])) <= 1e-6
+
+
+@needs_shim
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_widens_joins_a_product(target: str, dtype: str) -> None:
+    """gelu of 16-bit floats is computed in f32: in a product's epilogue it is rounded once."""
+    text = f"""m ({dtype}[40, 16] x, {dtype}[16, 24] w) => ({dtype}[40, 24] y) {{ a = MatMul (x, w)  y = Gelu (a) }}"""
+    model = onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    exe = gm.compile(model, target, device="shim")
+    assert len(list(exe.plan.kernels())) == 1
+    rng, kind = np.random.default_rng(0), np.dtype(dtype)
+    x, w = rng.standard_normal((40, 16)).astype(kind), rng.standard_normal((16, 24)).astype(kind)
+    a = x.astype(np.float64) @ w.astype(np.float64)
+    want = a * 0.5 * (1 + np.vectorize(math.erf)(a / math.sqrt(2)))
+    unit = float(ml_dtypes.finfo(kind).eps)
+    np.testing.assert_allclose(exe.run({"x": x, "w": w})["y"].astype(np.float64), want, rtol=unit, atol=unit * 1e-2)

