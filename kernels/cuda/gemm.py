@@ -11,14 +11,13 @@ from ...ir.types import F32, F64, FLOATS, INTEGERS
 from .. import quantized
 from ..epilogue import Builder, Site, epilogue_of, site_of
 from ..operands import first_int, first_result, refuse_layouts
-from ..products import Sizes, channel_axis, refuse_epilogue, scaled_sums
+from ..products import Sizes, channel_axis, scaled_sums
 from ..spec import Call, KernelSource, Launch, Refusal
 from . import epilogue as written
 from .target import serves
 from .text import checked_size
 from .tiles import FEW, TENSOR, TF32, Product, Work
 
-can_fuse_epilogue = refuse_epilogue
 LARGE, TALL, SMALL = (128, 128), (128, 64), (64, 64)
 
 
