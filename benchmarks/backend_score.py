@@ -240,7 +240,7 @@ def main() -> None:
     cases = [c for c in all_cases() if not a.only or re.search(a.only, c.name)]
     part, parts = map(int, a.part.split("/"))
     todo = {id(c) for c in cases[part - 1 :: parts]}
-    if a.again:
+    if a.again and Path(a.again).exists():
         old = {(c["kind"], c["name"]): c for c in json.loads(Path(a.again).read_text()) if c["status"] == "passed"}
         cases = [Case(**old[c.kind, c.name]) if (c.kind, c.name) in old else c for c in cases]
         todo = {id(c) for c in cases[part - 1 :: parts]}

@@ -1,7 +1,7 @@
 """Runs the real models on graphmill and on ONNX Runtime and compares their answers.
 
-usage: python benchmarks/real_models.py [--max-mb 10] [--target cpu|cuda|reference] [--device gpu|shim] [--markdown OUT.md]
-                                        [--json OUT.json] [NAME ...]
+usage: python benchmarks/real_models.py [--min-mb 0] [--max-mb 10] [--target cpu|cuda|reference] [--device gpu|shim]
+                                        [--markdown OUT.md] [--json OUT.json] [NAME ...]
 
 The oracle is ONNX Runtime, unoptimised and on one thread. What int8 models answer depends on more than the model: sums saturate on
 hosts without VNNI, a hidden state that is quantized anew in each step turns one rounding into another number, and a batch cut for
@@ -167,6 +167,7 @@ def markdown(results: list[Result]) -> str:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("names", nargs="*")
+    ap.add_argument("--min-mb", type=float, default=0)
     ap.add_argument("--max-mb", type=float, default=float("inf"))
     ap.add_argument("--target", default="cpu")
     ap.add_argument("--device", default="gpu")
@@ -175,6 +176,8 @@ def main() -> None:
     a = ap.parse_args()
     results = []
     for entry in realset.entries(tuple(a.names), a.max_mb):
+        if entry["mb"] < a.min_mb:
+            continue
         started = time.perf_counter()
         try:
             r = check(entry, realset.folder(), a.target, a.device)

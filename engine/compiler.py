@@ -164,9 +164,9 @@ def select_for(options: Options) -> Selector | None:
 
         return selector(options.accuracy)
     if options.target == "cuda":
-        from ..kernels.cuda.target import select
+        from ..kernels.cuda.target import selector as cuda_selector
 
-        return select
+        return cuda_selector(options.precision, options.keep_fp32)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -174,6 +174,10 @@ class Cuda:
     def resolve(self, bound: Bound, arena: CudaArray) -> CudaResolved:
         return CudaResolved(self.driver, bound, arena)
 
+    def close(self) -> None:
+        self._constants.clear()
+        self.driver.close()
+
     def execute(self, step: KernelStep, operands: list[Any], results: list[Any], launch: Launch, threads: int) -> int:
         scratch = self.empty(max(launch.scratch, ALIGN))
         if step.source.checked:
@@ -209,8 +213,7 @@ class CudaResolved:
         if key in self._captured:
             self._captured.move_to_end(key)
             return self._again(key)
-        for word, i, at in self._patches:
-            self._words[word] = addresses[i] + at
+        self._patch(addresses)
         self._driver.run(self._commands)
         self._captured[key] = None
         if len(self._captured) > MOST_GRAPHS:
@@ -219,10 +222,17 @@ class CudaResolved:
     def _again(self, key: tuple[int, ...]) -> None:
         """Runs as the last time for these addresses: what comes a second time is captured."""
         if self._captured[key] is None:
-            for word, i, at in self._patches:
-                self._words[word] = key[i] + at
-            self._captured[key] = self._driver.capture(self._commands)
+            self._captured[key] = self.capture(key)
         self._captured[key]()
+
+    def capture(self, addresses: Sequence[int]) -> Callable[[], None]:
+        """A run for these addresses as one call."""
+        self._patch(addresses)
+        return self._driver.capture(self._commands)
+
+    def _patch(self, addresses: Sequence[int]) -> None:
+        for word, i, at in self._patches:
+            self._words[word] = addresses[i] + at
 
     def faults(self) -> list[int]:
         flags = np.zeros(1, np.int64)

@@ -83,6 +83,9 @@ class Device(Protocol):
     def resolve(self, bound: Bound, arena: Any) -> Resolved:
         """A bound segment for an arena."""
 
+    def close(self) -> None:
+        """Gives back all memory but that of arrays which were handed out."""
+
     def execute(self, step: KernelStep, operands: list[Any], results: list[Any], launch: Launch, threads: int) -> int:
         """Runs one kernel by itself; the length that it reports (see `KernelSource.trim`). Raises RunError with the kernel's
         message where it found its operands' contents wrong."""
@@ -124,6 +127,9 @@ class Cpu:
 
     def resolve(self, bound: Bound, arena: np.ndarray) -> CpuResolved:
         return CpuResolved(bound, arena)
+
+    def close(self) -> None:
+        pass
 
     def execute(self, step: KernelStep, operands: list[Any], results: list[Any], launch: Launch, threads: int) -> int:
         scratch = self.empty(max(launch.scratch, ALIGN))

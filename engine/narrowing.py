@@ -12,6 +12,7 @@ from ..ir import interp
 from ..ir.core import Module, Node
 from ..ir.errors import InputError
 from ..ir.types import TensorType
+from .binding import read_inputs
 from .compiler import load, optimize
 from .options import DEFAULT_PIPELINE, PRECISIONS, Options
 from .report import CompileReport
@@ -61,8 +62,10 @@ def precision_report(model: Any, inputs: Mapping[str, Any], precision: str = "fp
         if observe is not None:
             observe(node.name)
 
-    interp.run(_prepared(model, PREPARE, shapes, CompileReport()), inputs, hook=remember)
-    interp.run(narrow, inputs, hook=compare)
+    wide = _prepared(model, PREPARE, shapes, CompileReport())
+    given = read_inputs(wide, inputs)
+    interp.run(wide, given, hook=remember)
+    interp.run(narrow, given, hook=compare)
     return rows
 
 

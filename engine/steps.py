@@ -327,7 +327,8 @@ def _seen(x: Any) -> Any:
     """A value as inference sees it: of what lies in a device's memory the contents only where they may say something of sizes."""
     if isinstance(x, (np.ndarray, Shaped)) or not hasattr(x, "numpy"):
         return x
-    return fetch(x) if x.dtype.kind in "iub" and x.size <= MAX_CONTENTS else Shaped(x.shape, x.dtype)
+    few = x.size <= (MAX_CONTENTS if x.dtype.kind in "iub" else 1)  # `range` and `one_hot` take one float as a size, too
+    return fetch(x) if few else Shaped(x.shape, x.dtype)
 
 
 class _UnknownRank(Exception):

@@ -1,4 +1,4 @@
-"""What all targets see alike of an attention node: what no kernel serves, how heads lie, which keys a query may see."""
+"""What all targets see alike of attention and rotary positions: what no kernel serves, how heads lie, which keys a query sees."""
 
 from __future__ import annotations
 
@@ -105,3 +105,40 @@ def key_ends(node: Node) -> list[str]:
     if node.attr("right_window_size") >= 0:
         ends.append(f"s + offset + {node.attr('right_window_size') + 1}")
     return ends
+
+
+# ---- rotary positions
+
+
+def refuse_rotary(node: Node) -> Refusal | None:
+    """Why there is no kernel for a rotary_embedding, None where there is one."""
+    x, cos, sin = (v.tensor for v in node.operands[:3])  # type: ignore[union-attr]
+    refusal = refuse_layouts(node)
+    if refusal is None and len({x.dtype, cos.dtype, sin.dtype}) > 1:
+        refusal = Refusal("the caches are of another type", {"x": x, "cos_cache": cos, "sin_cache": sin})
+    return refusal
+
+
+class Rotary(NamedTuple):
+    """The sizes of a call; `half` of the `size` elements of a head are the left of a pair, each cache holds so many `positions`."""
+
+    batch: int
+    heads: int
+    length: int
+    size: int
+    half: int
+    positions: int
+    batch_step: int
+    head_step: int
+    step: int
+
+
+def rotary_of(node: Node, call: Call) -> Rotary:
+    """The sizes of a rotary_embedding at those of the call."""
+    shape, cache = call.operands[:2]
+    assert shape is not None and cache is not None
+    x = _lie(shape, node.attr("num_heads"))
+    half = (node.attr("rotary_embedding_dim") or x.size) // 2
+    return Rotary(
+        x.batch, x.heads, x.length, x.size, half, cache[0] if node.operand(3) is not None else x.batch * x.length, *x.steps
+    )

@@ -6,12 +6,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..ir.core import Node
 from ..ir.types import TensorType
 from .spec import KernelSource, Refusal
 
-Builder = Callable[[Node], KernelSource | Refusal]
+Builder = Callable[..., KernelSource | Refusal]  # of a node
+
+
+def key_of(node: Node) -> str:
+    """The name under which builders of kernels for a node are announced."""
+    return f"fused.{node.attr('kernel')}" if node.op.name == "fused" else node.op.name
 
 
 @dataclass
@@ -31,6 +37,7 @@ class Registry:
 
         def register(build: Builder) -> Builder:
             for name in ops:
+                assert name not in self.builders, f"{name} is announced by {self.builders[name].__module__} too"
                 self.builders[name] = build
             return build
 
@@ -42,14 +49,14 @@ class Registry:
         for v in [*node.operands, *node.results]:
             if v is not None and (not isinstance(v.type, TensorType) or v.type.shape is None):
                 return Refusal(f"%{v.name} has type {v.type}, expected a tensor of known rank")
-        name = f"fused.{node.attr('kernel')}" if node.op.name == "fused" else node.op.name
+        name = key_of(node)
         build = self.builders.get(name) or (self.builders["fused.loops"] if node.op.is_elementwise else None)
         return build or Refusal(f"there is no {self.title} kernel for {name}")
 
-    def select(self, node: Node) -> KernelSource | Refusal:
-        """The kernel that serves `node`, or why there is none."""
+    def select(self, node: Node, *more: Any) -> KernelSource | Refusal:
+        """The kernel that serves `node`, or why there is none; `more` is handed on to the function that makes it."""
         build = self.builder(node)
-        return build if isinstance(build, Refusal) else build(node)
+        return build if isinstance(build, Refusal) else build(node, *more)
 
     def _load(self) -> None:
         if not self._loaded:

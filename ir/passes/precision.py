@@ -100,8 +100,11 @@ class _Narrowing:
         """Gives a node 16-bit operands and results; takes that back where the operator has no such form."""
         operands, types = list(node.operands), [r.type for r in node.results]
         for i, v in enumerate(operands):
-            if v is not None and _dtype(v) is F32:
+            taken = node.op.operands[min(i, len(node.op.operands) - 1)].dtypes  # the last one may be many
+            if v is not None and _dtype(v) is F32 and self.to in taken:
                 node.set_operand(i, self._as(v, self.to, node))
+            elif v is not None and v in self.narrowed and self.to not in taken:
+                node.set_operand(i, self._as(v, F32, node))
         try:
             infer_node(node)
         except InferenceError as e:

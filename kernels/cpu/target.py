@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ...ir.core import Node
-from ...ir.layout import Layout, channels_last
-from ...ir.types import TensorType
 from ..registry import Registry
 from ..spec import KernelSource, Refusal
+from ..target import KernelTarget
 
 # What compiles kernels, and so needs llvmlite; all other files of this folder are imported for the first node asked for.
 COMPILING = frozenset({"atomics", "emit", "language", "polynomials", "shuffle", "values", "vector", "objects", "worker"})
@@ -42,35 +41,21 @@ def _exact(text: str) -> str:
     return text
 
 
-class CpuTarget:
-    """The CPU as passes see it (`ir.target.Target`)."""
+class CpuTarget(KernelTarget):
+    """The CPU as passes see it."""
 
     name = "cpu"
 
-    def refuses(self, node: Node) -> str | None:
-        """None where a kernel serves the node, else why none does."""
-        answer = select(node)
-        return str(answer) if isinstance(answer, Refusal) else None
+    def select(self, node: Node) -> KernelSource | Refusal:
+        return select(node)
 
-    def refuses_epilogue(self, anchor: Node, node: Node, chain: int) -> str | None:
-        """None where the elementwise `node` can join the anchor's kernel, reading its chain as operand `chain`."""
+    def epilogue(self, anchor: Node, node: Node, chain: int) -> Refusal | None:
         from .gemm import can_fuse_epilogue
 
-        answer = can_fuse_epilogue(anchor, node, chain)
-        return None if answer is None else str(answer)
-
-    def layout_of(self, node: Node) -> Layout | None:
-        """Convolutions and pools are fastest with their channels last."""
-        x = node.operands[0] if node.operands else None
-        if node.op.name not in CHANNELS_LAST or x is None or not isinstance(x.type, TensorType) or x.type.rank is None:
-            return None
-        return channels_last(x.type.rank)
+        return can_fuse_epilogue(anchor, node, chain)
 
     def reads_row_major(self, node: Node) -> bool:
         """Convolutions of few channels read row-major inputs as fast as others."""
         from .conv import is_direct
 
         return is_direct(node, node.operands[1] if len(node.operands) > 1 else None)
-
-
-CHANNELS_LAST = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})

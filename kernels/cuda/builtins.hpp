@@ -98,7 +98,7 @@ template <class T> static T atomicCAS(T* p, T expected, T v) {
     return old;
 }
 
-// Vectors of 8 and 16 bytes, which are read and written at once.
+// Vectors, which are read and written at once, up to 16 bytes.
 #define SHIM_VECTOR(T, name)                                                                                     \
     struct alignas(2 * sizeof(T)) name##2 { T x, y; };                                                           \
     struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) name##4 { T x, y, z, w; };                           \
@@ -106,9 +106,14 @@ template <class T> static T atomicCAS(T* p, T expected, T v) {
     static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SHIM_VECTOR(float, float)
 SHIM_VECTOR(double, double)
+SHIM_VECTOR(signed char, char)
+SHIM_VECTOR(unsigned char, uchar)
+SHIM_VECTOR(short, short)
+SHIM_VECTOR(unsigned short, ushort)
 SHIM_VECTOR(int, int)
 SHIM_VECTOR(unsigned, uint)
 SHIM_VECTOR(long long, longlong)
+SHIM_VECTOR(unsigned long long, ulonglong)
 #undef SHIM_VECTOR
 
 // ---- 16-bit floats, to nearest even ----------------------------------------------------------------------------------------------

@@ -7,40 +7,33 @@ channel][output channel], of which neighbouring threads read neighbours. Depthwi
 
 from __future__ import annotations
 
-import functools
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from ...ir.core import Node
 from ...ir.types import F64
 from ..convolutions import Geometry, biased_sums, geometry, grouped_weight, refuse_conv
-from ..epilogue import Builder, Site, epilogue_of, site_of
+from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch, Refusal
-from . import epilogue as written
+from .gemm import LARGE, SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
 from .text import checked_size
-from .tiles import Product
+from .tiles import Product, Work, piece
 
 # A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
-TILES = ((128, 64), (64, 64))
+TILES = (TALL, SMALL)
 MOST_SIZE = 1 << 28  # of a spatial axis
 MOST_STRIDES = 48  # of a transposed convolution, all axes together: each phase has its words among the parameters
 
 
-@functools.cache
-def windows_text() -> str:
-    """The text of windows.cuh."""
-    return (Path(__file__).parent / "windows.cuh").read_text()
-
-
 @serves("conv", "conv_transpose")
-def build(node: Node) -> KernelSource | Refusal:
-    """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major."""
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major. With precision
+    "tf32" f32 is multiplied with 10 bits of mantissa, but for depthwise ones."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
@@ -54,7 +47,9 @@ def build(node: Node) -> KernelSource | Refusal:
         return found
     from .depthwise import build_depthwise, is_depthwise
 
-    return build_depthwise(site, found) if is_depthwise(site) else _Conv(site, found).source()
+    if is_depthwise(site):
+        return build_depthwise(site, found)
+    return Conv(floats(site, found, "f64" if site.result.dtype is F64 else "f32", precision)).source()
 
 
 # ---- axes and phases ----------------------------------------------------------------------------------------------------
@@ -105,21 +100,21 @@ def input_steps(g: Geometry, last: bool, axes: int) -> list[int]:
 # ---- the product --------------------------------------------------------------------------------------------------------
 
 
-class _Conv:
+class Conv:
     """A convolution in tiles: entry `batch` of the product is a group, of a transposed one a group and a phase."""
 
-    def __init__(self, site: Site, epilogue: Builder):
-        self.site, self.epilogue, self.dtype = site, epilogue, site.result.dtype
+    def __init__(self, work: Work):
+        self.work, self.site, site = work, work.site, work.site
         self.transposed, self.group = site.anchor.op.name == "conv_transpose", site.anchor.attr("group")
-        self.x_last, self.y_last = (t.layout is not None for t in (site.operand(0).tensor, site.result))
+        self.x_last, self.y_last = (t.layout is not None for t in (site.outer.operands[work.x].tensor, site.result))
         self.axes = site.result.rank - 2
-        self.packed = site.operand(1).is_const
+        self.packed = site.outer.operands[work.w].is_const
         self.counts = phase_counts(site, self.axes)
         self.product = self._product()
 
     def source(self) -> KernelSource:
-        pack = {self.site.index[1]: self._pack} if self.packed else {}
-        return KernelSource(self.product.text, self.bind, "conv.transposed" if self.transposed else "conv", pack)
+        pack = {self.work.w: self._pack} if self.packed else {}
+        return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _pack(self, w: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(grouped_weight(w, self.group, self.transposed))
@@ -127,7 +122,7 @@ class _Conv:
     def bind(self, call: Call) -> Launch:
         for shape in (*call.operands, *call.results):
             checked_size(math.prod(shape or ()))
-        g = geometry(self.site.anchor, call.operands[self.site.index[0]], call.operands[self.site.index[1]])
+        g = geometry(self.site.anchor, call.operands[self.work.x], call.operands[self.work.w])
         columns, depth = g.out_channels // g.group, g.taps * g.per_group
         places = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if self.transposed else g.outputs
         pixels = math.prod(g.outputs)
@@ -140,16 +135,22 @@ class _Conv:
             w_out, w_in, w_tap, w_group = depth, g.taps, 1, columns * depth
         words = [w for a in range(3 - self.axes, 3) for w in axis_words(g, a, self.transposed)]
         extra = [*out, *input_steps(g, self.x_last, self.axes), w_out, w_in, w_tap, w_group, *g.outputs[3 - self.axes :], *words]
+        if self.work.tensor:
+            wide = 16 // self.work.item
+            aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
+            extra.append(aligned + 2 * (self.packed and columns % wide == 0))
+        extra += self.work.more(call, 1, g.out_channels)
         phases = math.prod(self.counts)
         return self.product.launch(g.n * math.prod(places), columns, depth, g.group * phases, extra)
 
     def _product(self) -> Product:
-        node, d = self.site.outer, self.dtype
+        node, work = self.site.outer, self.work
         axes = [f"_{a}" for a in range(self.axes)]
         names = ["out_channels", "pixels", None, None, "images", "per_group", "x_n", "x_c", *(f"x{a}" for a in axes)]
         names += ["w_out", "w_in", "w_tap", "w_group", *(f"out{a}" for a in axes)]
         at = Product.words_at(first_int(node), len(names))
         names += [None] * sum(6 + 6 * n for n in self.counts)
+        names += [*(["wide"] if work.tensor else []), *work.names]
         phases = math.prod(self.counts)
         after = [f"const u32 phase = batch % {phases};", f"const u32 group = batch / {phases};"] if phases > 1 else []
         after += axes_text(self.counts, at)
@@ -160,20 +161,23 @@ class _Conv:
         rows, depth = ("rows_here", "depth_here") if self.transposed else ("rows", "depth")
         channels = f"FastDiv(p[{self._word(3)}])"
         steps = ", ".join(f"x{a}" for a in axes)
-        x = f"(const E::Memory*)p[{self.site.slot(0)}] + {group} * per_group * x_c"
-        w = f"(const E::Memory*)p[{self.site.slot(1)}] + {group} * w_group"
-        setup = [f"const Window<E, S, {_bool(self.x_last)}, {self.axes}> left = "
-                 f"{{{x}, {rows}, {depth}, {channels}, axes, x_n, x_c, {{{steps}}}}};"]  # fmt: skip
+        x, w = f"{work.memory(work.x)} + {group} * per_group * x_c", f"{work.memory(work.w)} + {group} * w_group"
+        kind = f"Window<{work.element(work.x)}, S, {_bool(self.x_last)}, {self.axes}>"
+        values = f"{x}, {rows}, {depth}, {channels}, axes, x_n, x_c, {{{steps}}}"
+        setup = [work.loader(work.x, "left", kind, values, "1")]
         if self.packed and not self.transposed:
-            setup.append(f"const Strided<E, S, false> right = {{{w}, columns, depth, 1, columns}};")
+            kind, values = f"Strided<{work.element(work.w)}, S, false>", f"{w}, columns, depth, 1, columns"
         else:
-            loader = f"Weights<E, S, {_bool(not self.packed)}, {self.axes}>"
-            setup.append(f"const {loader} right = {{{w}, columns, {depth}, {channels}, axes, w_out, w_in, w_tap}};")
-        return Product(d, "f64" if d is F64 else "f32", first_int(node), first_result(node), names, setup, self._place(group),
-                       written.steps(self.epilogue, d, f"{group} * columns + column"),
-                       TILES if d is not F64 else TILES[1:], down=not self.y_last,
-                       after=[*after, *written.leaves(node, self.epilogue)], helpers=[windows_text()], rows=rows, depth=depth,
-                       cut=not self.transposed)  # fmt: skip
+            kind = f"Weights<{work.element(work.w)}, S, {_bool(not self.packed)}, {self.axes}>"
+            values = f"{w}, columns, {depth}, {channels}, axes, w_out, w_in, w_tap"
+        setup.append(work.loader(work.w, "right", kind, values, "columns", f"{group} * columns"))
+        if work.tensor:
+            setup.append(f"const i64 left_at = (i64)({x}), right_at = (i64)({w});")
+        tiles = (LARGE, SMALL) if work.tensor else TILES[1:] if work.sums == "f64" else TILES
+        return Product(self.site.result.dtype, work.sums, first_int(node), first_result(node), names, setup, self._place(group),
+                       work.finish(f"({group} * columns + column)"), tiles, down=not self.y_last,
+                       after=[*after, *work.before], helpers=[piece("windows")], rows=rows, depth=depth,
+                       cut=not self.transposed, tensor=work.tensor, along=(self.x_last, not self.packed))  # fmt: skip
 
     def _word(self, i: int) -> int:
         return Product.words_at(first_int(self.site.outer), i)

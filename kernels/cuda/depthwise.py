@@ -17,10 +17,10 @@ from ..epilogue import Builder, Site
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch
 from . import epilogue as written
-from .conv import axis_words, input_steps, phase_counts, windows_text
+from .conv import axis_words, input_steps, phase_counts
 from .source import fast_div
 from .text import blocks_for, checked_size, indent, kernel
-from .tiles import tile_text
+from .tiles import piece
 
 THREADS = 256
 
@@ -126,4 +126,4 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
     body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
     body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], channel + j, unit * {wide} + j));"]
     body += [f"store_pack(y, unit * {wide}, out);"]
-    return kernel(THREADS, words, body, [tile_text(), windows_text(), f"using E = element_{d};"])
+    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), f"using E = element_{d};"])

@@ -50,6 +50,9 @@ class Driver(Protocol):
     def synchronize(self) -> None:
         """Returns when all that was asked for is done."""
 
+    def close(self) -> None:
+        """Waits, and gives memory that nobody holds back to the system."""
+
     def wait(self, stream: int) -> None:
         """What is asked for from now on comes after what is under way on another stream, as CUDA's array interface numbers it."""
 
@@ -104,7 +107,10 @@ class Accounts:
         """Nothing is ever under way."""
 
     def wait(self, stream: int) -> None:
-        """As above."""
+        """Nothing is under way there either."""
+
+    def close(self) -> None:
+        self.freed.clear()
 
     def check_command(self, c: Command) -> None:
         for i, address in enumerate(c.words[: c.pointers].tolist()):

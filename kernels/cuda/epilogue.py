@@ -20,15 +20,15 @@ def leaves(node: Node, builder: Builder) -> list[str]:
     return [f"const i64 leaf{k} = p[{slot_of(node, i)}];" for k, (_, i) in enumerate(builder.leaves)]
 
 
-def steps(builder: Builder, dtype: DType, channel: str) -> list[str]:
-    """The statements that make a result of the sum `acc` of `row` and `column`, whose place is `to`, and return it; `channel` is
+def steps(builder: Builder, dtype: DType, channel: str, acc: str = "acc") -> list[str]:
+    """The statements that make a result of the sum `acc`, of `row` and `column`, whose place is `to`, and return it; `channel` is
     the number of its channel. Computed in f32, in f64 for f64, and rounded by who stores it."""
     at = {"scalar": "0", "channel": channel, "row": "row", "full": "to"}
     lines, names = [], []
     for step in builder.program:
         fn, args = step[0], step[1:]
         if fn == "acc":
-            text = "acc"
+            text = acc
         elif fn == "const":
             text = literal(float.fromhex(args[0]), dtype)
         elif fn in at:

@@ -1,5 +1,5 @@
-"""Reading by index: gather, gather_nd, gather_elements, array_feature_extractor, one_hot. Neighbouring threads write neighbours and,
-in a slice, read them; an index that is out of range is noted in scratch memory, never followed."""
+"""Reading by index: gather, gather_nd, gather_elements, array_feature_extractor, one_hot. Neighbouring threads write neighbours
+and, in a slice, read them; an index that is out of range is noted in scratch memory, never followed."""
 
 from __future__ import annotations
 

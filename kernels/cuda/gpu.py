@@ -79,6 +79,11 @@ class Gpu:
         with self._device:
             self._stream.synchronize()
 
+    def close(self) -> None:
+        self.synchronize()
+        with self._device:
+            self._pool.free_all_blocks()
+
     def wait(self, stream: int) -> None:
         with self._device:
             self._stream.wait_event(self._external(stream).record())

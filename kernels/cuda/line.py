@@ -21,6 +21,7 @@ from ..spec import Launch
 from .text import checked_size, declared, indent
 
 THREADS = 256
+# Reasoned, not measured: no GPU was at hand.
 EACH = 32  # elements of a held line that a thread has in registers, of which there are 255
 EACH_F64 = 8  # functions of f64 are long, and stand there once for each
 ENOUGH = 1 << 15  # threads that keep a GPU busy while they wait for memory: 132 processors of 8 warps each

@@ -34,10 +34,12 @@ template <int N> struct Words {
 };
 
 #ifndef GRAPHMILL_SHIM
-// One block a multiprocessor is asked for, so that ptxas does not spill registers to make room for more.
+// So many blocks should fit a multiprocessor: one, so that ptxas does not spill registers to make room for more, unless a text has a
+// RESIDENT of its own.
+constexpr int RESIDENT = 1;
 #define KERNEL(threads, words, ...)                                                                                                 \
     static constexpr int THREADS = threads;                                                                                         \
-    extern "C" __global__ void __launch_bounds__(threads, 1) NAME(const __grid_constant__ Words<words> p)
+    extern "C" __global__ void __launch_bounds__(threads, RESIDENT) NAME(const __grid_constant__ Words<words> p)
 extern __shared__ __align__(128) unsigned char shared_memory[];
 #define SHARED(T) ((T*)shared_memory)
 #endif

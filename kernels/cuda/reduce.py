@@ -87,11 +87,9 @@ def offset(name: str, place: str, groups: list[int]) -> list[str]:
     """Lines that sum the offset of a place in the axes `groups`, of sizes n and steps s."""
     if not groups:
         return [f"{name} = 0u"]
-    lines, terms = [f"{name}q = {place}"], []
+    lines = [f"{name}q = {place}"]
     for g in reversed(groups[1:]):
-        lines += [f"{name}q{g} = {name}q / n{g}"]
-        terms += [f"({name}q - {name}q{g} * n{g}.d) * s{g}"]
-        lines += [f"{name}t{g} = {terms[-1]}", f"{name}q = {name}q{g}"]
+        lines += [f"{name}q{g} = {name}q / n{g}", f"{name}t{g} = ({name}q - {name}q{g} * n{g}.d) * s{g}", f"{name}q = {name}q{g}"]
     return [*lines, " + ".join([f"{name} = {name}q * s{groups[0]}", *(f"{name}t{g}" for g in groups[1:])])]
 
 

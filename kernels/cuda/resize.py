@@ -1,136 +1,176 @@
-"""Resize: a thread computes one element of the result from tables of indices and weights, which lie in the device's memory.
-
-What it adds up is added in the CPU kernel's order: for each tap of the last resized axis, a sum over those of the others.
-"""
+"""Resize on CUDA: a thread makes one element of the result, or 16 bytes of neighbours along axes behind all that change (channels
+that lie last). The tables of taps (kernels/resize.py) are as long as an axis: threads find them in the cache."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from ...ir.core import Node
 from ...ir.layout import physical
+from ...ir.recording import greatest
 from ...ir.types import dtype_of
 from ..boxes import strides_of
-from ..operands import fill_in, first_int, first_result
+from ..operands import first_int, first_result
 from ..resize import Resize, Taps, resize_of
-from ..spec import Call, Dims, KernelSource, Launch, Refusal
+from ..spec import Call, KernelSource, Launch, Refusal
 from .source import fast_div
 from .target import serves
-from .text import blocks_for, checked_size, kernel
+from .text import blocks_for, checked_size, indent, kernel
 
 THREADS = 256
 
-# Axes of the result, innermost first, of four words each: divisor, stride of the operand in elements, taps (0: it is not resized),
-# where its indices stand behind the axes; its weights stand at the same place behind the weights.
-_AXIS = """
-u32 n = p[FIRST], axes = p[FIRST + 1], i = blockIdx.x * THREADS + threadIdx.x;
-if (i >= n) return;
-const i64* axis = (const i64*)p[FIRST - 2];
-const i64* indices = axis + 4 * axes;
-"""
-_NEAREST = """
-u32 rest = i;
-i64 at = 0;
-bool outside = false;
-for (u32 k = 0; k < axes; k++, axis += 4) {
-    FastDiv size(axis[0]);
-    u32 q = rest / size;
-    i64 j = rest - q * size.d;
-    if (axis[2]) j = indices[axis[3] + j];
-    outside = outside || j < 0;
-    at += j * axis[1];
-    rest = q;
-}
-st_TYPE(p[OUT], i, outside ? bits_i64_u64(p[FIRST + 2]) : u64(ld_TYPE(p[0], at)));
-"""
-_INTERPOLATE = """
-i64 weights = p[FIRST - 1];
-u32 last = p[FIRST + 3], others = p[FIRST + 4];
-REAL v = REAL(0), fill = ld_REAL(&p.w[FIRST + 2], 0);
-bool outside = false;
-for (u32 t = 0; t < last && !outside; t++) {
-    REAL sum = REAL(0), factor = REAL(1);
-    for (u32 c = 0; c < others && !outside; c++) {
-        REAL weight = REAL(1);
-        i64 at = 0;
-        u32 rest = i, choice = c;
-        bool first = true;
-        for (u32 k = 0; k < axes; k++) {
-            FastDiv size(axis[4 * k]);
-            u32 q = rest / size, taps = axis[4 * k + 2];
-            i64 j = rest - q * size.d;
-            if (taps) {
-                i64 place = axis[4 * k + 3] + j * taps + (first ? t : choice % taps);
-                if (first) factor = ld_REAL(weights, place);
-                else weight = mul(weight, ld_REAL(weights, place));
-                if (!first) choice /= taps;
-                first = false;
-                j = indices[place];
-                outside = outside || j < 0;
-            }
-            at += j * axis[4 * k + 1];
-            rest = q;
-        }
-        if (!outside) sum = add(sum, mul(to_REAL(ld_TYPE(p[0], at)), weight));
-    }
-    v = add(v, mul(sum, factor));
-}
-v = outside ? fill : v;
-st_TYPE(p[OUT], i, NARROW);
-"""
+
+class _Axes:
+    """Axes in memory: those that may change, and runs of others between them, outermost first."""
+
+    def __init__(self, node: Node):
+        x = node.operands[0].tensor  # type: ignore[union-attr]
+        may = changing(node)
+        order = range(x.rank or 0) if x.layout is None else x.layout.perm
+        groups: list[list[int]] = []
+        self.changes: list[bool] = []
+        for i, a in enumerate(order):
+            if groups and a not in may and not self.changes[-1]:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+                self.changes.append(a in may)
+        self.groups = groups
+        self.changing = [g for g, changes in enumerate(self.changes) if changes]
+        self.packed = bool(groups) and not self.changes[-1]
 
 
-def tables(taps: dict[int, Taps], shape: Dims, out: Dims, real: np.dtype) -> tuple[list[int], np.ndarray]:
-    """The words of the axes and of all indices, and all weights, for physical shapes. Axes that stay are taken together."""
-    strides = strides_of(shape)
-    axes: list[list[int]] = []
-    indices: list[np.ndarray] = []
-    at = 0
-    for a in reversed(range(len(out))):
-        t = taps.get(a)
-        if t is None and axes and not axes[-1][2]:
-            axes[-1][0] *= out[a]
-            continue
-        axes.append([out[a], strides[a], t.index.shape[1] if t else 0, at])
-        if t is not None:
-            indices.append(t.index.ravel())
-            at += t.index.size
-    weights = [t.weight.ravel() for a, t in sorted(taps.items(), reverse=True) if t.weight is not None]
-    words = [w for n, stride, count, place in axes for w in (fast_div(n), stride, count, place)]
-    return words + [i for x in indices for i in x.tolist()], np.concatenate([np.zeros(0), *weights]).astype(real)
-
-
-def launch(found: Resize, call: Call, layout: object) -> Launch:
-    """Ints: elements, axes, the bits of the fill; for interpolation, the taps of the last resized axis and those of all others."""
-    shape, out = (physical(s, layout) for s in (call.operands[0], call.results[0]))  # type: ignore[arg-type]
-    if 0 in out:
-        return Launch((0,) * (3 if found.nearest else 5), 0, tables=(np.zeros(1, np.int64), np.zeros(1, found.real)))
-    taps, total = found.taps(call), checked_size(math.prod(out))
-    words, weights = tables(taps, shape, out, found.real)
-    counts = [taps[a].index.shape[1] for a in sorted(taps, reverse=True)] or [1]
-    axes = (len(words) - sum(t.index.size for t in taps.values())) // 4
-    ints = (total, axes, int.from_bytes(found.fill, "little", signed=True), counts[0], math.prod(counts[1:]))
-    given = (np.array(words or [0], np.int64), weights if weights.size else np.zeros(1, found.real))
-    return Launch(ints[: 3 if found.nearest else 5], blocks_for(total, THREADS), tables=given)
+def changing(node: Node) -> set[int]:
+    """The logical axes that may change: all but those whose scale is known to be 1."""
+    x, y = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
+    rank, scales, sizes = x.rank or 0, node.operand(2), node.operand(3)
+    axes = [a % rank for a in node.attr("axes")] or list(range(rank))
+    if node.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return set(axes)
+    if scales is not None and scales.is_const and scales.array is not None and scales.array.size:
+        return {a for a, s in zip(axes, scales.array.tolist(), strict=True) if s != 1}
+    stretch = sizes is not None and scales is None and node.attr("keep_aspect_ratio_policy") == "stretch"
+    return {a for a in axes if not stretch or x.shape[a] != y.shape[a]}  # type: ignore[index]
 
 
 @serves("resize")
 def resize(node: Node) -> KernelSource | Refusal:
+    """The kernel of a resize. An axis that stays, which only `bind` can tell of some, has one tap."""
     found = resize_of(node)
     if isinstance(found, Refusal):
         return found
-    x = node.operands[0].tensor  # type: ignore[union-attr]
-    first = first_int(node, 2)
-    text = fill_in(
-        _AXIS.lstrip("\n") + (_NEAREST if found.nearest else _INTERPOLATE).lstrip("\n"), FIRST=first, OUT=first_result(node)
-    )
-    if found.nearest:
-        text = text.replace("TYPE", f"u{8 * x.dtype.itemsize}")
-    else:
-        text = fill_in(text, NARROW=found.narrow).replace("TYPE", str(x.dtype)).replace("REAL", str(dtype_of(found.real)))
-    words = first + (3 if found.nearest else 5)
-    return KernelSource(
-        kernel(THREADS, words, text.rstrip("\n").split("\n")), lambda call: launch(found, call, x.layout), host=found.host
-    )
+    axes, x = _Axes(node), node.operands[0].tensor  # type: ignore[union-attr]
+    nearest, real, fill = found.nearest, found.real, int.from_bytes(found.fill, "little", signed=True)
+    wide = 16 // x.dtype.itemsize if axes.packed else 1
+
+    def bind(call: Call) -> Launch:
+        """Parameters: elements (or packs) of the result, elements behind all axes that change, fill; of each group of axes the
+        divisor of its size in the result, its step in the operand, its taps. Tables: indices and weights of such axes."""
+        shape, out = physical(tuple(call.operands[0] or ()), x.layout), physical(tuple(call.results[0]), x.layout)
+        taps = found.taps(call) if 0 not in out else {}
+        steps, ints, tables = strides_of(shape), [], []
+        checked_size(math.prod(shape))
+        total, inner = checked_size(math.prod(out)), math.prod([out[i] for i in axes.groups[-1]]) if axes.packed else 1
+        packs = -(-inner // wide)
+        for g, group in enumerate(axes.groups):
+            size = math.prod([out[i] for i in group])
+            t = taps.get(group[0]) or Taps(np.arange(size)[:, None], None if nearest else np.ones((size, 1)))
+            last = axes.packed and g == len(axes.groups) - 1
+            ints += [fast_div(packs if last else size), steps[group[-1]], t.index.shape[1]]
+            if axes.changes[g]:
+                tables += [t.index.astype(np.int32), np.zeros(1, real) if t.weight is None else t.weight.astype(real)]
+        units = total // greatest(inner, 1) * packs
+        return Launch((units, inner, fill, *ints), blocks_for(units, THREADS), tables=tuple(tables))
+
+    return KernelSource(lambda: _text(node, axes, found, wide), bind, "taps", host=found.host)
+
+
+def _text(node: Node, axes: _Axes, found: Resize, wide: int) -> str:
+    dtype, nearest = node.operands[0].tensor.dtype, found.nearest  # type: ignore[union-attr]
+    result, number = first_result(node), str(dtype_of(found.real))
+    first = first_int(node, 2 * len(axes.changing))
+    element = f"u{8 * dtype.itemsize}" if nearest else str(dtype)
+    body = [
+        f"i64 x = p[0], y = p[{result}];",
+        f"u32 i = blockIdx.x * {THREADS} + threadIdx.x, units = p[{first}], inner = p[{first + 1}];",
+    ]
+    body += ["if (i >= units) return;", "u32 rest = i, o = 0;", "bool outside = false;"]
+    at = first + 3
+    for g in reversed(range(len(axes.groups))):
+        size, step, taps = at + 3 * g, at + 3 * g + 1, at + 3 * g + 2
+        body += [f"FastDiv n{g}(p[{size}]);", f"u32 i{g} = rest % n{g}, s{g} = p[{step}];", f"rest = rest / n{g};"]
+        if axes.changes[g]:
+            slot = result + 2 + 2 * axes.changing.index(g)
+            body += [f"u32 t{g} = p[{taps}];", f"const i32* index{g} = (const i32*)p[{slot}] + i{g} * t{g};"]
+            body += [] if nearest else [f"const {number}* weight{g} = (const {number}*)p[{slot + 1}] + i{g} * t{g};"]
+            body += [f"outside = outside || index{g}[0] < 0;"]
+        else:
+            body += [f"o += i{g} * s{g}{f' * {wide}' if axes.packed and g == len(axes.groups) - 1 else ''};"]
+    body += _packed(element, wide, len(axes.groups) - 1 if axes.packed else None)
+    fill = f"element_{element}::decode(p[{first + 2}])" if nearest else _bits(f"p[{first + 2}]", number)
+    body += _nearest(axes, fill, wide) if nearest else _interpolated(axes, found.narrow, number, fill, wide)
+    return kernel(THREADS, at + 3 * len(axes.groups), body)
+
+
+def _bits(word: str, number: str) -> str:
+    return f"__builtin_bit_cast(f64, {word})" if number == "f64" else f"bits_to_float(u32({word}))"
+
+
+def _packed(element: str, wide: int, last: int | None) -> list[str]:
+    """Where a thread reads and writes: `load` gives a pack of the operand, `out` is that of the result, which begins at `to`. The
+    elements of a pack lie along the group `last`."""
+    place = "to = i, behind = 1" if last is None else f"c = i{last} * {wide}, to = i / n{last} * inner + c, behind = inner - c"
+    lines = [f"u32 {place};"]
+    lines += [f"bool whole = ((x | y) & 15) == 0 && inner % {wide} == 0;" if wide > 1 else "bool whole = true;"]
+    lines += [f"auto load = [&](u32 o) {{ return read_pack<element_{element}, {wide}>(x, o, o + behind, whole); }};"]
+    return [*lines, f"Pack<element_{element}, {wide}> out;"]
+
+
+def _offset(axes: _Axes, names: Sequence[str]) -> str:
+    return " + ".join(["o", *(f"index{g}[{name}] * s{g}" for g, name in zip(axes.changing, names, strict=True))])
+
+
+def _nearest(axes: _Axes, fill: str, wide: int) -> list[str]:
+    return [
+        "if (outside) {",
+        f"    for (u32 k = 0; k < {wide}; k++) out.set(k, {fill});",
+        "} else {",
+        f"    out = load({_offset(axes, ['0'] * len(axes.changing))});",
+        "}",
+        "write_pack(y, to, to + behind, whole, out);",
+    ]
+
+
+def _interpolated(axes: _Axes, narrow: str, number: str, fill: str, wide: int) -> list[str]:
+    """Sums over the taps of all axes, the innermost in the innermost loop."""
+    names = [f"j{g}" for g in axes.changing]
+    weight = f"{number}(1)"
+    loops: list[str] = []
+    for depth, (g, name) in enumerate(zip(axes.changing, names, strict=True)):
+        loops += indent(
+            [f"for (u32 {name} = 0; {name} < t{g}; {name}++) {{", f"    {number} w{g} = {weight} * weight{g}[{name}];"], depth
+        )
+        weight = f"w{g}"
+    step = [
+        f"auto q = load({_offset(axes, names)});",
+        "#pragma unroll",
+        f"for (u32 k = 0; k < {wide}; k++) sum[k] += q.get(k) * {weight};",
+    ]
+    loops += indent(step, len(names))
+    loops += [f"{'    ' * depth}}}" for depth in reversed(range(len(names)))]
+    return [
+        f"{number} sum[{wide}] = {{}};",
+        "if (!outside) {",
+        *indent(loops),
+        "}",
+        f"{number} fill = {fill};",
+        "#pragma unroll",
+        f"for (u32 k = 0; k < {wide}; k++) {{",
+        f"    {number} v = outside ? fill : sum[k];",
+        f"    out.set(k, {narrow});",
+        "}",
+        "write_pack(y, to, to + behind, whole, out);",
+    ]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from ...ir.core import Node
+from ...ir.layout import channels_last
 from ...ir.reduction import Reduction
 from ...ir.types import F64, DType, TensorType
 from ..lines import (
@@ -32,7 +33,7 @@ from ..printer import Printer, register
 from ..space import make_space
 from ..spec import Call, KernelSource, Launch, Refusal
 from . import loops
-from .line import ACROSS, NEIGHBOURS, SIZES, THREADS, Line, Sink, in_modes, places, read, spread, store
+from .line import ACROSS, NEIGHBOURS, SIZES, THREADS, Line, Sink, Source, in_modes, places, read, spread, store
 from .source import fast_div
 from .target import serves
 from .text import declared, indent, kernel
@@ -149,58 +150,84 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
 
 @serves("instance_norm", "group_norm")
 def group_norm(node: Node) -> KernelSource | Refusal:
-    """The kernel of a normalization over groups of channels and all spatial axes, row-major."""
+    """The kernel of a normalization over groups of channels and all spatial axes, row-major or with the channels last. There a line
+    is runs of a group's channels, one for each place; packs lie in one run where the number of channels is known to allow it."""
     t = node.operands[0].tensor  # type: ignore[union-attr]
-    refusal = refuse_layouts(node) or unsupported(node, tensors(*node.operands[:3]))
+    last = t.layout is not None and t.layout == node.results[0].tensor.layout == channels_last(t.rank or 0)
+    refusal = None if last else refuse_layouts(node)
+    refusal = refusal or unsupported(node, tensors(*node.operands[:3]))
     if refusal is not None:
         return refusal
-    acc, d, wide = Reduction.accumulator(t.dtype), t.dtype.name, pack_width(t.dtype)
-    x = Array("x", d)
-    by_group = node.op.name == "group_norm" and bool(node.attr("per_group"))
-
-    def write(line: Line) -> list[str]:
-        parameters = declared(channel("g" if by_group else "g * each + q", d), ("scale", "bias"))
-        find = ["auto find = [&](u32 q, auto& scale, auto& bias) {", *indent(parameters), "};"]
-        names = f"{register(acc)} scale, bias;"
-        # The channel of a pack is that of its elements where a pack lies in one channel.
-        alone, together = store(Array("y", d), wide), "find(j / by_space, scale, bias);"
-        each = ["if (!together) find((j + k) / by_space, scale, bias);"] if wide > 1 else []
-        sink = Sink([names, together, *alone.packs], lambda v: [*each, *alone.each(v)], alone.after)
-        size = f"size = to_{acc}(n)"
-        return [
-            *line.begin(),
-            size,
-            *mean_and_inverse(line, x, acc, node.attr("epsilon")),
-            *find,
-            *line.map(x, sink, CHANNEL.format),
-        ]
-
-    def line(held: bool) -> Line:
-        return Line(acc, wide, read(x, wide), held)
+    acc, each = Reduction.accumulator(t.dtype), _each_group(t.shape or (), node)
+    wide = math.gcd(pack_width(t.dtype), each or 1) if last else pack_width(t.dtype)
+    # Short runs fill no transaction of memory by themselves: then neighbouring threads have neighbouring groups.
+    across = last and (each or 1) * t.dtype.itemsize < 32
+    write = partial(_group_lines, node, last, wide)
+    source = read(Array("x", t.dtype.name), wide)
+    if last:
+        source = Source(
+            [f"auto qx = read_pack<element_{t.dtype}, {wide}>(x, place(j), place(j) + {wide}, whole);"], ["v = qx.get(k)"]
+        )
 
     def text() -> str:
         first, names = first_int(node), {"x": 0, "s": 1, "b": 2, "y": first_result(node), "partials": first_int(node) - 1}
         at = first + len(SIZES)
-        body = [f"i64 {name} = p[{slot}];" for name, slot in names.items()] + places(first, 3, False)
-        body += [f"FastDiv by_groups(p[{at}]), by_space(p[{at + 1}]);", f"u32 each = p[{at + 2}], g = u % by_groups, o = u * n;"]
-        body += [*whole(wide, "x", "y"), f"bool together = by_space.d % {wide} == 0;"]
-        shape = t.shape or ()
-        channels = 1 if node.op.name == "instance_norm" else _each_group(shape, node)
-        size = None if channels is None else known_size([channels, *shape[2:]])
-        body += in_modes(lambda held: write(line(held)), size, False, acc)
-        return kernel(THREADS, at + 4, body, [NEIGHBOURS])
+        body = [f"i64 {name} = p[{slot}];" for name, slot in names.items()] + places(first, 3, across)
+        body += [
+            f"FastDiv by_groups(p[{at}]), by_space(p[{at + 1}]), by_each(p[{at + 2}]);",
+            "u32 each = by_each.d, g = u % by_groups;",
+        ]
+        if last:
+            body += ["u32 all = each * by_groups.d, o = u / by_groups * by_space.d * all + g * each;"]
+            body += [
+                "auto place = [&](u32 j) { return o + j / by_each * all + j % by_each; };",
+                "bool whole = ((x | y) & 15) == 0;",
+            ]
+        else:
+            body += [
+                "u32 o = u * n;",
+                *(whole(wide, "x", "y") or ["bool whole = true;"]),
+                f"bool together = by_space.d % {wide} == 0;",
+            ]
+        size = None if each is None else known_size([each, *(t.shape or ())[2:]])
+        body += in_modes(lambda held: write(Line(acc, wide, source, held)), size, across, acc)
+        return kernel(THREADS, at + 4, body, [ACROSS if across else NEIGHBOURS])
 
     def bind(call: Call) -> Launch:
-        n, many, each, area = group_sizes(node, call.operands[0] or ())
-        launch = spread(n * many, each * area, False, wide, acc, 2, holds=True, maps=True)
-        return replace(launch, ints=(*launch.ints, fast_div(many), fast_div(area), each))
+        n, many, channels, area = group_sizes(node, call.operands[0] or ())
+        launch = spread(n * many, channels * area, across, wide, acc, 2, holds=True, maps=True)
+        return replace(launch, ints=(*launch.ints, fast_div(many), fast_div(area), fast_div(channels)))
 
-    return KernelSource(text, bind, "rows", in_place=overwritable(node))
+    return KernelSource(text, bind, "rows.last" if last else "rows", in_place=overwritable(node))
+
+
+def _group_lines(node: Node, last: bool, wide: int, line: Line) -> list[str]:
+    """What is done with a group. Row-major, the channel of a pack is that of its elements where a pack lies in one channel."""
+    dtype, acc = node.operands[0].tensor.dtype, line.acc  # type: ignore[union-attr]
+    by_group = node.op.name == "group_norm" and bool(node.attr("per_group"))
+    parameters = declared(channel("g" if by_group else "g * each + q", dtype.name), ("scale", "bias"))
+    find = ["auto find = [&](u32 q, auto& scale, auto& bias) {", *indent(parameters), "};"]
+    declare = f"{register(acc)} scale, bias;"
+    if last:
+        out = f"Pack<element_{dtype}, {wide}> ry;"
+        each = ["find(j % by_each + k, scale, bias);"]
+        sink = Sink(
+            [declare, out], lambda v: [*each, f"ry.set(k, {v});"], [f"write_pack(y, place(j), place(j) + {wide}, whole, ry);"]
+        )
+    else:
+        alone = store(Array("y", dtype.name), wide)
+        each = ["if (!together) find((j + k) / by_space, scale, bias);"] if wide > 1 else []
+        packs = [declare, "find(j / by_space, scale, bias);", *alone.packs]
+        sink = Sink(packs, lambda v: [*each, *alone.each(v)], alone.after)
+    x, size = Array("x", dtype.name), f"size = to_{acc}(n)"
+    return [*line.begin(), size, *mean_and_inverse(line, x, acc, node.attr("epsilon")), *find, *line.map(x, sink, CHANNEL.format)]
 
 
 def _each_group(shape: Sequence[object], node: Node) -> int | None:
     """How many channels a group has."""
     channels = shape[1] if len(shape) > 1 else 0
+    if node.op.name == "instance_norm":
+        return 1
     return channels // max(node.attr("num_groups"), 1) if isinstance(channels, int) else None
 
 

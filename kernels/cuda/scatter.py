@@ -23,8 +23,8 @@ THREADS = 256
 HEAD = 64  # bytes of scratch before the lists
 SMALL = 5  # ints before those of the place
 
-# Passes: 0 no list has elements, the result is the data; 1 link; 2 sort; 3 fold. `first` holds an update or -1, -2 - update where the
-# list is sorted, so that in pass 2 nobody takes the head of a sorted list for an unsorted one.
+# Passes: 0 no list has elements, the result is the data; 1 link; 2 sort; 3 fold. `first` holds an update or -1, -2 - update where
+# the list is sorted, so that in pass 2 nobody takes the head of a sorted list for an unsorted one.
 _SCATTER = """
 // The lists a and b, both sorted, as one.
 DEVICE i32 merged(i32* next, i32 a, i32 b) {

@@ -102,7 +102,7 @@ const u32 MOST = 1024, STACK = 65536;  // as in shim.py
 struct Thread { void* stack; Job* job; void* data; u32 mask, groups; };  // job: what it waits in, 0 if it does not; mask: 0 at a barrier
 static Thread threads[MOST];
 static u32 count, begun, ended, at_barrier, arrived[MOST / 32], me, reverse;
-static u32 ready[MOST], ready_first, ready_count, idle[MOST], idle_count, stacks_used;
+static u32 ready[MOST], ready_count, idle[MOST], idle_count, stacks_used;
 static char* stacks;
 static void* outside;
 static char message[400];
@@ -124,9 +124,15 @@ static void undefined(const Where* at, const char* what) {
     fail(text);
 }
 
-static void wake(u32 t) {
-    threads[t].job = 0;
-    ready[(ready_first + ready_count++) % MOST] = t;
+// Lets those of n threads go on that wait, or that the mask of their warp names. The first of them (the last, if launches go
+// backwards) goes ahead of the others as far as it can: so it shows where it should have waited for them.
+static void wake(u32 first, u32 n, u32 mask) {
+    for (u32 k = 0; k < n; k++) {
+        u32 t = first + (reverse ? k : n - 1 - k);
+        if (!threads[t].job || (mask && !(mask >> (t - first) & 1))) continue;
+        threads[t].job = 0;
+        if (t != me) ready[ready_count++] = t;
+    }
 }
 
 static void enter(u32 t) {
@@ -155,11 +161,7 @@ static void live() {
 
 // Leaves a stack for the next thread: one that was woken, one that has not begun, or, without any, for the launch.
 static void go_on(void** save) {
-    if (ready_count) {
-        u32 t = ready[ready_first];
-        ready_first = (ready_first + 1) % MOST, ready_count--;
-        return shim_switch(save, threads[t].stack);
-    }
+    if (ready_count) return shim_switch(save, threads[ready[--ready_count]].stack);
     if (begun == count) return shim_switch(save, outside);
     u32 stack = idle_count ? idle[idle_count - 1] : stacks_used;
     void** top = (void**)(stacks + (u64)(stack + 1) * STACK) - SHIM_FRAME;
@@ -186,9 +188,7 @@ static void release() {
     }
     at_barrier = 0;
     job(data, count);
-    for (u32 t = 0; t < count; t++)
-        if (threads[t].job && t != me) wake(t);
-    threads[me].job = 0;
+    wake(0, count, 0);
 }
 
 // A meeting of all threads of the block that have not ended.
@@ -216,9 +216,7 @@ static void warp_meets(u32 mask, Job* job, void* data) {
     }
     arrived[first / 32] &= ~mask;
     job(lanes, 32);
-    for (u32 l = 0; l < 32; l++)
-        if (mask >> l & 1 && l != lane) wake(first + l);
-    threads[me].job = 0;
+    wake(first, 32, mask);
 }
 
 static void stuck() {
@@ -244,7 +242,7 @@ static void run_blocks(u32 n, u32 blocks, u64 bytes) {
     if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
     for (u32 b = 0; b < blocks && !message[0]; b++) {
         blockIdx = {reverse ? blocks - 1 - b : b, 0, 0}, threadIdx = {0, 0, 0};
-        begun = ended = at_barrier = ready_first = ready_count = idle_count = stacks_used = 0;
+        begun = ended = at_barrier = ready_count = idle_count = stacks_used = 0;
         memset(arrived, 0, sizeof arrived);
         for (u32 t = 0; t < n; t++) threads[t].job = 0, threads[t].groups = 0;
         if (bytes) memset(dynamic, 0xff, bytes);

@@ -1,7 +1,9 @@
 """CUDA kernels run on the CPU: the program that nvrtc compiles, made a shared library by a C++ compiler, shim.hpp before it.
 
-It is how kernels are tested without a GPU. All threads of a block exist, with barriers, warps and shared memory; a kernel that
-would hang is an error. Libraries are kept in graphmill's cache, one for all the texts that were compiled together.
+It is how kernels are tested without a GPU. All threads of a block exist, with barriers, warps and shared memory. What would hang
+is an error, and so is what the text does outside of its memory or where C++ leaves GPUs and CPUs to differ; the message names the
+block, the thread and, for most, the line. Floats may be rounded otherwise than on a GPU, which may join a product and a sum.
+Libraries are kept in graphmill's cache, one for all the texts that were compiled together.
 """
 
 from __future__ import annotations

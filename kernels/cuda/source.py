@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...ir.errors import GraphmillError
+from ...ir.recording import greatest
 
 FILES = ("prelude.cuh", "tensor.cuh", "scalar.cuh")  # in this order: each may use what stands before it
 MOST_THREADS = 1024  # of a block, on every CUDA device
@@ -77,9 +78,10 @@ def fast_div(divisor: int) -> int:
     invariant integers using multiplication, 1994, theorem 4.2). The word holds the multiplier above the divisor; the device finds
     l by counting zeros. The divisor 0 is taken as 1: it is the size of an empty axis, by which nobody divides.
     """
-    d = max(divisor, 1)
     if not 0 <= divisor <= MOST_INDEX:
         raise ValueError(f"a size of {divisor}: expected 0 to 2^31 - 1")
-    magic = -(-(1 << 31 + (d - 1).bit_length()) // d)
-    word = magic << 32 | d
-    return word - (1 << 64) if word >> 63 else word
+    d, bits = greatest(divisor, 1), 0
+    while 1 << bits < d:
+        bits += 1
+    magic = -(-(1 << 31 + bits) // d)  # of 32 bits, the first of which is set: as an i64 the word is negative
+    return (magic - (1 << 32)) * (1 << 32) + d

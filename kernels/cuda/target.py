@@ -6,26 +6,36 @@ A node that no family of this folder serves gets the CPU's kernel, translated (p
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 
 from ...ir.core import Node
-from ...ir.layout import Layout, channels_last
-from ...ir.types import TensorType
 from ..cpu import target as cpu
-from ..registry import Registry
+from ..registry import Registry, key_of
 from ..spec import KernelSource, Refusal
+from ..target import KernelTarget
 
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
 RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu"})
-CHANNELS_LAST = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})
+PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm"})  # whose builders take a precision
 _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
 serves = _KERNELS.serves
 
 
-def select(node: Node) -> KernelSource | Refusal:
+def selector(precision: str, keep_fp32: Collection[str] = ()) -> Callable[[Node], KernelSource | Refusal]:
+    """`select` for a precision: with "tf32", products of f32 but those of the nodes in `keep_fp32` read 10 bits of mantissa."""
+    kept = frozenset(keep_fp32)
+
+    def select_tf32(node: Node) -> KernelSource | Refusal:
+        return select(node) if kept & {node.name, *node.locs} else select(node, "tf32")
+
+    return select_tf32 if precision == "tf32" else select
+
+
+def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     """The kernel that serves `node` on CUDA, or why there is none."""
     from .portable import portable
 
-    source = _KERNELS.select(node)
+    source = _KERNELS.select(node, *[precision] * (precision != "fp32" and key_of(node) in PRODUCTS))
     if not isinstance(source, Refusal):
         return source
     scalar = cpu.select(node)
@@ -35,30 +45,10 @@ def select(node: Node) -> KernelSource | Refusal:
     return source if isinstance(translated, Refusal) else translated
 
 
-class CudaTarget:
-    """CUDA as passes see it (`ir.target.Target`)."""
+class CudaTarget(KernelTarget):
+    """CUDA as passes see it."""
 
     name = "cuda"
 
-    def refuses(self, node: Node) -> str | None:
-        """None where a kernel serves the node, else why none does."""
-        answer = select(node)
-        return str(answer) if isinstance(answer, Refusal) else None
-
-    def refuses_epilogue(self, anchor: Node, node: Node, chain: int) -> str | None:
-        """None where the elementwise `node` can join the anchor's kernel, reading its chain as operand `chain`."""
-        from .gemm import can_fuse_epilogue
-
-        answer = can_fuse_epilogue(anchor, node, chain)
-        return None if answer is None else str(answer)
-
-    def layout_of(self, node: Node) -> Layout | None:
-        """Convolutions and pools are fastest with their channels last."""
-        x = node.operands[0] if node.operands else None
-        if node.op.name not in CHANNELS_LAST or x is None or not isinstance(x.type, TensorType) or x.type.rank is None:
-            return None
-        return channels_last(x.type.rank)
-
-    def reads_row_major(self, node: Node) -> bool:
-        """No kernel reads row-major operands as fast as channels-last ones."""
-        return False
+    def select(self, node: Node) -> KernelSource | Refusal:
+        return select(node)

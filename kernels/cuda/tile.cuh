@@ -8,6 +8,7 @@
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
 // the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction.
 constexpr int BLOCK = 256, DEPTH = 16;
+constexpr int RESIDENT = 2;  // blocks of a multiprocessor: at most 128 registers a thread, so that one computes where the other waits
 constexpr u32 NONE = 0xffffffff;
 
 // Numbers at regular steps; E is their element type, S the type of the sums.
@@ -23,6 +24,29 @@ template <class E, class S, bool along> struct Strided {
     __device__ __forceinline__ bool inside(u32 i, u32 k) const { return i != NONE && k != NONE; }
     __device__ __forceinline__ S read(u32 i, u32 k) const { return S(E::decode(at[i + k])); }
     __device__ __forceinline__ S get(u32 i, u32 k) const { return inside(i, k) ? read(i, k) : S(0); }
+    // Where 16 bytes of neighbours begin, of which so many numbers are inside.
+    __device__ __forceinline__ const typename E::Memory* chunk(u32 i, u32 k, u32& valid) const {
+        constexpr u32 wide = 16 / sizeof(typename E::Memory);
+        valid = inside(i, k) ? min(wide, along ? depths - k : sides - i) : 0;
+        return valid ? at + i + k : at;
+    }
+};
+
+// Integers less the zero point of their row (column), of which there is one in all (step 0) or one each; outside they are 0.
+template <class Base, class Zero> struct Less {
+    using Sum = typename Base::Sum;
+    using Depth = typename Base::Depth;
+    struct Place { typename Base::Place place; Sum zero; };
+    static constexpr bool ALONG = Base::ALONG;
+    Base base;
+    i64 zeros;
+    u32 step, count;
+    __device__ __forceinline__ Place place(u32 i) const { return {base.place(i), Sum(ld_zero(min(i, count - 1) * step))}; }
+    __device__ __forceinline__ auto ld_zero(u32 i) const { return ((const typename Zero::Memory*)zeros)[i]; }
+    __device__ __forceinline__ Depth depth(u32 k) const { return base.depth(k); }
+    __device__ __forceinline__ Sum get(const Place& r, const Depth& k) const {
+        return base.inside(r.place, k) ? base.read(r.place, k) - r.zero : Sum(0);
+    }
 };
 
 // What a thread carries of an operand from memory to a tile of SIDE rows or columns.
@@ -64,8 +88,20 @@ template <class T> struct alignas(16) Four { T at[4]; };
 // What a tile takes of shared memory, in numbers: two buffers, or a part of the sums.
 template <int ROWS, int COLUMNS> constexpr int tile_numbers = 2 * DEPTH * (ROWS + COLUMNS + 8);
 
-// The sums of a tile over `steps` parts of the reduction from `from` on. done(row, column, four) gets four neighbours, along the
-// columns, or along the rows (down).
+// Gives 64 rows of sums to done(row, column, four), in the order of the result: four neighbours along the columns, or along the rows
+// (down). They lie in shared memory as lines of that order, PITCH numbers apart.
+template <int COLUMNS, int PITCH, bool down, class S, class Done>
+DEVICE void drain(const S* shared, u32 row, u32 column, const Done& done) {
+    constexpr int LINE = down ? 16 : COLUMNS / 4;  // fours of a line
+#pragma unroll 1
+    for (u32 q = threadIdx.x; q < 16 * COLUMNS; q += BLOCK) {
+        u32 line = q / LINE, at = q % LINE * 4;
+        Four<S> four = *(const Four<S>*)(shared + line * PITCH + at);
+        done(row + (down ? at : line), column + (down ? line : at), four);
+    }
+}
+
+// The sums of a tile over `steps` parts of the reduction from `from` on, given to done as `drain` says.
 template <int ROWS, int COLUMNS, bool down, class A, class B, class Done>
 DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u32 steps, typename A::Sum* shared, const Done& done) {
     using S = typename A::Sum;
@@ -117,13 +153,7 @@ DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u
                 *(Four<S>*)(shared + at) = four;
             }
         __syncthreads();
-        constexpr int LINE = down ? 16 : COLUMNS / 4;  // fours of a line
-#pragma unroll 1
-        for (u32 q = threadIdx.x; q < 16 * COLUMNS; q += BLOCK) {
-            u32 line = q / LINE, at = q % LINE * 4;
-            Four<S> four = *(const Four<S>*)(shared + 4 * q);
-            done(row + g * 64 + (down ? at : line), column + (down ? line : at), four);
-        }
+        drain<COLUMNS, down ? 64 : COLUMNS, down>(shared, row + g * 64, column, done);
     }
 }
 
@@ -161,7 +191,7 @@ DEVICE void fold_parts(i64 y, const S* parts, u32 splits, u32 batches, u32 rows,
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             u32 r = row + (down ? j : 0), c = column + (down ? 0 : j);
-            if (r < rows && c < columns) four.at[j] += parts[((s * batches + batch) * rows + r) * columns + c];
+            if (r < rows && c < columns) four.at[j] = add(four.at[j], parts[((s * batches + batch) * rows + r) * columns + c]);
         }
     store_four<E, down>(y, rows, columns, row, column, four, place, finish);
 }

@@ -7,13 +7,15 @@ reduction is long, it is cut into splits, whose sums a second pass adds up in or
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...ir.recording import greatest, least
-from ...ir.types import DType
-from ..spec import Launch
+from ...ir.types import BF16, F16, DType
+from ..epilogue import Site
+from ..operands import slot_of
+from ..spec import Call, Launch
 from .text import blocks_for, checked_size, indent, kernel
 
 BLOCK = 256  # threads, as in tile.cuh
@@ -51,9 +53,65 @@ auto done = [&](u32 row, u32 column, const Four<S>& four) {{
 
 
 @functools.cache
-def tile_text() -> str:
-    """The text of tile.cuh."""
-    return (Path(__file__).parent / "tile.cuh").read_text()
+def piece(name: str) -> str:
+    """The text of a file of this folder that kernels begin with."""
+    return (Path(__file__).parent / f"{name}.cuh").read_text()
+
+
+# The tensor cores' way of multiplying an element type (mma.cuh), in whose parts the reduction has 64 bytes; f32 where tf32 will do.
+TENSOR = {F16: "MmaF16", BF16: "MmaBf16"}
+TF32 = "MmaTf32"
+PART_BYTES = 64
+
+
+def nothing(call: Call, rows: int, columns: int) -> list[int]:
+    """No further integers."""
+    return []
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is multiplied and what becomes of the sums, whatever the way of finding the numbers.
+
+    `x` and `w` are the operands of the site's node, `sums` the C++ type of a sum, `finish` gives the statements that return what
+    the sum `acc` becomes, of the name of its channel; `before` are statements that those rely on, `names` further integers, which
+    `more` gives for a call, its rows and its columns (channels). Operands that have zero points have their names and element types
+    in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through.
+    """
+
+    site: Site
+    x: int
+    w: int
+    sums: str
+    finish: Callable[[str], list[str]]
+    before: Sequence[str] = ()
+    names: Sequence[str] = ()
+    more: Callable[[Call, int, int], list[int]] = nothing
+    zeros: Mapping[int, tuple[str, DType]] = field(default_factory=dict)
+    by_row: bool = False
+    variant: str = ""
+    tensor: str = ""  # how the tensor cores multiply, "": they do not
+
+    @property
+    def item(self) -> int:
+        """Bytes of an operand's element."""
+        return self.site.outer.operands[self.x].tensor.dtype.itemsize
+
+    def element(self, i: int) -> str:
+        """The C++ name of an operand's element type."""
+        return f"element_{self.site.outer.operands[i].tensor.dtype}"
+
+    def memory(self, i: int) -> str:
+        """The memory of operand i, typed."""
+        return f"(const {self.element(i)}::Memory*)p[{slot_of(self.site.outer, i)}]"
+
+    def loader(self, i: int, name: str, kind: str, values: str, count: str, shift: str = "") -> str:
+        """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
+        if i not in self.zeros:
+            return f"const {kind} {name} = {{{values}}};"
+        zero, dtype = self.zeros[i]
+        at = f"{zero} + {shift} * {zero}_step" if shift else zero
+        return f"const Less<{kind}, element_{dtype}> {name} = {{{{{values}}}, i64({at}), {zero}_step, {count}}};"
 
 
 @dataclass(frozen=True)
@@ -82,10 +140,22 @@ class Product:
     rows: str = "rows"
     depth: str = "depth"
     cut: bool = True
+    tensor: str = ""  # how the tensor cores multiply; then `left_at` and `right_at` are the operands' addresses, `wide` says (1, 2)
+    along: tuple[bool, bool] = (True, True)  # whose 16 bytes lie together, and this is along what neighbours lie
 
     @property
     def item(self) -> int:
+        """Bytes of a sum."""
         return 8 if self.sums in ("f64", "u64") else 4
+
+    @property
+    def deep(self) -> int:
+        """Steps of the reduction that a tile takes at a time."""
+        return PART_BYTES // self._tensor_item if self.tensor else DEPTH
+
+    @property
+    def _tensor_item(self) -> int:
+        return 4 if self.tensor == TF32 else 2
 
     @staticmethod
     def words_at(first_int: int, i: int) -> int:
@@ -97,8 +167,17 @@ class Product:
 
     def shared(self) -> int:
         """Bytes of shared memory."""
-        tiled = [2 * DEPTH * (rows + columns + 8) for rows, columns in self.tiles]
-        return max([*tiled, (BLOCK // 32) * FEW * 64 if self.few else 0]) * self.item
+        tiled = [2 * DEPTH * (rows + columns + 8) * self.item for rows, columns in self.tiles]
+        if self.tensor:
+            tiled = [self._tensor_shared(*tile) for tile in self.tiles]
+        return max([*tiled, (BLOCK // 32) * FEW * 64 * self.item if self.few else 0])
+
+    def _tensor_shared(self, rows: int, columns: int) -> int:
+        """Bytes of mma.cuh's buffers, which the sums of 64 rows go through afterwards."""
+        item, part = self._tensor_item, 0
+        for side, along in zip((rows, columns), self.along, strict=True):
+            part += side * 80 if along else self.deep * (side * item + (32 if item == 4 else 16))
+        return max(3 * part, 4 * (columns * 68 if self.down else 64 * (columns + 8)))
 
     def text(self) -> str:
         names = [*NAMES, *self.extra]
@@ -114,21 +193,31 @@ class Product:
         body += ["auto place = [&](u32 row, u32 column) -> u32 {", *indent(self.place), "};"]
         body += ["auto finish = [&](S acc, u32 row, u32 column, u32 to) {", *indent(self.finish), "};"]
         if self.cut:
-            body += [
-                f"if (pass == 1) return fold_parts<E, {down}>(y, parts, splits, batches, rows, columns, batch, place, finish);"
-            ]
+            sizes = "splits, batches, rows, columns, batch"
+            body.append(f"if (pass == 1) return fold_parts<E, {down}>(y, parts, {sizes}, place, finish);")
         if self.few:
             body += ["if (which == 0) {", *indent(self.few), *indent(["return;"]), "}"]
         body += self.setup
         if self.tiles:
             body += _DONE.format(down=down, rows=self.rows).strip().split("\n")
-            body.append("const u32 from = split * steps * DEPTH;")
-            body.append(f"const u32 here = min(steps, (max({self.depth}, from) - from + DEPTH - 1) / DEPTH);")
+            body.append(f"const u32 from = split * steps * {self.deep};")
+            body.append(f"const u32 here = min(steps, (max({self.depth}, from) - from + {self.deep - 1}) / {self.deep});")
         for i, (rows, columns) in enumerate(self.tiles):
             at = f"row_tile * {rows}, column_tile * {columns}"
-            call = f"tile<{rows}, {columns}, {down}>(left, right, {at}, from, here, shared, done);"
+            if self.tensor:
+                wide = "(wide & 1) && (left_at & 15) == 0, (wide & 2) && (right_at & 15) == 0"
+                kind = f"mma_tile<{self.tensor}, E, {rows}, {columns}, {down}>"
+                call = f"{kind}(left, right, {wide}, {at}, from, here, shared, done);"
+            else:
+                call = f"tile<{rows}, {columns}, {down}>(left, right, {at}, from, here, shared, done);"
             body += [f"if (which == {i + 1}) {call}" if len(self.tiles) > 1 else call]
-        head = [tile_text(), f"using E = element_{self.result};", f"using S = {self.sums};", *self.helpers]
+        head = [
+            piece("tile"),
+            *([piece("mma")] if self.tensor else []),
+            f"using E = element_{self.result};",
+            f"using S = {self.sums};",
+            *self.helpers,
+        ]
         return kernel(BLOCK, self.words(), body, head, self.shared())
 
     def launch(self, rows: int, columns: int, depth: int, batches: int, extra: Sequence[int], few_columns: int = 0) -> Launch:
@@ -144,7 +233,7 @@ class Product:
         splits = 1
         if self.cut and blocks < ENOUGH:
             splits = greatest(1, least(2 * ENOUGH // greatest(1, blocks), depth // LONG, MOST_SPLITS))
-        steps = blocks_for(blocks_for(depth, DEPTH), splits)
+        steps = blocks_for(blocks_for(depth, self.deep), splits)
         ints = (rows, columns, depth, batches, which + 1, row_tiles, column_tiles, splits, steps, *extra)
         if splits == 1:
             return Launch(ints, passes=(blocks,))

@@ -68,6 +68,11 @@ template <class E, class S, bool along, int AXES> struct Window {
     }
     __device__ __forceinline__ S read(const Place& r, const Depth& k) const { return S(E::decode(at[r.base + k.base])); }
     __device__ __forceinline__ S get(const Place& r, const Depth& k) const { return inside(r, k) ? read(r, k) : S(0); }
+    // Where 16 bytes of neighbouring channels begin: a group's channels fill them.
+    __device__ __forceinline__ const typename E::Memory* chunk(const Place& r, const Depth& k, u32& valid) const {
+        valid = inside(r, k) ? 16 / sizeof(typename E::Memory) : 0;
+        return valid ? at + (r.base + k.base) : at;
+    }
 };
 
 // The number of tap j of a phase among all taps.
@@ -103,6 +108,12 @@ template <class E, class S, bool along, int AXES> struct Weights {
     __device__ __forceinline__ bool inside(u32 i, u32 k) const { return i != NONE && k != NONE; }
     __device__ __forceinline__ S read(u32 i, u32 k) const { return S(E::decode(at[i + k])); }
     __device__ __forceinline__ S get(u32 i, u32 k) const { return inside(i, k) ? read(i, k) : S(0); }
+    // Where 16 bytes of neighbours begin: output channels of one step, or steps of one tap.
+    __device__ __forceinline__ const typename E::Memory* chunk(u32 i, u32 k, u32& valid) const {
+        constexpr u32 wide = 16 / sizeof(typename E::Memory);
+        valid = inside(i, k) ? (along ? wide : min(wide, columns - i)) : 0;
+        return valid ? at + i + k : at;
+    }
 };
 
 // The place of a pixel of a phase among all of its image's, `image` becomes its image.

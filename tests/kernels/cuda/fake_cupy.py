@@ -112,6 +112,9 @@ class Fake:
                 assert fake.recording is None and nbytes > 0
                 return Pointer(nbytes)
 
+            def free_all_blocks(self) -> None:
+                fake.calls.append("free")
+
         class Module:
             def load(self, cubin: bytes) -> None:
                 assert cubin == b"cubin"

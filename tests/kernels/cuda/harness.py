@@ -46,7 +46,7 @@ def _have(get: Any) -> bool:
 
 
 needs_shim = pytest.mark.skipif(not _have(shim.compiler), reason="there is no C++ compiler: pip install ziglang")
-needs_nvrtc = pytest.mark.skipif(not _have(nvrtc.library), reason="there is no nvrtc: pip install nvidia-cuda-nvrtc-cu12")
+needs_nvrtc = pytest.mark.skipif(not _have(nvrtc.library), reason="there is no nvrtc: pip install nvidia-cuda-nvrtc")
 
 
 def cases_of(names: Sequence[str]) -> tuple[list[Case], list[str]]:

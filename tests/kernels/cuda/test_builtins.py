@@ -40,7 +40,7 @@ TEXTS = {
                    " y[7] = __clzll(x) + __ffsll((i64)x << 20) + (u32)__umul64hi((u64)x << 32, 3ull << 40);"),
     "divides": kernel("FastDiv d(p[2]); u32 x = ((u32*)p[0])[i]; u32* y = (u32*)p[1]; y[2 * i] = x / d; y[2 * i + 1] = x % d;"),
     "vectors": kernel("float4 v = ((const float4*)p[0])[i]; ((float4*)p[1])[i] = make_float4(v.w, v.z, v.y, v.x);"
-                      " uint2 w = make_uint2(i, t); ((uint2*)p[2])[i] = w;"),
+                      " uchar4 w = make_uchar4(i, t, 3, 4); ushort2 u = make_ushort2(i, t); ((uchar4*)p[2])[2 * i] = w; ((ushort2*)p[2])[2 * i + 1] = u;"),
     "from half": kernel("((f32*)p[1])[i] = half_to_float(((u16*)p[0])[i]);", 256),
     "to half": kernel("f32 x = ((f32*)p[0])[i]; ((u16*)p[1])[i] = float_to_half(x); ((u16*)p[2])[i] = float_to_bfloat(x);", 256),
     "two halves": kernel("f32 x = ((f32*)p[0])[i]; ((u32*)p[1])[i] = floats_to_halves(x, -2 * x);"
@@ -51,6 +51,8 @@ TEXTS = {
                     " block_prod<THREADS>(x); y[8] = warp_sum<4>(x); y[9] = warp_max<8>(x);", 96),
     "other folds": kernel("i64 x = ((i64*)p[0])[i]; i64* y = (i64*)p[1] + 4 * i; y[0] = block_sum<THREADS>(x); y[1] ="
                           " block_max<THREADS>(x); y[2] = block_min<THREADS>((u8)x); y[3] = (i64)block_max<THREADS>((f64)x);", 128),
+    "folds in turn": kernel("i32 v = t; for (int k = 0; k < 5; k++) v = block_sum<THREADS>(v % 7 + (i32)t); ((i32*)p[1])[i] = v;", 128),
+    "some end": kernel("if (t % 3 == 0) return; ((i32*)p[1])[i] = __syncthreads_count(t % 2);"),
     "own fold": "struct Place { f32 x; u32 i; };\n" + kernel(
         "Place a = block_fold<THREADS>(Place{((f32*)p[0])[i], t}, [](Place a, Place b) { return b.x > a.x || (b.x == a.x && b.i < a.i)"
         " ? b : a; }); if (t == 0) ((u32*)p[1])[blockIdx.x] = a.i;", 256),
@@ -98,6 +100,15 @@ def test_barriers_that_count(backwards: bool) -> None:
     y = np.zeros_like(x)
     run("counts", x, y, blocks=4, backwards=backwards)
     assert [set(b) for b in y.reshape(4, 64).tolist()] == [{0}, {1003}, {3064}, {0}]
+
+
+@needs_shim
+@either_way
+def test_threads_that_have_ended_are_not_waited_for(backwards: bool) -> None:
+    y = np.full(128, -1, np.int32)
+    run("some end", 0, y, blocks=2, backwards=backwards)
+    t = N % 64
+    assert (y == np.where(t % 3 == 0, -1, (t[:64] % 2)[t[:64] % 3 != 0].sum())).all()
 
 
 @needs_shim
@@ -186,9 +197,9 @@ def test_divisions(d: int) -> None:
 @needs_shim
 def test_vectors() -> None:
     x = np.arange(256, dtype=np.float32).reshape(64, 4)
-    y, z = np.zeros_like(x), np.zeros((64, 2), np.uint32)
+    y, z, i = np.zeros_like(x), np.zeros((64, 2), np.uint32), np.arange(64)
     run("vectors", x, y, z)
-    assert (y == x[:, ::-1]).all() and (z == np.arange(64)[:, None]).all()
+    assert (y == x[:, ::-1]).all() and (z[:, 0] == (i | i << 8 | 3 << 16 | 4 << 24)).all() and (z[:, 1] == (i | i << 16)).all()
 
 
 def same(got: np.ndarray, want: np.ndarray) -> bool:
@@ -266,6 +277,16 @@ def test_folds_go_in_a_fixed_order(backwards: bool) -> None:
         assert np.array_equal(y[:, 4 + k], np.repeat(of_blocks, 96), equal_nan=True)
     assert np.array_equal(y[:, 8], np.repeat(pairwise(x.reshape(-1, 4), np.add), 4), equal_nan=True)
     assert np.array_equal(y[:, 9], np.repeat(x.reshape(-1, 8).max(1), 8), equal_nan=True)
+
+
+@needs_shim
+@either_way
+def test_folds_follow_each_other(backwards: bool) -> None:
+    y, v = np.zeros(128, np.int32), N
+    run("folds in turn", 0, y, backwards=backwards)
+    for _ in range(5):
+        v = (v % 7 + N).sum()
+    assert (y == v).all()
 
 
 @needs_shim

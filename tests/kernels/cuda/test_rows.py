@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from graphmill.ir.layout import channels_last
 from graphmill.ir.op import OPS
+from graphmill.ir.recording import Tape
 from graphmill.ir.symbols import symbol
 from graphmill.ir.types import BF16, F32, TensorType, dtype_of
+from graphmill.kernels.cuda import shim
 from graphmill.kernels.cuda.target import select
 from graphmill.kernels.spec import Call, Refusal
 
-from ..cpu.harness import make_node, reference
+from ..cpu.harness import aligned, assert_close, make_node, reference
 from ..cpu.regions import apply, by_references, fused
-from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs_nvrtc, needs_shim
+from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, launch, needs_nvrtc, needs_shim
 
 ALONG = ["softmax", "log_softmax", "lp_norm"]
 NORMS = ["layer_norm", "rms_norm", "instance_norm", "group_norm", "batch_norm"]
@@ -121,6 +123,25 @@ def test_groups_of_channels() -> None:
 
 
 @needs_shim
+def test_groups_of_channels_that_lie_last() -> None:
+    cases = []
+    for shape in ((2, 8, 3, 5), (1, 12, 7), (2, 48, 20, 30), (1, 4, 130, 170)):
+        for dtype in (np.float32, np.float16):
+            x, s, b = (v.astype(dtype) for v in (rand(*shape), rand(shape[1], seed=1), rand(shape[1], seed=2)))
+            layout, rtol = channels_last(x.ndim), 2e-5 if dtype is np.float32 else 1e-2
+            for name, attrs in (("group_norm", {"num_groups": 2}), ("group_norm", {"num_groups": 4}), ("instance_norm", {})):
+                types = [TensorType(dtype_of(x), x.shape, layout), *(TensorType(dtype_of(x), v.shape) for v in (s, b))]
+                node = make_node(name, [x, s, b], attrs, types=types)
+                node.results[0].type = node.results[0].tensor.with_(layout=layout)
+                source = select(node)
+                assert not isinstance(source, Refusal), source
+                assert source.variant == "rows.last"
+                cases.append(Case(f"{name} {shape}", node, source, [x, s, b], reference(OPS[name], [x, s, b], attrs), rtol, rtol))
+    assert {passes(c) for c in cases} == {1, 3}
+    check(cases)
+
+
+@needs_shim
 def test_batch_norm() -> None:
     x = rand(2, 3, 4, 5)
     params = [rand(3, seed=i) for i in (1, 2, 3)] + [np.abs(rand(3, seed=4)) + 0.5]
@@ -130,6 +151,35 @@ def test_batch_norm() -> None:
     assert not isinstance(source, Refusal)
     want = reference(OPS["batch_norm"], [x, *params], {})
     check([Case("nhwc", node, source, [x, *params], want, 1e-5, 1e-6), case("batch_norm", [x, *params], symbolic=True)])
+
+
+@needs_shim
+def test_in_place() -> None:
+    """The result may take the memory of operand 0: held lines, lines that are read again, and elements by themselves."""
+    for n in (37, 9001, 60000):
+        x, c, row = rand(2, 4, n), np.abs(rand(4, seed=1)) + 1, rand(n, seed=2)
+        given = {"layer_norm": [row, row], "rms_norm": [row], "instance_norm": [c, c], "batch_norm": [c, c, c, c]}
+        cases = [case(name, [x, *given.get(name, [])]) for name in [*ALONG, *given]]
+        cases.append(case("softmax", [x], {"axis": 0}))
+        kernels = shim.load([c.source.text for c in cases])
+        for c in cases:
+            assert c.source.in_place == {0}
+            operands = [aligned(v) for v in c.operands]
+            call = Call([v.shape for v in c.operands], [w.shape for w in c.want])
+            launch(c.source, call, operands, [operands[0]], kernels[c.source.text])
+            assert_close(operands[0], c.want[0], 1e-4, 1e-4, c.what)
+
+
+def test_recorded_sizes() -> None:
+    """What `bind` answers for another length follows from what it did for one."""
+    cases = [case("softmax", [rand(3, 1000)], {"axis": axis}, symbolic=True) for axis in (0, 1)]
+    for c in cases:
+        tape = Tape()
+        sizes = tuple(tape.size(f"sizes[{i}]", n) for i, n in enumerate((3, 1000)))
+        found = c.source.bind(Call([sizes], [sizes]))
+        again = tape.function("sizes", (*found.ints, *found.passes, found.scratch))
+        plain = c.source.bind(Call([(3, 1001)], [(3, 1001)]))
+        assert again((3, 1001)) == (*plain.ints, *plain.passes, plain.scratch)
 
 
 def region(build: Any, *arrays: np.ndarray, rtol: float = 2e-5, atol: float = 2e-5) -> Case:
