@@ -42,7 +42,9 @@ def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     if isinstance(scalar, Refusal):
         return source
     translated = portable(scalar, node)
-    return source if isinstance(translated, Refusal) else translated
+    if isinstance(translated, Refusal):
+        return Refusal(f"{source.reason}; the CPU's is not translated: {translated.reason}", {**source.values, **translated.values})
+    return translated
 
 
 class CudaTarget(KernelTarget):
