@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .engine.executor import Executable
     from .engine.extend import converter, op, register_pass, rewrite
     from .engine.foreign import as_dlpack
+    from .engine.narrowing import precision_report
     from .engine.profile import profile
     from .frontends.onnx.reader import read as read_onnx
     from .frontends.onnx.writer import export as export_onnx
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Executable", "Limits", "__version__", "as_dlpack", "cli", "compile", "converter", "engine", "errors", "export_onnx",
-    "frontends", "ir", "kernels", "load", "op", "ort", "profile", "read_onnx", "read_text", "register_pass", "rewrite",
-    "write_onnx", "write_text",
+    "frontends", "ir", "kernels", "load", "op", "ort", "precision_report", "profile", "read_onnx", "read_text",
+    "register_pass", "rewrite", "write_onnx", "write_text",
 ]  # fmt: skip
 
 # The public names: the module where each lives, and its name there (none: the module itself).
@@ -43,6 +44,7 @@ _FACE = {
     "write_text": "frontends.text:write_text",
     "as_dlpack": "engine.foreign:as_dlpack",
     "profile": "engine.profile:profile",
+    "precision_report": "engine.narrowing:precision_report",
     "op": "engine.extend:op",
     "converter": "engine.extend:converter",
     "rewrite": "engine.extend:rewrite",

@@ -1,12 +1,13 @@
 """Scores graphmill (or any onnx.backend) on every CPU case of ONNX's backend test suite.
 
 usage: python benchmarks/backend_score.py [MODULE] [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 120] [--only REGEX] [--fails]
-                                          [--again OLD.json]
+                                          [--again OLD.json] [--device CPU|CUDA|CUDA:shim] [--part 1/4]
 
 MODULE (default: graphmill.engine.backend) has `prepare` and `supports_device`. Each worker process runs cases one by one; a crash
 or a time-out fails that case alone, and the worker is started anew. Passed: every data set matches, with shape and element type.
 Unsupported: the backend declined (BackendIsNotSupposedToImplementIt, SkipTest). Native: the case passed, and no node of it ran by
-its reference. --again runs only what did not pass in OLD.json and merges.
+its reference. --again runs only what did not pass in OLD.json and merges. --part 1/4 runs every
+fourth case alone, for runs that must be short: --json and then --again merge the parts.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def all_cases() -> list[Case]:
 # ---- workers ----------------------------------------------------------------------------------------------------
 
 
-def worker(module: str, connection: Any) -> None:
+def worker(module: str, device: str, connection: Any) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -125,15 +126,15 @@ def worker(module: str, connection: Any) -> None:
     connection.send("ready")
     while True:
         kind, name = connection.recv()
-        connection.send(run_case(items[kind.removesuffix("-expanded")][f"{name}_cpu"].func, recorder))
+        connection.send(run_case(items[kind.removesuffix("-expanded")][f"{name}_cpu"].func, recorder, device))
 
 
-def run_case(fn: Any, recorder: Recorder) -> tuple:
+def run_case(fn: Any, recorder: Recorder, device: str) -> tuple:
     while hasattr(fn, "__wrapped__") and fn.__wrapped__.__name__ in ("run", "run_node"):
         fn = fn.__wrapped__  # the wrapper would count "not supposed to implement" as a pass
     started = time.perf_counter()
     try:
-        fn(None, "CPU")
+        fn(None, device)
         status, message = "passed", ""
     except unittest.SkipTest as e:
         status, message = "unsupported", " ".join(str(e).split())[:300]
@@ -146,12 +147,12 @@ def run_case(fn: Any, recorder: Recorder) -> tuple:
 class Worker:
     """A process that runs cases, started again after a crash or a time-out."""
 
-    def __init__(self, module: str, timeout: float):
-        self.module, self.timeout, self.process = module, timeout, None
+    def __init__(self, module: str, device: str, timeout: float):
+        self.module, self.device, self.timeout, self.process = module, device, timeout, None
 
     def _start(self) -> None:
         self.here, there = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=worker, args=(self.module, there), daemon=True)
+        self.process = CONTEXT.Process(target=worker, args=(self.module, self.device, there), daemon=True)
         self.process.start()
         there.close()
         try:
@@ -182,11 +183,11 @@ class Worker:
         self.stop()
 
 
-def run_all(cases: list[Case], module: str, jobs: int, timeout: float) -> None:
+def run_all(cases: list[Case], module: str, device: str, jobs: int, timeout: float) -> None:
     queue, lock = collections.deque(cases), threading.Lock()
 
     def go() -> None:
-        w = Worker(module, timeout)
+        w = Worker(module, device, timeout)
         try:
             while True:
                 with lock:
@@ -233,19 +234,25 @@ def main() -> None:
     ap.add_argument("--only")
     ap.add_argument("--fails", action="store_true")
     ap.add_argument("--again")
+    ap.add_argument("--device", default="CPU")
+    ap.add_argument("--part", default="1/1")
     a = ap.parse_args()
     cases = [c for c in all_cases() if not a.only or re.search(a.only, c.name)]
-    if a.again:
+    part, parts = map(int, a.part.split("/"))
+    todo = {id(c) for c in cases[part - 1 :: parts]}
+    if a.again and Path(a.again).exists():
         old = {(c["kind"], c["name"]): c for c in json.loads(Path(a.again).read_text()) if c["status"] == "passed"}
         cases = [Case(**old[c.kind, c.name]) if (c.kind, c.name) in old else c for c in cases]
-    run_all([c for c in cases if c.status != "passed"], a.module, a.jobs, a.timeout)
+        todo = {id(c) for c in cases[part - 1 :: parts]}
+    run_all([c for c in cases if c.status != "passed" and id(c) in todo], a.module, a.device, a.jobs, a.timeout)
     print(table(cases))
     if a.fails:
         print(details(cases))
     if a.json:
         Path(a.json).write_text(json.dumps([asdict(c) for c in cases], indent=0))
     if a.markdown:
-        head = f"# ONNX's backend suite\n\n{made_by('python benchmarks/backend_score.py --markdown docs/backend.md')}"
+        device = "" if a.device == "CPU" else f" --device {a.device}"
+        head = f"# ONNX's backend suite\n\n{made_by(f'python benchmarks/backend_score.py{device} --markdown {a.markdown}')}"
         Path(a.markdown).write_text(f"{head}\n{table(cases)}\n\nCases that do not pass:\n\n{details(cases)}\n")
     crashed = [c.name for c in cases if c.message.startswith(("CRASH", "TIMEOUT"))]
     if crashed:

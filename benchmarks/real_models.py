@@ -1,6 +1,7 @@
 """Runs the real models on graphmill and on ONNX Runtime and compares their answers.
 
-usage: python benchmarks/real_models.py [--max-mb 10] [--target cpu|reference] [--markdown OUT.md] [--json OUT.json] [NAME ...]
+usage: python benchmarks/real_models.py [--min-mb 0] [--max-mb 10] [--target cpu|cuda|reference] [--device gpu|shim]
+                                        [--markdown OUT.md] [--json OUT.json] [NAME ...]
 
 The oracle is ONNX Runtime, unoptimised and on one thread. What int8 models answer depends on more than the model: sums saturate on
 hosts without VNNI, a hidden state that is quantized anew in each step turns one rounding into another number, and a batch cut for
@@ -102,7 +103,7 @@ def quantized(entry: dict) -> bool:
     return any(op.split("::")[-1] in QUANTIZED for op in entry["ops"])
 
 
-def check(entry: dict, folder: Path, target: str) -> Result:
+def check(entry: dict, folder: Path, target: str, device: str = "gpu") -> Result:
     """Compiles the model once and compares all its variants."""
     import graphmill as gm
 
@@ -111,7 +112,7 @@ def check(entry: dict, folder: Path, target: str) -> Result:
     oracle = session(path)
     others = [session(path, True), session(unsigned(path))] if quantized(entry) else []
     started = time.perf_counter()
-    exe = gm.compile(path, target)
+    exe = gm.compile(path, target, device=device)
     r.compile_s = time.perf_counter() - started
     r.kernels, r.compiled = exe.report.kernels, exe.report.compiled
     counts = exe.report.counts()
@@ -166,16 +167,20 @@ def markdown(results: list[Result]) -> str:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("names", nargs="*")
+    ap.add_argument("--min-mb", type=float, default=0)
     ap.add_argument("--max-mb", type=float, default=float("inf"))
     ap.add_argument("--target", default="cpu")
+    ap.add_argument("--device", default="gpu")
     ap.add_argument("--markdown")
     ap.add_argument("--json")
     a = ap.parse_args()
     results = []
     for entry in realset.entries(tuple(a.names), a.max_mb):
+        if entry["mb"] < a.min_mb:
+            continue
         started = time.perf_counter()
         try:
-            r = check(entry, realset.folder(), a.target)
+            r = check(entry, realset.folder(), a.target, a.device)
         except Exception as e:
             r = Result(entry["file"][:-5], entry["mb"], False, float("inf"), problems=[f"{type(e).__name__}: {e}"])
         results.append(r)

@@ -194,6 +194,15 @@ def sample(started: float) -> Sample:
     return Sample(time.monotonic() - started, resident / 1e6, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")))
 
 
+def settled(started: float) -> Sample:
+    """A sample between turns. For a moment after Python's threads were joined the system may still count them."""
+    seen = []
+    for _ in range(10):
+        seen.append(sample(started))
+        time.sleep(0.01)
+    return min(seen, key=lambda s: s.threads)
+
+
 def soak(found: list[Subject], seconds: float, callers: int, tell: Callable[[str], None] = print) -> Report:
     """Runs subjects for so long, in turns with one caller and with `callers`."""
     report, lock, started = Report(), threading.Lock(), time.monotonic()
@@ -225,7 +234,7 @@ def soak(found: list[Subject], seconds: float, callers: int, tell: Callable[[str
             for t in threads[1:]:
                 if not threads[0].is_alive():
                     t.join()
-        s = sample(started)
+        s = settled(started)
         report.samples.append(s)
         number += 1
         tell(f"{s.at:6.0f} s  {sum(report.runs.values())} runs  {s.mb:.0f} MB  {s.threads} threads  {s.files} files")

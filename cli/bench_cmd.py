@@ -12,13 +12,13 @@ import click
 from .common import (
     Verb,
     clean,
+    compiling_given,
     compiling_options,
     load_artifact,
     model_argument,
     parse_sizes,
     print_json,
     progress,
-    was_given,
 )
 from .run_cmd import random_inputs, read_inputs
 
@@ -49,18 +49,18 @@ def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> li
 @click.option("--trust", is_flag=True, help="Run the machine code that MODEL.gmill brings along.")
 @compiling_options
 def bench(model: str, threads: list[int | None], seconds: float, shapes: tuple[str, ...], inputs: tuple[str, ...],
-          archive: str | None, against: str | None, profiled: bool, trust: bool, target: str, accuracy: str, sizes: tuple[str, ...],
+          archive: str | None, against: str | None, profiled: bool, trust: bool, how: dict[str, Any],
           as_json: bool) -> None:  # fmt: skip
     """Time runs of MODEL, or of MODEL.gmill, on given or random inputs: a line for each number of threads and sizes."""
     if against and not model.endswith(".onnx"):
         raise click.UsageError(f"{against} runs ONNX files, which {model} is none")
     from ..engine.bench import peak_memory
 
-    fixed, every, given = parse_sizes(sizes), _every(shapes), read_inputs(inputs, archive)
+    fixed, every, given = how["shapes"], _every(shapes), read_inputs(inputs, archive)
     lines, profiles, peak = [], [], None
     with progress("compiling") as say:
         for count in threads:
-            exe, made = _compiled(model, target, count, fixed, accuracy, trust)
+            exe, made = _compiled(model, count, how, trust)
             for dims in every:
                 _check_dims(exe, dims)
                 say(f"running, threads {exe.threads}, {_dims(dims)}")
@@ -83,16 +83,14 @@ def bench(model: str, threads: list[int | None], seconds: float, shapes: tuple[s
         click.echo(clean(f"\n{' '.join(['threads', str(x['threads']), _dims(x['shapes'])]).strip()}\n{p.table(MOST_ROWS)}"))
 
 
-def _compiled(model: str, target: str, threads: int | None, sizes: dict[str, int], accuracy: str,
-              trust: bool) -> tuple[Executable, dict[str, Any]]:  # fmt: skip
+def _compiled(model: str, threads: int | None, how: dict[str, Any], trust: bool) -> tuple[Executable, dict[str, Any]]:
     started = time.perf_counter()
     if model.endswith(".gmill"):
-        options = {"target": was_given("target"), "accuracy": was_given("accuracy"), "set": bool(sizes)}
-        exe = load_artifact(model, threads, trust, **options)
+        exe = load_artifact(model, threads, trust, **compiling_given())
     else:
         from ..engine.compiler import compile
 
-        exe = compile(model, target, threads=threads, shapes=sizes, accuracy=accuracy)
+        exe = compile(model, threads=threads, **how)
     took = time.perf_counter() - started
     return exe, {"threads": exe.threads, "compile_s": took, "compiled": exe.report.compiled}
 

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, set_option, target_option
+from .common import (
+    LONGEST,
+    Verb,
+    clean,
+    json_option,
+    model_argument,
+    narrowing_options,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from ..engine.options import Options
     from ..engine.steps import Served
 
 ORDER = ("unsupported", "reference", "fails", "host", "native")
@@ -18,14 +27,13 @@ MOST_NODES = 5  # nodes that a row names
 
 @click.command(cls=Verb)
 @model_argument
-@target_option
-@set_option
+@narrowing_options
 @json_option
 @click.pass_context
-def check(ctx: click.Context, model: str, target: str, sizes: tuple[str, ...], as_json: bool) -> None:
+def check(ctx: click.Context, model: str, options: Options, as_json: bool) -> None:
     """Print how every operator of MODEL is served: native (a generated kernel, a view, sizes), host (control flow and lists),
     by its numpy reference, or not at all. The exit status is 0 where all are served, 1 where some are not or the model is wrong."""
-    answer = coverage(model, target, parse_sizes(sizes))
+    answer = coverage(model, options)
     if as_json:
         print_json(answer)
     else:
@@ -33,17 +41,17 @@ def check(ctx: click.Context, model: str, target: str, sizes: tuple[str, ...], a
     ctx.exit(0 if answer["ok"] else 1)
 
 
-def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = None) -> dict[str, Any]:
+def coverage(model: str, options: Options | None = None) -> dict[str, Any]:
     """What `check --json` prints: `ok`, the error's type if not, problems, and rows of operators with their state, reason, count
     and first nodes. Nothing is compiled."""
-    from ..engine.compiler import import_report, load, optimize
+    from ..engine.compiler import import_report, load, optimize, select_for
     from ..engine.options import Options
     from ..engine.plan import how_served
     from ..engine.report import CompileReport
     from ..frontends.onnx.coverage import check as read_check
     from ..ir.errors import GraphmillError, ImportProblem
 
-    options, opsets = Options(target, shapes=sizes or {}), {}
+    options, opsets = options or Options(), {}
     try:
         try:
             module = load(model, options)
@@ -53,18 +61,10 @@ def coverage(model: str, target: str = "cpu", sizes: Mapping[str, int] | None = 
         opsets = module.opsets
         with import_report(model, options):
             optimize(module, options, CompileReport())
-        return _answer(model, opsets, how_served(module.main, _select(target)))
+        return _answer(model, opsets, how_served(module.main, select_for(options)))
     except GraphmillError as e:
         problems = [p.as_dict() for p in getattr(e, "problems", ())] or [{"message": str(e)}]
         return _answer(model, opsets, []) | {"ok": False, "error": type(e).__name__, "problems": problems}
-
-
-def _select(target: str) -> Any:
-    if target == "reference":
-        return None
-    from ..kernels.cpu.target import select
-
-    return select
 
 
 def _answer(model: str, opsets: Mapping[str, int], served: Iterable[Served]) -> dict[str, Any]:

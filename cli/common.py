@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +23,45 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 set_option = click.option("--set", "sizes", multiple=True, metavar="DIM=SIZE", help="Fix a symbolic dimension (repeatable).")
 accuracy_option = click.option("--accuracy", type=click.Choice(["fast", "strict"]), default="fast", show_default=True,
                                help="strict: no kernel that rounds worse than an operator's formula.")  # fmt: skip
-target_option = click.option("--target", type=click.Choice(["cpu", "reference"]), default="cpu", show_default=True)
+target_option = click.option("--target", type=click.Choice(["cpu", "cuda", "reference"]), default="cpu", show_default=True)
+device_option = click.option("--device", type=click.Choice(["gpu", "shim", "null"]), default="gpu", show_default=True,
+                             help="For cuda: shim runs kernels on the CPU, to test them; null runs nothing.")  # fmt: skip
+precision_option = click.option("--precision", type=click.Choice(["fp32", "tf32", "fp16", "bf16"]), default="fp32",
+                                show_default=True, help="For cuda: how floats are computed.")  # fmt: skip
+keep_option = click.option("--keep-fp32", multiple=True, metavar="NODE", help="A node that stays in f32 (repeatable).")
+COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32")
+
+
+def narrowing_options(command: Any) -> Any:
+    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --set; as `options` of the engine."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], sizes: tuple[str, ...], **kw: Any) -> Any:
+        from ..engine.options import Options
+
+        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32)
+        return command(*args, options=options, **kw)
+
+    return target_option(precision_option(keep_option(set_option(gathered))))
 
 
 def compiling_options(command: Any) -> Any:
-    """What verbs take that compile and run: --target, --accuracy, --set, --json."""
-    return target_option(accuracy_option(set_option(json_option(command))))
+    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32 and --set, as the arguments
+    `how` of `graphmill.compile`; and --json."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, sizes: tuple[str, ...], **kw: Any) -> Any:
+        how = {name: kw.pop(name) for name in COMPILING} | {"shapes": parse_sizes(sizes)}
+        return command(*args, how=how, **kw)
+
+    for option in (device_option, keep_option, precision_option, accuracy_option, target_option, set_option, json_option):
+        gathered = option(gathered)
+    return gathered
+
+
+def compiling_given() -> dict[str, bool]:
+    """Which of the options stand on the command line that an artifact was compiled with."""
+    return {name: was_given(name) for name in COMPILING} | {"set": was_given("sizes")}
 
 
 class Verb(click.Command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
@@ -11,7 +12,6 @@ from .common import (
     clean,
     compiling_options,
     model_argument,
-    parse_sizes,
     print_json,
     progress,
 )
@@ -25,16 +25,15 @@ from .common import (
 @click.option("--strict-native", is_flag=True, help="Fail where a node has no native kernel.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node is served, and what was not in the cache, and why.")
 @compiling_options
-def compile_(model: str, output: str, threads: int | None, no_packed: bool, strict_native: bool, verbose: bool, target: str,
-             accuracy: str, sizes: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+def compile_(model: str, output: str, threads: int | None, no_packed: bool, strict_native: bool, verbose: bool,
+             how: dict[str, Any], as_json: bool) -> None:  # fmt: skip
     """Compile MODEL and write it to FILE.gmill, which `graphmill run` and graphmill.load take."""
     from ..engine.compiler import compile
 
     if not output.endswith(".gmill"):
         raise click.BadParameter(f"{output!r}: expected a name that ends in .gmill", param_hint="--output")
     with progress("compiling") as say:
-        exe = compile(model, target, threads=threads, strict_native=strict_native, shapes=parse_sizes(sizes),
-                      accuracy=accuracy, observe=lambda p, m: say(p.name))  # fmt: skip
+        exe = compile(model, threads=threads, strict_native=strict_native, observe=lambda p, m: say(p.name), **how)
         say("writing")
         exe.save(output, packed=not no_packed)
     r, nbytes = exe.report, os.path.getsize(output)

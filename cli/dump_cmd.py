@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Verb, model_argument, parse_sizes, print_json, set_option, target_option
+from .common import Verb, clean, model_argument, narrowing_options, print_json
 
 if TYPE_CHECKING:
     from ..engine.options import Options
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write text (large constants beside it) or ONNX there.")
 @click.option("--opset", type=int, help="The ONNX opset to write; the model's own if left out.")
-@target_option
-@set_option
+@click.option("--plan", "planned", is_flag=True, help="Print also what runs, in order, and the kernels' texts.")
+@narrowing_options
 def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, as_json: bool,
-         output: str | None, opset: int | None, target: str, sizes: tuple[str, ...]) -> None:  # fmt: skip
+         output: str | None, opset: int | None, planned: bool, options: Options) -> None:  # fmt: skip
     """Print the IR of MODEL, optimized or after a pass. Large constants are shown by their hashes."""
-    from ..engine.compiler import load, optimize
-    from ..engine.options import Options
+    from ..engine.compiler import load, optimize, select_for
     from ..engine.report import CompileReport
     from ..ir.passes.manager import print_pass, print_pipeline
     from ..ir.printer import print_module
@@ -42,7 +42,7 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
         raise click.UsageError("--format onnx writes a file; name it with --output")
     if opset is not None and form != "onnx":
         raise click.UsageError("--opset is for --format onnx")
-    options = Options(target, passes=passes, shapes=parse_sizes(sizes))
+    options = replace(options, passes=passes)
     module = load(model, options)
     chosen = _until(after, options)
     last, steps = print_module(module) if changes else "", []
@@ -58,7 +58,7 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
         last = text
 
     if chosen:
-        optimize(module, Options(target, passes=print_pipeline(chosen)), CompileReport(), observe if every or changes else None)
+        optimize(module, replace(options, passes=print_pipeline(chosen)), CompileReport(), observe if every or changes else None)
     if every or changes:
         if form == "json":
             print_json(steps)
@@ -68,6 +68,11 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
         print_json(module_as_dict(module))
     else:
         click.echo(show(module, form), nl=False)
+        whole = form == "text" and after is None and passes is None
+        if planned or (whole and options.target == "cuda"):
+            from ..engine.plan_text import plan_text
+
+            click.echo("\n" + clean(plan_text(module, select_for(options))), nl=False)
 
 
 def _write(module: Module, output: str, form: str, opset: int | None) -> None:

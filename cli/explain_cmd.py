@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import LONGEST, Verb, clean, json_option, model_argument, parse_sizes, print_json, set_option, target_option
+from .common import (
+    LONGEST,
+    Verb,
+    clean,
+    json_option,
+    model_argument,
+    narrowing_options,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from ..engine.options import Options
     from ..engine.report import CompileReport
 
 
@@ -17,13 +26,12 @@ if TYPE_CHECKING:
 @model_argument
 @click.argument("node", required=False)
 @click.option("--refused", is_flag=True, help="Only what was refused.")
-@target_option
-@set_option
+@narrowing_options
 @json_option
-def explain(model: str, node: str | None, refused: bool, target: str, sizes: tuple[str, ...], as_json: bool) -> None:
+def explain(model: str, node: str | None, refused: bool, options: Options, as_json: bool) -> None:
     """Print every decision about MODEL, or those about one NODE (a name of the model's or of the IR's). An artifact (.gmill) tells
     what was decided when it was compiled."""
-    report = _report(model, target, sizes)
+    report = _report(model, options)
     wanted = (node, node.removeprefix("%")) if node else ()
     found = [d for d in report.decisions
              if (not wanted or d.at in wanted or node in d.nodes) and (not refused or d.outcome == "refused")]  # fmt: skip
@@ -36,15 +44,14 @@ def explain(model: str, node: str | None, refused: bool, target: str, sizes: tup
         click.echo(clean("no decision" + (f" about {node}" if node else "")))
 
 
-def _report(model: str, target: str, sizes: tuple[str, ...]) -> CompileReport:
+def _report(model: str, options: Options) -> CompileReport:
     if model.endswith(".gmill"):
         from ..engine.artifact import read_report
 
         return read_report(model)
     from ..engine.compiler import load, optimize
-    from ..engine.options import Options
     from ..engine.report import CompileReport
 
-    options, report = Options(target, shapes=parse_sizes(sizes)), CompileReport()
+    report = CompileReport()
     optimize(load(model, options), options, report)
     return report

@@ -10,7 +10,7 @@ import importlib
 
 import click
 
-VERBS = ("compile", "run", "bench", "check", "dump", "explain", "passes", "ops", "cache")
+VERBS = ("compile", "run", "bench", "check", "dump", "explain", "precision", "passes", "ops", "cache")
 
 
 class Verbs(click.Group):

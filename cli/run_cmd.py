@@ -12,13 +12,12 @@ from .common import (
     LONGEST,
     Verb,
     clean,
+    compiling_given,
     compiling_options,
     load_artifact,
     model_argument,
-    parse_sizes,
     print_json,
     progress,
-    was_given,
 )
 
 if TYPE_CHECKING:
@@ -37,19 +36,17 @@ if TYPE_CHECKING:
 @click.option("--verbose", "-v", is_flag=True, help="Say how every node was served.")
 @compiling_options
 def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | None, save: str | None, threads: int | None,
-        strict_native: bool, trust: bool, verbose: bool, target: str, accuracy: str, sizes: tuple[str, ...],
-        as_json: bool) -> None:  # fmt: skip
+        strict_native: bool, trust: bool, verbose: bool, how: dict[str, Any], as_json: bool) -> None:  # fmt: skip
     """Compile MODEL, or load MODEL.gmill, and run it once."""
-    given, fixed = read_inputs(inputs, archive), parse_sizes(sizes)
+    given, fixed = read_inputs(inputs, archive), how["shapes"]
     with progress("compiling") as say:
         if model.endswith(".gmill"):
-            options = {"target": was_given("target"), "accuracy": was_given("accuracy"), "strict_native": strict_native}
+            options = compiling_given() | {"set": False, "strict_native": strict_native}  # --set says how large random inputs are
             exe = load_artifact(model, threads, trust, **options)
         else:
             from ..engine.compiler import compile
 
-            exe = compile(model, target, threads=threads, strict_native=strict_native, shapes=fixed,
-                          accuracy=accuracy, observe=lambda p, m: say(p.name))  # fmt: skip
+            exe = compile(model, threads=threads, strict_native=strict_native, observe=lambda p, m: say(p.name), **how)
     if seed is not None:
         given = random_inputs(exe.module, seed, fixed) | given
     with progress("running"):

@@ -31,19 +31,21 @@ from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
 from .bundled import Chosen, keep_receipt, packed_of, packing_environment
-from .compiler import ACCURACIES, TARGETS, build
+from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
-from .options import Options
+from .options import PRECISIONS, Options
 from .report import CompileReport
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, GRAPH, REPORT = "manifest.json", "graph.gir", "report.json"
 OBJECTS, WEIGHTS, PACKED = "objects.bin", "weights.bin", "packed.bin"
 MEMBERS = (MANIFEST, GRAPH, REPORT, OBJECTS, WEIGHTS, PACKED)
 MOST_MANIFEST = 16 << 20  # bytes
 MOST_RANK = 64
 CHEAP = 16 << 20  # a member of so many bytes is always verified
-OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy")  # those that belong to the program, not to its user
+# Options that belong to the program, not to its user.
+OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32")
+CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS}
 _ADVICE = "compile the model again with this version"
 
 
@@ -59,7 +61,7 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
     blobs: dict[str, np.ndarray] = {}
     text = print_module(exe.module, blobs=blobs).encode()
     weights = {key: _contents(a) for key, a in blobs.items()}
-    found = list(packed_of(exe)) if packed else []
+    found = list(packed_of(exe)) if packed and exe.options.target == "cpu" else []
     objects, about = _objects_of(exe)
     parts = {
         GRAPH: [text],
@@ -208,11 +210,16 @@ class Loader:
         target, shapes = self.field("target", str, said), self.field("shapes", dict, said)
         if target not in TARGETS:
             raise UnsupportedError(f"{self.archive.name} is for the target {target[:40]!r}; expected one of {', '.join(TARGETS)}")
-        passes, accuracy = said.get("passes"), self.field("accuracy", str, said)
-        if accuracy not in ACCURACIES:
-            raise self.wrong(MANIFEST, f"accuracy is {accuracy[:40]!r}, expected one of {', '.join(ACCURACIES)}")
-        return Options(target, threads, passes if isinstance(passes, str) else None, shapes,
-                       self.field("strict_native", bool, said), limits, accuracy)  # fmt: skip
+        chosen = {name: self.field(name, str, said) for name in CHOICES}
+        for name, value in chosen.items():
+            if value not in CHOICES[name]:
+                raise self.wrong(MANIFEST, f"{name} is {value[:40]!r}, expected one of {', '.join(CHOICES[name])}")
+        keep = self.field("keep_fp32", list, said)
+        if not all(isinstance(name, str) for name in keep):
+            raise self.wrong(MANIFEST, "keep_fp32 holds something else than names")
+        passes = said.get("passes")
+        return Options(threads=threads, passes=passes if isinstance(passes, str) else None, shapes=shapes, limits=limits,
+                       strict_native=self.field("strict_native", bool, said), keep_fp32=tuple(keep), **chosen)  # fmt: skip
 
     def report(self) -> CompileReport:
         raw = self._json(REPORT)

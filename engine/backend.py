@@ -13,7 +13,7 @@ from ..ir.limits import Limits
 from .compiler import compile
 from .executor import Executable
 
-DEVICES = {"CPU": "cpu"}
+DEVICES = {"CPU": "cpu", "CUDA": "cuda"}
 # Who calls this interface made the models: some of ONNX's suite make 500 MB of weights out of nothing.
 LIMITS = Limits(total_bytes=4 << 30)
 
@@ -46,10 +46,12 @@ class GraphmillBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> GraphmillRep:
-        """Compiles a model. Keyword arguments are those of `graphmill.compile`."""
+        """Compiles a model for CPU, CUDA or CUDA:shim. Keyword arguments are those of `graphmill.compile`."""
         if not cls.supports_device(device):
             raise ValueError(f"there is no device {device!r}; expected one of {', '.join(DEVICES)}")
-        return GraphmillRep(compile(model, DEVICES[device.split(":")[0]], **{"limits": LIMITS} | kwargs))
+        kind, _, which = device.partition(":")
+        more = {"device": which} if kind == "CUDA" and which in ("shim", "null") else {}
+        return GraphmillRep(compile(model, DEVICES[kind], **{"limits": LIMITS} | more | kwargs))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
@@ -76,7 +78,7 @@ class GraphmillBackend(Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """CPU only, for now."""
+        """CPU, CUDA, and CUDA:shim (see `Options.device`)."""
         return device.split(":")[0] in DEVICES
 
 

@@ -21,10 +21,11 @@ from ..ir.layout import physical
 from ..ir.recording import Tape, is_size, value_of
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import I64, TensorType
-from ..kernels.cpu.boxes import Box, Mover
+from ..kernels.boxes import Box, Mover
 from ..kernels.spec import Call, Launch
-from .bound import BYTE, Place
-from .memory import Buffer, aligned_copy
+from .bound import Place
+from .device import fetch
+from .memory import BYTE, Buffer, aligned_copy
 from .pieces import compute_within, kept_values, piece
 from .steps import Frame, KernelStep, Shaped, SizeStep, Step, ViewStep, nbytes_of_shape, result_shapes
 
@@ -60,6 +61,7 @@ class Binder:
         self.steps, self.start, self.tape = steps, start, tape
         self.outside = set(reads)
         self._given = frame, reads, contents
+        self.device = frame.workspace.device
 
     def walk(self) -> None:
         """Walks the steps as far as they can be bound, and forgets the others."""
@@ -100,10 +102,10 @@ class Binder:
                     tape.guard(f"contents[{at}] is None")
                 at = None
             if tape is None:
-                shape, self.frame.values[v] = x.shape, Shaped(x.shape, x.dtype) if at is None else x
+                shape, self.frame.values[v] = x.shape, Shaped(x.shape, x.dtype) if at is None else fetch(x)
             else:
                 shape = self._recorded_shape(tape, i, v, x.shape, at is not None)
-                self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, x)
+                self.frame.values[v] = Shaped(shape, x.dtype) if at is None else _recorded_contents(tape, at, fetch(x))
             self.places[v] = Place(shape, x.dtype, outer=v)
 
     def _is_lent(self, v: Value) -> bool:
@@ -242,7 +244,7 @@ class Binder:
     def _row(self, step: KernelStep, operands: list[Place], results: list[Place], launch: Launch) -> None:
         """Adds what runs a kernel: a row, or one for each pass."""
         scratch = self._buffer(launch.scratch)
-        tables = [Place(t.shape, t.dtype, array=t) for t in step.tables]
+        tables = [Place(t.shape, t.dtype, array=t) for t in (*step.tables, *launch.tables)]
         pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
         self.rows += [Row(step, pointers, scratch, ints, tiles) for ints, tiles in launch.each()]
         for p in pointers:

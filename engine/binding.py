@@ -12,13 +12,14 @@ from ..ir.errors import InputError
 from ..ir.interp import bind_symbols
 from ..ir.symbols import Unbound, as_symbol, evaluate
 from ..ir.types import STR, SequenceType, TensorType
+from .device import CPU, Device
 from .foreign import as_numpy
 
 Symbols = dict[str, int]
 
 
-def read_inputs(module: Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of the main graph as kernels can read them, by name.
+def read_inputs(module: Module, inputs: Mapping[str, Any], device: Device = CPU) -> dict[str, Any]:
+    """The inputs of the main graph as kernels can read them, by name; those that lie in the memory of the `device` stay there.
 
     Raises InputError for an input that is missing, unknown, in memory that cannot be read, or of another element type or rank.
     """
@@ -31,7 +32,7 @@ def read_inputs(module: Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if unknown or missing:
         problem = f"no input is named {sorted(unknown, key=str)}" if unknown else f"the inputs {sorted(missing)} are missing"
         raise InputError(f"{problem}; the model takes {', '.join(f'{n}: {v.type}' for n, v in declared.items()) or 'no inputs'}")
-    return {name: check_value(v, inputs[name]) for name, v in declared.items()}
+    return {name: check_value(v, inputs[name], device) for name, v in declared.items()}
 
 
 def bind_dims(module: Module, values: Mapping[str, Any]) -> tuple[dict[Value, Any], Symbols]:
@@ -49,7 +50,7 @@ def bind_dims(module: Module, values: Mapping[str, Any]) -> tuple[dict[Value, An
     return env, symbols
 
 
-def check_value(v: Value, value: Any) -> Any:
+def check_value(v: Value, value: Any, device: Device = CPU) -> Any:
     """`value` as the run-time form of the input `v`: a C-contiguous aligned array in the machine's byte order, or a list, dict or
     None. It is copied only where it lies otherwise."""
     if not isinstance(v.type, TensorType):
@@ -57,6 +58,8 @@ def check_value(v: Value, value: Any) -> Any:
             return [np.asarray(x) if (a := as_numpy(x, f"input {v.name}")) is None else a for x in value]
         return value
     want = v.type.dtype
+    if not device.is_host and hasattr(value, "__cuda_array_interface__"):
+        return _on_device(v, device.adopt(value, f"input {v.name}"))
     a = np.asarray(value, dtype=object) if want is STR else as_numpy(value, f"input {v.name}")
     if value is None:  # which numpy would make NaN
         raise InputError(f"input {v.name} is None, expected {v.type}")
@@ -70,6 +73,16 @@ def check_value(v: Value, value: Any) -> Any:
     if v.type.shape is not None and a.ndim != len(v.type.shape):
         raise InputError(f"input {v.name} has shape {list(a.shape)}, expected rank {len(v.type.shape)} ({v.type})")
     return np.require(a, requirements=["C", "A"])
+
+
+def _on_device(v: Value, x: Any) -> Any:
+    """An array in the device's memory, which must be of the input's type: there it is not converted."""
+    assert isinstance(v.type, TensorType)
+    if x.dtype != v.type.dtype.np:
+        raise InputError(f"input {v.name} has element type {x.dtype}, expected {v.type.dtype.np} ({v.type})")
+    if v.type.shape is not None and x.ndim != len(v.type.shape):
+        raise InputError(f"input {v.name} has shape {list(x.shape)}, expected rank {len(v.type.shape)} ({v.type})")
+    return x
 
 
 def _of_type(a: np.ndarray, want: np.dtype, v: Value) -> np.ndarray:

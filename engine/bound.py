@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..ir.core import Value
 from ..ir.errors import RunError
-from ..kernels.cpu.launch import address_of
-from .memory import Buffer, Resolved, Workspace, aligned
+from .device import Between, Device, Resolved
+from .memory import BYTE, Buffer
 from .steps import Frame, KernelStep
-
-BYTE = np.dtype(np.uint8)
+from .workspace import Workspace
 
 
 @dataclass(slots=True)
@@ -64,37 +64,38 @@ class Bound:
 
     def run(self, frame: Frame) -> None:
         """Runs the segment in a frame. Raises RunError where a kernel found its operands' contents wrong."""
-        memory = self._memory(frame.places)
+        device = frame.workspace.device
+        memory = self._memory(device, frame.places)
         nbytes = self.arena + sum(b.nbytes for b in self.outputs)
         if not frame.budget.fits(nbytes):
             frame.budget.check_bytes(f"{self.name} and what follows", nbytes)
-        addresses = [address_of(frame.values[v]) for v in self.inputs] + [address_of(m) for m in memory]
+        if not device.is_host:
+            frame.values.update(zip(self.inputs, device.bring([frame.values[v] for v in self.inputs])))
+        addresses = [device.address(frame.values[v]) for v in self.inputs] + [device.address(m) for m in memory]
         self.launch(addresses, frame.workspace, frame.threads, lambda: frame.budget.check_time(self.name))
         self._hand_over(frame, memory)
 
-    def _memory(self, places: Mapping[Value, np.ndarray]) -> list[np.ndarray]:
+    def _memory(self, device: Device, places: Mapping[Value, np.ndarray]) -> list[Any]:
         """Bytes for what outlives the segment: the caller's, where there are any of the right shape."""
         given = {p.buffer.root(): places[v] for v, p in self.results if p.buffer and v in places and p.shape == places[v].shape}
-        return [given[b].reshape(-1).view(BYTE) if b in given else aligned((b.nbytes,), BYTE) for b in self.outputs]
+        made = iter(device.empty_each([b.nbytes for b in self.outputs if b not in given]))
+        return [given[b].reshape(-1).view(BYTE) if b in given else next(made) for b in self.outputs]
 
-    def launch(self, addresses: Sequence[int], workspace: Workspace, threads: int, between: Callable[[], None]) -> None:
+    def launch(self, addresses: Sequence[int], workspace: Workspace, threads: int, between: Between) -> None:
         """Runs the kernels, given where the inputs and outputs lie."""
         if not len(self.parameters.table):
             return
         resolved = workspace.resolve(self)
-        view = resolved.view
-        for word, i, at in resolved.patches:
-            view[word] = addresses[i] + at
-        resolved.schedule.run(threads, between)
+        resolved.run(addresses, threads, between)
         self.check(resolved)
 
     def check(self, resolved: Resolved) -> None:
         """Raises RunError where a kernel found its operands' contents wrong."""
-        if self.checked and resolved.schedule.fault:
-            step = next(step for at, step in self.checked if resolved.flags[at // 8])
+        for at in resolved.faults() if self.checked else ():
+            step = next(step for place, step in self.checked if place == at)
             raise RunError(f"{step.name}: {step.source.checked}")
 
-    def _hand_over(self, frame: Frame, memory: list[np.ndarray]) -> None:
+    def _hand_over(self, frame: Frame, memory: list[Any]) -> None:
         roots = dict(zip(self.outputs, memory))
         for v, p in self.results:
             if p.buffer is not None:

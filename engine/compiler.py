@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ir.core import Module
 from ..ir.errors import InferenceError, InputError, IRError, LimitError, UnsupportedError
@@ -15,18 +15,25 @@ from ..ir.interp import constant_bytes
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from ..kernels.cpu.cpus import granted_cpus
+from .device import CPU, Device
 from .executor import Executable
-from .options import CPU_PIPELINE, DEFAULT_PIPELINE, Options
+from .options import DEFAULT_PIPELINE, PRECISIONS, TARGET_PIPELINE, Options
 from .plan import Selector, make_plan
 from .report import CompileReport
 
-TARGETS = ("cpu", "reference")
+if TYPE_CHECKING:
+    from .cuda import Cuda
+
+CompileAll = Callable[[list[str]], list[int]]
+TARGETS = ("cpu", "cuda", "reference")
+DEVICES = ("gpu", "shim", "null")
 ACCURACIES = ("fast", "strict")
 
 
 def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
             shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
-            accuracy: str = "fast", observe: Observer | None = None) -> Executable:  # fmt: skip
+            accuracy: str = "fast", device: str = "gpu", precision: str = "fp32", keep_fp32: Sequence[str] = (),
+            observe: Observer | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
     `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
@@ -35,9 +42,14 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
-    if accuracy not in ACCURACIES:
-        raise InputError(f"accuracy = {accuracy!r}, expected one of {', '.join(ACCURACIES)}")
-    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy)
+    choices = {"accuracy": (accuracy, ACCURACIES), "device": (device, DEVICES), "precision": (precision, PRECISIONS)}
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InputError(f"{name} = {value!r}, expected one of {', '.join(known)}")
+    if target != "cuda" and (precision != "fp32" or keep_fp32):
+        raise InputError(f"precision = {precision!r} is offered by target = 'cuda', not by {target!r}")
+    options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device, precision,
+                      tuple(keep_fp32))  # fmt: skip
     try:
         with import_report(model, options):
             return compile_module(load(model, options), options, observe)
@@ -85,7 +97,14 @@ def pipeline_text(options: Options) -> str:
     """The pipeline that these options ask for."""
     if options.passes is not None:
         return options.passes
-    return DEFAULT_PIPELINE + ("," + CPU_PIPELINE if options.target == "cpu" else "")
+    if options.target == "reference":
+        return DEFAULT_PIPELINE
+    floats = PRECISIONS[options.precision]
+    if not floats:
+        return f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
+    keep = f",keep={';'.join(options.keep_fp32)}" if options.keep_fp32 else ""
+    narrow = f"precision{{to={floats}{keep}}},canonicalize,cse"
+    return f"{DEFAULT_PIPELINE},{TARGET_PIPELINE.replace(',layout', f',{narrow},layout')}"
 
 
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
@@ -99,6 +118,10 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
         from ..kernels.cpu.target import CpuTarget
 
         ctx.target = CpuTarget()
+    elif options.target == "cuda":
+        from ..kernels.cuda.target import CudaTarget
+
+        ctx.target = CudaTarget()
     report.passes = run_pipeline(module, parse_pipeline(pipeline_text(options)), ctx, observe)
     report.decisions = ctx.log.decisions
 
@@ -118,23 +141,56 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
     """Plans an optimized module and compiles its kernels. `select` serves in the place of the target's; `prepare` is given the
     texts of all kernels before any is looked up."""
     threads, served = options.threads or granted_cpus(), report.served
+    device: Device = CPU
+    compile_all: CompileAll = lambda texts: []  # noqa: E731
     if options.target == "cpu":
-        from ..kernels.cpu import objects
-        from ..kernels.cpu import target as cpu
+        compile_all = _for_cpu(report, threads, prepare)
+    elif options.target == "cuda":
+        from .cuda import open_device
 
-        def compile_all(texts: list[str]) -> list[int]:
-            if prepare is not None:
-                prepare(texts)
-            report.kernels, before = len(set(texts)), objects.compiled_count()
-            report.misses = dict(Counter(objects.compile_many(texts, threads)))
-            addresses = [objects.kernel_address(t) for t in texts]
-            report.compiled = objects.compiled_count() - before
-            return addresses
-
-        plan = make_plan(module.main, select or cpu.selector(options.accuracy), served, compile_all)
-    else:
-        plan = make_plan(module.main, None, served, lambda texts: [])
+        device = cuda = open_device(options.device)
+        compile_all = _for_cuda(report, cuda)
+    plan = make_plan(module.main, select or select_for(options), served, compile_all)
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
         raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))
-    return Executable(module, plan, options, threads, report, given)
+    return Executable(module, plan, options, threads, report, given, device)
+
+
+def select_for(options: Options) -> Selector | None:
+    """Which kernel serves a node of a model that is compiled so."""
+    if options.target == "cpu":
+        from ..kernels.cpu.target import selector
+
+        return selector(options.accuracy)
+    if options.target == "cuda":
+        from ..kernels.cuda.target import selector as cuda_selector
+
+        return cuda_selector(options.precision, options.keep_fp32)
+    return None
+
+
+def _for_cpu(report: CompileReport, threads: int, prepare: Callable[[list[str]], None] | None) -> CompileAll:
+    """What compiles the kernels of a plan for the CPU."""
+    from ..kernels.cpu import objects
+
+    def compile_all(texts: list[str]) -> list[int]:
+        if prepare is not None:
+            prepare(texts)
+        report.kernels, before = len(set(texts)), objects.compiled_count()
+        report.misses = dict(Counter(objects.compile_many(texts, threads)))
+        addresses = [objects.kernel_address(t) for t in texts]
+        report.compiled = objects.compiled_count() - before
+        return addresses
+
+    return compile_all
+
+
+def _for_cuda(report: CompileReport, device: Cuda) -> CompileAll:
+    """What compiles the kernels of a plan for a CUDA device."""
+
+    def compile_all(texts: list[str]) -> list[int]:
+        report.kernels = len(set(texts))
+        return device.driver.load(texts)
+
+    return compile_all

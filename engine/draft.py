@@ -12,6 +12,7 @@ from ..ir.core import Value
 from ..kernels.cpu.launch import ROW
 from .binder import Binder, Row
 from .bound import Bound, Parameters, Place
+from .device import Device
 from .memory import FOREVER, Buffer, assign
 from .steps import KernelStep
 
@@ -36,6 +37,7 @@ class Draft:
     patched: list[tuple[int, int]]
     table: list[tuple[Any, ...]]
     keep: list[np.ndarray]
+    device: Device
     computed: list[tuple[int, np.ndarray]]  # words that are addresses of recorded sizes, and of which
 
     def bound(self) -> Bound:
@@ -69,7 +71,7 @@ def draft_of(b: Binder, place: Callable[[Iterable[Buffer]], int] = assign) -> Dr
     inputs = list(dict.fromkeys(p.outer for row in b.rows for p in row.pointers if p.outer is not None))
     keep = [p.array for row in b.rows for p in row.pointers if p.array is not None]
     draft = Draft(b.start + len(b.steps), b.steps[0].name, b.frame.symbols, inputs, outputs, results, dead, arena, checked,
-                  [row.step for row in b.rows], [], np.empty(0), [], [], keep, [])  # fmt: skip
+                  [row.step for row in b.rows], [], np.empty(0), [], [], keep, b.device, [])  # fmt: skip
     number: dict[Any, int] = {x: i for i, x in enumerate([*inputs, *outputs])}
     relative: list[int] = []
     for row in b.rows:
@@ -105,7 +107,7 @@ def _add_row(draft: Draft, row: Row, number: dict[Any, int], relative: list[int]
         key = p.outer if p.buffer is None else p.buffer.root()
         start = p.at if p.buffer is None else p.at + p.buffer.start()
         if p.array is not None:
-            words.append(p.array.ctypes.data)
+            words.append(draft.device.constant(p.array))
         elif p.sizes is not None:
             draft.computed.append((len(words), p.sizes))
             words.append(0)

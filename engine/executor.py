@@ -14,7 +14,7 @@ from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
-from .memory import Workspace
+from .device import CPU, Device
 from .options import Options
 from .outputs import Outputs, owned
 from .plan import Plan
@@ -22,9 +22,11 @@ from .replay import Replay, StepByStep, replay_of
 from .report import CompileReport
 from .steps import Frame
 from .ways import Leg
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
+    from .fixed import FixedRun, FixedRuns
 
 MOST_REPLAYS = 8
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
@@ -33,15 +35,19 @@ MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usua
 class Executable:
     """A compiled model. Immutable: every run has a frame of its own."""
 
-    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport, given: int):
+    def __init__(self, module: Module, plan: Plan, options: Options, threads: int, report: CompileReport, given: int,
+                 device: Device = CPU):  # fmt: skip
         """`given` are the bytes of the model's own constants, which say how much a run may hold (see `Limits`)."""
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        self._constants = given
+        self._constants, self.device, self._closed = given, device, False
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
-        self._replays: list[Replay | StepByStep] = []  # the latest first; never changed in place, since several threads may read it
+        self._met: deque[tuple] = deque(maxlen=MOST_REPLAYS)  # signatures of runs on a device
+        self._replays: list[
+            Replay | StepByStep | FixedRuns
+        ] = []  # the latest first; never changed in place, since several threads may read it
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -70,7 +76,12 @@ class Executable:
         return self._constants
 
     def run(
-        self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None, timeout: float | None = None
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        out: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        on_device: bool = False,
     ) -> dict[str, Any]:
         """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.
 
@@ -79,27 +90,34 @@ class Executable:
 
         `out` maps names of outputs, not necessarily all, to arrays of the caller's that are to hold them, and which are what is
         returned then; after an error their contents are undefined. After `timeout` seconds the run ends with DeadlineError.
+        On target "cuda", inputs with CUDA's array interface (of CuPy, PyTorch, Numba) are read where they lie, and with `on_device`
+        outputs stay in the device's memory too, as arrays with that interface.
         Raises InputError for inputs and arrays that do not fit, RunError naming the node that failed, LimitError where a limit
         would be passed.
         """
         if timeout is not None:
             with interrupted_by(deadline(timeout)):
-                return self.run(inputs, out=out)
+                return self.run(inputs, out=out, on_device=on_device)
+        if on_device and (out is not None or self.device.is_host):
+            raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
+        workspace = self._workspace()
         try:
-            workspace = self._workspaces.pop()
-        except IndexError:
-            workspace = Workspace()
-        try:
-            for replay in self._replays:
+            for replay in () if on_device else self._replays:
                 results = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
                 if results is not None:
                     break
             else:
-                results = self._run_closely(inputs, out, workspace)
+                results = self._run_closely(inputs, out, workspace, on_device)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
+
+    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; see `FixedRun`."""
+        from .fixed import FixedRun
+
+        return FixedRun(self, inputs)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip
@@ -122,28 +140,44 @@ class Executable:
 
         return submit(work)
 
-    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace) -> dict[str, Any]:
+    def _workspace(self) -> Workspace:
+        if self._closed:
+            raise InputError("the executable is closed; compile or load it again")
+        try:
+            return self._workspaces.pop()
+        except IndexError:
+            return Workspace(self.device)
+
+    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace,
+                     on_device: bool) -> dict[str, Any]:  # fmt: skip
         """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""
-        values = read_inputs(self.module, inputs)
+        values = read_inputs(self.module, inputs, self.device)
         outputs = None if out is None else Outputs(out, self._named, values.values())
-        for replay in self._replays:
+        for replay in () if on_device else self._replays:
             direct = outputs is not None and isinstance(replay, Replay)
             results = replay.run_into(values, workspace, outputs.direct if direct else {})  # type: ignore[union-attr]
             if results is not None:
                 return results if outputs is None else outputs.finish(results)
-        return self._run_first(values, outputs, workspace)
+        return self._run_first(values, outputs, workspace, on_device)
 
-    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace) -> dict[str, Any]:
+    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace,
+                   on_device: bool) -> dict[str, Any]:  # fmt: skip
         """A run that checks and binds everything."""
         env, symbols = bind_dims(self.module, values)
         given = [x for x in env.values() if isinstance(x, np.ndarray)]
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
-        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[])
+        frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[] if self.device.is_host else None)
         if outputs is not None:
-            frame.places = outputs.places()
+            frame.places = outputs.places() if self.device.is_host else {}
+        frame.on_device = on_device
         results = self._plan.run(frame)
-        self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
+        if on_device:
+            return dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
+        if self.device.is_host:
+            self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
+        else:
+            self._keep_fixed(values)
         named = dict(zip(self._output_names, results))
         named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
@@ -156,6 +190,39 @@ class Executable:
         replay = replay_of(self._plan, frame, legs, self._output_names)
         if replay is not None:
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
+
+    def _keep_fixed(self, values: dict[str, Any]) -> None:
+        """Keeps the short way for inputs that look like these, met for the second time, on a device."""
+        if not all(type(x) is np.ndarray and x.dtype != object for x in values.values()):
+            return
+        signature = tuple([x.shape for x in values.values()])
+        if signature not in self._met:
+            self._met.append(signature)
+            return
+        if any(r.signature == signature for r in self._replays):
+            return
+        from .fixed import FixedRuns
+
+        try:
+            self._replays = [FixedRuns(self, values), *self._replays[: MOST_REPLAYS - 1]]
+            self._workspaces.clear()  # it has an arena of its own
+        except InputError:  # the model has none
+            self._met.clear()
+
+    def close(self) -> None:
+        """Gives back the memory of a device (constants, arenas, graphs), as does the end of a `with`; runs after this raise
+        InputError. Arrays that were handed out stay. On the CPU memory goes with the object, and this does nothing."""
+        if not self.device.is_host:
+            self._closed = True
+            self._workspaces.clear()
+            self._replays = []
+            self.device.close()
+
+    def __enter__(self) -> Executable:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __call__(self, *args: Any) -> Any:
         """Runs a model on inputs by position; its only output, or the tuple of all."""

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..ir.recording import greatest, is_size, value_of
-from ..kernels.cpu.launch import Schedule, address_of
-
-if TYPE_CHECKING:
-    from .bound import Bound
+from ..kernels.cpu.launch import address_of
 
 ALIGN = 64
+BYTE = np.dtype(np.uint8)
 MOST_BOUND = 32  # signatures that are kept, for a place in a plan and for an arena
 
 FOREVER = 1 << 60
@@ -173,42 +169,3 @@ def as_aligned(a: np.ndarray) -> np.ndarray:
     if not a.flags.writeable and a.flags.c_contiguous and a.ctypes.data % ALIGN == 0:
         return a
     return aligned_copy(a)
-
-
-class Resolved:
-    """A bound segment with the addresses of one arena in it."""
-
-    def __init__(self, bound: Bound, arena: np.ndarray):
-        p, base = bound.parameters, address_of(arena)
-        self.flags = arena[: bound.arena // 8 * 8].view(np.int64)  # the arena as words, of which some are looked at after a run
-        self.words, table = aligned(p.words.shape, p.words.dtype), p.table.copy()
-        np.multiply(p.relative, base, out=self.words)
-        self.words += p.words
-        table[:, 1] = address_of(self.words) + 8 * table[:, 1]
-        table[:, 3] = np.where(table[:, 3] < 0, 0, table[:, 3] + base)
-        self.view = memoryview(self.words)  # type: ignore[arg-type]  # much faster to write than the array
-        self.patches = [(word, which, int(p.words[word])) for word, which in p.patched]
-        patches = np.array(self.patches, np.int64).reshape(-1, 3)
-        patches[:, 0] = self.words.ctypes.data + 8 * patches[:, 0]
-        self.schedule = Schedule(table, patches)
-
-
-class Workspace:
-    """Memory of one run at a time: the arena, and bound segments resolved for its address."""
-
-    def __init__(self) -> None:
-        self.arena = np.empty(0, np.uint8)
-        self._resolved: OrderedDict[Bound, Resolved] = OrderedDict()
-
-    def resolve(self, bound: Bound) -> Resolved:
-        """The parameters and the table of a segment, with absolute addresses."""
-        found = self._resolved.get(bound)
-        if found is None:
-            if self.arena.nbytes < bound.arena:
-                self._resolved.clear()
-                size = max(bound.arena, self.arena.nbytes * 5 // 4)  # a cache that grows step by step needs no new arena each time
-                self.arena = aligned((size,), np.dtype(np.uint8))
-            found = self._resolved[bound] = Resolved(bound, self.arena)
-            if len(self._resolved) > MOST_BOUND:
-                self._resolved.popitem(last=False)
-        return found

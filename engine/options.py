@@ -10,17 +10,22 @@ from ..ir.limits import DEFAULT_LIMITS, Limits
 DEFAULT_PIPELINE = (
     "infer,canonicalize,quantized,fold,canonicalize,cse,user,recognize,sink-transposes,canonicalize,fold-scales,fold,cse,dce"
 )
-CPU_PIPELINE = "split-branches,decompose,fold,cse,layout,fuse,dce"
+TARGET_PIPELINE = "split-branches,decompose,fold,cse,layout,fuse,dce"
+# How floats are computed on CUDA, and the floats that the pass `precision` keeps between nodes for that.
+PRECISIONS = {"fp32": "", "tf32": "", "fp16": "f16", "bf16": "bf16"}
 
 
 @dataclass(frozen=True)
 class Options:
     """How to compile.
 
-    target: "cpu" (generated kernels) or "reference" (numpy only: the oracle). threads: None means as many as the machine grants
-    this process. passes: a pipeline's text in the place of the usual one. shapes: symbolic dims to fix, by name.
+    target: "cpu" or "cuda" (generated kernels), or "reference" (numpy only: the oracle). device, for "cuda": "gpu", or without one
+    "shim" (kernels run on the CPU, to test them) or "null" (nothing runs, outputs are zero). threads: None means as many as the
+    machine grants this process. passes: a pipeline's text in the place of the usual one. shapes: symbolic dims to fix, by name.
     strict_native: raise UnsupportedError where a node would run by its reference. accuracy: "fast", or "strict" to keep out kernels
-    that round worse than the operator's own formula would (Winograd's convolutions, see docs/kernels.md).
+    that round worse than the operator's own formula would (Winograd's convolutions, see docs/kernels.md). precision, for "cuda":
+    "fp32"; "tf32", where products may read 10 bits of mantissa; "fp16" or "bf16", which keep 16-bit floats between nodes and sum
+    in f32. keep_fp32: names of nodes that stay in f32 then.
     """
 
     target: str = "cpu"
@@ -30,3 +35,6 @@ class Options:
     strict_native: bool = False
     limits: Limits = DEFAULT_LIMITS
     accuracy: str = "fast"
+    device: str = "gpu"
+    precision: str = "fp32"
+    keep_fp32: tuple[str, ...] = ()

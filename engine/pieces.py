@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.core import Value
-from ..kernels.cpu.boxes import Box
+from ..kernels.boxes import Box
 from .bound import Place
 from .steps import Step, ViewStep
 

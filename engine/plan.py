@@ -23,10 +23,11 @@ from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
 from .binding import Symbols
 from .bound import Bound
-from .memory import Workspace
+from .device import fetch
 from .segment import Segments
 from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep, Watch
 from .ways import Leg, Run, Trip, Way, Ways
+from .workspace import Workspace
 
 Selector = Callable[[Node], KernelSource | Refusal]
 
@@ -62,7 +63,8 @@ class Plan:
             else:
                 self._run_leg(at, bound, frame)
             at = at + 1 if bound is None else bound.stop
-        return [frame.output(v) for v in self.graph.outputs]
+        found = [frame.output(v) for v in self.graph.outputs]
+        return found if frame.on_device else [fetch(x) for x in found]
 
     def _run_leg(self, at: int, bound: Bound | None, frame: Frame) -> None:
         """Runs a bound segment, or (None) the step `at`, and notes it where that is asked for."""
@@ -172,11 +174,12 @@ class Region:
         """A run that checks and binds everything, and notes which way it went."""
         held = budget.held
         frame = self._frame(workspace, budget, given, args)
-        frame.legs = []
+        frame.legs = [] if workspace.device.is_host else None
         shapes = {v: _shape(v, frame.values[v]) for v in [*self.plan.graph.inputs, *self.around]}
         results = tuple(self.plan.run(frame))
         budget.held = held
-        self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))
+        if frame.legs is not None:
+            self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))
         return results
 
 
@@ -195,6 +198,13 @@ def make_plan(graph: Graph, select: Selector | None, served: list[Served], compi
         step.frees = p.steps[i].frees
         p.steps[i] = step
     return plan
+
+
+def draft_plan(graph: Graph, select: Selector | None) -> tuple[Plan, dict[Step, KernelSource]]:
+    """The plan of a graph whose kernels are not compiled, and which those are, by their steps."""
+    todo: list[tuple[Plan, int, Node, KernelSource]] = []
+    plan = _collect(graph, select, [], todo)
+    return plan, {p.steps[i]: source for p, i, _, source in todo}
 
 
 def how_served(graph: Graph, select: Selector | None) -> list[Served]:

@@ -20,9 +20,9 @@ from .bench import measure
 from .binding import bind_dims, read_inputs
 from .bound import Bound
 from .executor import Executable
-from .memory import Workspace
 from .plan import Plan
 from .steps import Frame, HostStep, Step, Watch
+from .workspace import Workspace
 
 LEAST_RUNS = 5
 _COLUMNS = ("time", "share", "GFLOP/s", "GB/s", "tiles", "operator", "node", "operands -> results")

@@ -19,9 +19,10 @@ import numpy as np
 
 from ..ir.core import Value
 from ..ir.recording import Tape, greatest, is_size
-from ..kernels.cpu.launch import ROW, address_of
+from ..kernels.cpu.launch import ROW
 from .binder import MOST_CONTENTS, Binder, takes_contents_as_sizes
 from .bound import Bound, Parameters, Place
+from .device import fetch
 from .draft import Draft, draft_of
 from .memory import FOREVER, Buffer, aligned_copy, stack
 from .steps import Frame, Step
@@ -95,9 +96,10 @@ class Recipes:
         return bound
 
 
-def _contents(x: np.ndarray) -> Any:
+def _contents(x: Any) -> Any:
     if x.size > MOST_CONTENTS:
         return None
+    x = fetch(x)
     return x.ravel().tolist() if takes_contents_as_sizes(x) else x.tobytes()
 
 
@@ -197,6 +199,7 @@ class _Facts:
                 entries += t.tolist()
         self._entries = _Spread(entries, numbers)
         self._empty = not entries
+        self._device = draft.device
         self._pointers = np.array([at for at, _ in draft.computed], np.intp)
         self._offsets = np.array([8 * self._start[id(t)] for _, t in draft.computed], np.int64)
 
@@ -209,7 +212,7 @@ class _Facts:
             return None
         block = aligned_copy(self._entries.fill(numbers))
         block.flags.writeable = False
-        words[self._pointers] = self._offsets + address_of(block)
+        words[self._pointers] = self._offsets + self._device.constant(block)
         return block
 
 

@@ -19,11 +19,11 @@ from ..ir.limits import Budget
 from ..ir.types import STR, TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound
-from .memory import Workspace
 from .outputs import WRITABLE, owned
 from .plan import Plan
 from .steps import Frame
 from .ways import READABLE, Leg, Trip, Way, way_of
+from .workspace import Workspace
 
 MOST_ARRAYS = 512  # of one run: each is some lines of Python
 MOST_COMPARED = 16  # that an output is compared with

@@ -17,6 +17,7 @@ from ..ir.core import Value
 from ..ir.locks import fork_safe_lock
 from .binder import MOST_CONTENTS
 from .bound import Bound
+from .device import fetch
 from .memory import MOST_BOUND
 from .rebind import Recipes
 from .steps import Frame, KernelStep, SizeStep, Step, ViewStep
@@ -44,7 +45,7 @@ class Segments:
             key = (
                 tuple([values[v].shape for v in reads]),
                 tuple(frame.symbols.items()),
-                tuple([values[v].tobytes() for v in contents if values[v].size <= MOST_CONTENTS]),
+                tuple([fetch(values[v]).tobytes() for v in contents if values[v].size <= MOST_CONTENTS]),
             )
             known = self._bound.setdefault(start, OrderedDict())
             if key in known:

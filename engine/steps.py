@@ -16,15 +16,17 @@ import numpy as np
 from ..ir.core import Node, Value
 from ..ir.errors import GraphmillError, RunError
 from ..ir.infer import MAX_CONTENTS, where
-from ..ir.interp import bind_symbols, run_node, sizes
+from ..ir.interp import bind_dims, bind_symbols, run_node, sizes
 from ..ir.layout import physical
 from ..ir.limits import Budget, nbytes_of
 from ..ir.op import InferContext
 from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, dtype_of, type_of
-from ..kernels.spec import Call, KernelSource, Launch, trimmed
+from ..kernels.spec import Call, KernelSource, Launch
 from .binding import Symbols
-from .memory import ALIGN, Workspace, aligned, aligned_copy, as_aligned
+from .device import Device, fetch
+from .memory import aligned_copy, as_aligned
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -57,6 +59,7 @@ class Frame:
     held: int = 0  # bytes of the values that this frame's steps made and that live yet
     places: Mapping[Value, np.ndarray] = field(default_factory=dict)  # where the caller wants outputs, if they have this shape
     legs: list[Leg] | None = None  # which parts the run had, where that is to be kept (see `ways.py`)
+    on_device: bool = False  # whether outputs stay in the device's memory
     watch: Watch | None = None  # who runs them, where they are timed (see `profile.py`)
     _evaluated: dict[DimLike, int] = field(default_factory=dict)
 
@@ -152,9 +155,11 @@ class ViewStep(Step):
 
     def run(self, frame: Frame) -> None:
         (result,) = self.node.results
-        shape = physical(result_shapes(self.node, frame)[0], result.tensor.layout)
-        frame.values[result] = np.asarray(frame.get(self.node.operands[0])).reshape(shape)
-        bind_symbols(result.type, frame.logical(result), frame.symbols)
+        (logical,) = result_shapes(self.node, frame)
+        shape = physical(logical, result.tensor.layout)
+        x = frame.get(self.node.operands[0])
+        frame.values[result] = (x if hasattr(x, "reshape") else np.asarray(x)).reshape(shape)
+        bind_dims(result.tensor, logical, frame.symbols)
 
 
 class SizeStep(Step):
@@ -179,7 +184,7 @@ class HostStep(Step):
 
     def run(self, frame: Frame) -> None:
         node = self.node
-        operands = [frame.logical(v) for v in node.operands]
+        operands = [fetch(frame.logical(v)) for v in node.operands]
         if not self.plans:
             results = self._reference(operands, frame)
         else:
@@ -253,18 +258,21 @@ class KernelStep(Step):
         return self._constants[i]
 
     def run(self, frame: Frame) -> None:
-        node = self.node
+        node, device = self.node, frame.workspace.device
+        read = [v for v in node.operands if v is not None and not v.is_const]
+        if not device.is_host:
+            frame.values.update(zip(read, device.bring([frame.values[v] for v in read])))
         arrays = [None if v is None else self.constant(i) if v.is_const else frame.values[v] for i, v in enumerate(node.operands)]
         shapes, launch = self._bind(arrays, frame)
-        results = [aligned(physical(shape, v.tensor.layout), v.tensor.dtype.np) for v, shape in zip(node.results, shapes)]
-        length = execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
+        results = [_empty(device, physical(shape, v.tensor.layout), v.tensor.dtype) for v, shape in zip(node.results, shapes)]
+        length = device.execute(self, [a for a in arrays if a is not None], results, launch, frame.threads)
         for j, v in enumerate(node.results):
-            frame.values[v] = trimmed(results[j], self.source.trim[j], length) if self.source.trim else results[j]
-            bind_symbols(v.tensor, frame.logical(v), frame.symbols)
+            frame.values[v] = device.trim(results[j], self.source.trim[j], length) if self.source.trim else results[j]
+            bind_dims(v.tensor, np.shape(frame.logical(v)), frame.symbols)
 
     def _bind(self, arrays: list[np.ndarray | None], frame: Frame) -> tuple[list[tuple[int, ...]], Launch]:
         node = self.node
-        host = {i: np.asarray(frame.logical(node.operands[i])) for i in self.source.host if node.operand(i) is not None}
+        host = {i: np.asarray(fetch(frame.logical(node.operands[i]))) for i in self.source.host if node.operand(i) is not None}
         logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
         bound = self.source.bound
         shapes = result_shapes(node, frame) if bound is None else [tuple(s) for s in bound(Call(logical, (), host))]
@@ -290,20 +298,8 @@ class KernelStep(Step):
         return shapes, launch
 
 
-def execute(step: KernelStep, operands: list[np.ndarray], results: list[np.ndarray], launch: Launch, threads: int) -> int:
-    """Runs all tiles of a kernel; the length that it reports (see `KernelSource.trim`). Raises RunError with the kernel's message
-    where it found its operands' contents wrong."""
-    from ..kernels.cpu.launch import call
-
-    scratch = aligned((max(launch.scratch, ALIGN),), np.dtype(np.uint8))
-    if step.source.checked:
-        scratch[:8] = 0
-    addresses = [a.ctypes.data for a in (*operands, *results, scratch, *step.tables)]
-    for ints, tiles in launch.each():
-        call(step.address, np.array([*addresses, *ints], np.int64), tiles, threads)
-    if step.source.checked and scratch[:8].any():
-        raise RunError(f"{where(step.node)}: {step.source.checked}")
-    return int(scratch[8:16].view(np.int64)[0]) if step.source.trim else 0
+def _empty(device: Device, shape: tuple[int, ...], dtype: DType) -> Any:
+    return device.empty(nbytes_of_shape(shape, dtype)).view(dtype.np).reshape(shape)
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------------
@@ -314,7 +310,7 @@ def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
     try:
         return [_evaluated(r.tensor.shape or (), frame) for r in node.results if _ranked(r)]
     except (Unbound, _UnknownRank):
-        types = concrete_types(node, [frame.logical(v) for v in node.operands])
+        types = concrete_types(node, [_seen(frame.logical(v)) for v in node.operands])
         for r, t in zip(node.results, types):
             if not isinstance(t, TensorType) or not t.is_static:
                 raise RunError(f"{where(node)}: the size of %{r.name} ({t}) cannot be known before it runs") from None
@@ -325,6 +321,14 @@ def result_shapes(node: Node, frame: Frame) -> list[tuple[int, ...]]:
 
 def _evaluated(shape: Sequence[DimLike], frame: Frame) -> tuple[int, ...]:
     return tuple([d if type(d) is int else frame.evaluate(d) for d in shape])
+
+
+def _seen(x: Any) -> Any:
+    """A value as inference sees it: of what lies in a device's memory the contents only where they may say something of sizes."""
+    if isinstance(x, (np.ndarray, Shaped)) or not hasattr(x, "numpy"):
+        return x
+    few = x.size <= (MAX_CONTENTS if x.dtype.kind in "iub" else 1)  # `range` and `one_hot` take one float as a size, too
+    return fetch(x) if few else Shaped(x.shape, x.dtype)
 
 
 class _UnknownRank(Exception):

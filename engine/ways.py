@@ -24,8 +24,8 @@ from ..ir.limits import DEFAULT_LIMITS, Budget
 from ..ir.types import TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound, Place
-from .memory import Workspace
 from .steps import Frame, HostStep, Step, read_only
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .plan import Plan

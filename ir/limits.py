@@ -186,7 +186,7 @@ def nbytes_of(x: Any) -> int:
         return 56 + len(x)
     if isinstance(x, list):
         return 8 * len(x) + _sampled(x, len(x))
-    return 0
+    return getattr(x, "nbytes", 0)  # of an array in a device's memory
 
 
 def _sampled(items: Any, count: int) -> int:

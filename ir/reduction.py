@@ -71,7 +71,7 @@ def reduce_array(r: Reduction, x: np.ndarray, axes: tuple[int, ...], keepdims: b
     mapped = evaluate(r.map(arg(0, acc)), [wide if peak is None else wide - peak])
     exact = F64 if acc is F32 and r.combine in ("add", "mul") else acc
     out = _REDUCE[r.combine].reduce(mapped, axis=axes, keepdims=keepdims, dtype=exact.np, initial=r.identity(acc))
-    count = np.asarray(int(np.prod([x.shape[a] for a in axes])), exact.np)
+    count = np.asarray(int(np.prod([x.shape[a] for a in axes]))).astype(exact.np)
     result = np.asarray(evaluate(r.finish(arg(0, exact), arg(1, exact)), [np.asarray(out), count]))
     if peak is not None:
         result = result + (peak if keepdims else np.squeeze(peak, axes))

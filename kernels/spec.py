@@ -23,26 +23,33 @@ import numpy as np
 Dims = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for every node, and twice as quickly as if frozen; nobody changes one
 class Launch:
     """The part of a kernel's parameters that depends on sizes: integers after the addresses, how many tiles the work is cut
     into (by shape, never by thread count), and bytes of scratch memory (shared by all tiles, 64-byte aligned).
 
     Work that goes in several `passes`, each of which begins when the one before is done, says how many tiles each has; the number
     of the pass then stands behind `ints`. Between passes a run can be stopped, as between tiles.
+
+    For kernels that run elsewhere in many more tiles (`cuda/portable.py`): `units` is how many tiles there can be (0: `tiles`), and
+    `slice` how much of the scratch memory is each tile's own. `tables` are arrays made for these sizes, where a kernel takes more
+    numbers than parameters can hold; they stand behind the tables of the kernel.
     """
 
     ints: tuple[int, ...]
     tiles: int = 1
     scratch: int = 0
     passes: tuple[int, ...] = ()
+    units: int = 0
+    slice: int = 0
+    tables: tuple[np.ndarray, ...] = ()
 
     def each(self) -> list[tuple[tuple[int, ...], int]]:
         """The integers and the number of tiles of each pass."""
         return [((*self.ints, k), tiles) for k, tiles in enumerate(self.passes)] or [(self.ints, self.tiles)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # likewise
 class Call:
     """What `bind` is told: logical shapes of operands (None where left out) and results, and the contents of `host` operands."""
 

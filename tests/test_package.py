@@ -25,9 +25,9 @@ def tracked() -> list[str]:
 
 
 def expected(files: list[str]) -> set[str]:
-    """What the wheel must hold: the root's own modules and every Python file below the package's folders."""
-    python = {f for f in files if f.endswith(".py") and ("/" not in f or f.split("/")[0] in SHIPPED)}
-    return {f"graphmill/{f}" for f in python | {"py.typed"}}
+    """What the wheel must hold: the root's own modules and every source file below the package's folders."""
+    sources = {f for f in files if f.endswith((".py", ".cuh", ".hpp")) and ("/" not in f or f.split("/")[0] in SHIPPED)}
+    return {f"graphmill/{f}" for f in sources | {"py.typed"}}
 
 
 @pytest.fixture(scope="module")

@@ -39,15 +39,21 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _activations(names: Sequence[str], defaults: Sequence[str], directions: int, alpha: Sequence[float],
-                 beta: Sequence[float], clip: float | None) -> list[list[Activation]]:  # fmt: skip
-    """The activation functions of each direction. Functions with parameters take theirs in turn, the inputs of all are clipped."""
+def named_activations(names: Sequence[str], defaults: Sequence[str], directions: int, alpha: Sequence[float],
+                      beta: Sequence[float]) -> list[tuple[str, dict[str, float]]]:  # fmt: skip
+    """The activation functions of all directions by their names in lower case, with their parameters: functions that have some take
+    theirs in turn."""
     names = list(names or tuple(defaults) * directions)[: len(defaults) * directions]
     left = {"alpha": list(alpha), "beta": list(beta)}
-    made = []
-    for name in (n.lower() for n in names):
-        given = {k: left[k].pop(0) if left[k] else v for k, v in _PARAMETERS.get(name, {}).items()}
-        made.append(_activation(_FUNCTIONS[name], given, clip))
+    given = [{k: left[k].pop(0) if left[k] else v for k, v in _PARAMETERS.get(n.lower(), {}).items()} for n in names]
+    return list(zip([n.lower() for n in names], given, strict=True))
+
+
+def _activations(names: Sequence[str], defaults: Sequence[str], directions: int, alpha: Sequence[float],
+                 beta: Sequence[float], clip: float | None) -> list[list[Activation]]:  # fmt: skip
+    """The activation functions of each direction. The inputs of all are clipped."""
+    found = named_activations(names, defaults, directions, alpha, beta)
+    made = [_activation(_FUNCTIONS[name], given, clip) for name, given in found]
     return [made[i : i + len(defaults)] for i in range(0, len(made), len(defaults))]
 
 

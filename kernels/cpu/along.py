@@ -5,25 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...ir.core import Node
-from ...ir.errors import RunError
 from ...ir.recording import greatest
 from ...ir.reduction import Reduction
-from ...ir.types import BOOL, DType
+from ...ir.types import DType
+from ..lines import along_extreme, check_extreme, refuse_running, running_line
+from ..operands import first_int, first_result, tiles_for
+from ..printer import literal
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import first_int, first_result, host_value, refuse_layouts, tiles_for
-from .printer import literal, supported
 from .reduce import indent
 from .target import serves
-
-
-def line_launch(shape: Sequence[int], axis: int) -> Launch:
-    """Lines along an axis: parameters lines, n, inner (the distance of neighbours)."""
-    n, inner = (shape[axis], math.prod(shape[axis + 1 :])) if shape else (1, 1)
-    lines = math.prod(shape) // n if n else 0
-    return Launch((lines, n, inner), tiles_for(lines, lines * n))
 
 
 def line_text(result: int, ints: int, body: Sequence[str]) -> str:
@@ -39,14 +30,10 @@ def line_text(result: int, ints: int, body: Sequence[str]) -> str:
 @serves("arg_max", "arg_min")
 def arg_extreme(node: Node) -> KernelSource | Refusal:
     """The place of the greatest or least element along an axis; NaN counts as more extreme than any number."""
-    refusal = refuse_layouts(node)
-    if refusal is not None:
-        return refusal
-    x = node.operands[0].tensor  # type: ignore[union-attr]
-    if not supported(x.dtype):
-        return Refusal("an element type that kernels do not compute with", {"x": x})
-    axis = node.attr("axis") % (x.rank or 1)
-    rows = all(d == 1 for d in (x.shape or ())[axis + 1 :])
+    how = along_extreme(node)
+    if isinstance(how, Refusal):
+        return how
+    x, axis, rows = node.operands[0].tensor, how.axis, how.contiguous  # type: ignore[union-attr]
     lines = _extreme_of_row(node, x.dtype) if rows else _extremes_of_columns(node, x.dtype)
     names = [f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(("units", "n", "inner", "blocks"))]
     head = ["x = param(p, 0)", f"y = param(p, {first_result(node)})", *names]
@@ -54,9 +41,7 @@ def arg_extreme(node: Node) -> KernelSource | Refusal:
     text = "\n".join(["def kernel(p, tile, ntiles):", *indent([*head, *loop]), ""])
 
     def bind(call: Call) -> Launch:
-        shape = call.operands[0] or (1,)
-        if shape[axis] == 0 and math.prod(call.results[0]):
-            raise RunError(f"node %{node.name} ({node.op.name}): axis {axis} of {list(shape)} is empty, it has no extreme")
+        shape = check_extreme(node, axis, call)
         n, inner = shape[axis], math.prod(shape[axis + 1 :])
         outer, blocks = math.prod(shape[:axis]), 1 if rows else -(-inner // 64)
         units = outer * inner if rows else outer * blocks
@@ -105,12 +90,9 @@ def _extremes_of_columns(node: Node, dtype: DType) -> list[str]:
 @serves("cum_sum", "cum_prod")
 def running(node: Node) -> KernelSource | Refusal:
     """Running sums and products, in f32 for f16 and bf16."""
-    refusal = refuse_layouts(node)
+    x, refusal = node.operands[0].tensor, refuse_running(node)  # type: ignore[union-attr]
     if refusal is not None:
         return refusal
-    x = node.operands[0].tensor  # type: ignore[union-attr]
-    if not supported(x.dtype) or x.dtype is BOOL or not x.rank:
-        return Refusal("running sums are of numbers along an axis", {"x": x})
     acc, fn, first = Reduction.accumulator(x.dtype), *(("add", 0) if node.op.name == "cum_sum" else ("mul", 1))
     add = [f"acc = {fn}(acc, ld_{x.dtype}(x, at))"]
     store = [f"st_{x.dtype}(y, at, acc)"]
@@ -119,13 +101,11 @@ def running(node: Node) -> KernelSource | Refusal:
     place = "(n - 1 - j)" if node.attr("reverse") else "j"
     body = [f"acc = {literal(first, acc)}", "for j in range(n):", f"    at = o + {place} * inner", *indent([*add, *store])]
     host: set[int] = set()
-    axis = host_value(node, 1, host)
+    line = running_line(node, host)
 
     def bind(call: Call) -> Launch:
-        shape = call.operands[0] or ()
-        at = int(np.asarray(axis(call)).item())
-        if not -len(shape) <= at < len(shape):
-            raise RunError(f"node %{node.name} ({node.op.name}): axis {at} of a tensor of rank {len(shape)}")
-        return line_launch(shape, at % len(shape))
+        """Parameters: lines, elements of one, their distance."""
+        lines, n, inner = line(call)
+        return Launch((lines, n, inner), tiles_for(lines, lines * n), units=lines)
 
     return KernelSource(line_text(first_result(node), first_int(node), body), bind, "lines", host=frozenset(host))

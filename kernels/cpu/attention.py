@@ -8,17 +8,17 @@ position costs nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
-from ...ir.types import BOOL, F32, FLOATS, TensorType
-from ..spec import Call, KernelSource, Launch, Refusal
+from ...ir.types import BOOL, F32
+from ..attention import Extent, extent_of, key_ends, refuse_attention
+from ..operands import fill_in, first_int, first_result, slot_of
+from ..printer import literal
+from ..spec import KernelSource, Launch, Refusal
 from .blocks import PAD
-from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
-from .printer import literal
 from .target import serves
 from .tiling import tiling
 
@@ -196,36 +196,10 @@ for t in range(0, whole, 8):
 """
 
 
-def _refuse(node: Node) -> Refusal | None:
-    q, k, v = (x.tensor for x in node.operands[:3])  # type: ignore[union-attr]
-    refusal = refuse_layouts(node)
-    if refusal is None and (len({q.dtype, k.dtype, v.dtype}) > 1 or q.dtype not in FLOATS):
-        refusal = Refusal("queries, keys and values are of different types", {"q": q, "k": k, "v": v})
-    if refusal is None and len(node.results) > 3:
-        refusal = Refusal("the scores are asked for as a result")
-    if refusal is None and (node.attr("scale") or 0) < 0:
-        refusal = Refusal("the scale is negative", {"scale": node.attr("scale")})
-    return refusal or _refuse_mask(node, k)
-
-
-def _refuse_mask(node: Node, k: TensorType) -> Refusal | None:
-    mask = node.operand(3)
-    if mask is None:
-        return None
-    shape, total = mask.tensor.shape or (), k.shape[-2] if k.rank == 4 else k.shape[1]  # type: ignore[index]
-    if mask.tensor.dtype is not BOOL and mask.tensor.dtype not in FLOATS:
-        return Refusal("the mask is neither of bools nor of floats", {"mask": mask.type})
-    last = shape[-1] if shape else 1
-    known = last == total and node.operand(4) is None
-    if not known and not (isinstance(last, int) and last != 1):
-        return Refusal("the mask's last axis is not known to be that of the keys", {"mask": mask.type, "keys": total})
-    return None
-
-
 @serves("attention")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of attention, with all that the operator has but scores as a result."""
-    refusal = _refuse(node)
+    refusal = refuse_attention(node)
     if refusal is not None:
         return refusal
     q = node.operands[0].tensor  # type: ignore[union-attr]
@@ -240,44 +214,25 @@ def build(node: Node) -> KernelSource | Refusal:
     text = text.replace("_ACC(", f"_{acc}(").replace("ACC(", f"{acc}(").replace("_TYPE(", f"_{q.dtype}(")
     if node.operand(3) is not None:
         text = text.replace("_MASKTYPE(", f"_{node.operand(3).tensor.dtype}(")  # type: ignore[union-attr]
-    heads = node.attr("q_num_heads"), node.attr("kv_num_heads")
     t, item = tiling(acc.itemsize), q.dtype.itemsize
     text = fill_in(text, RESULT=first, COUNT=len(node.results), SIZE=acc.itemsize, ITEM=item, ROWS=ROWS, PAD=PAD, STAGE=STAGE,
                    ENTRIES=8 * (ROWS + PAD), ACC_NAME=repr(acc.name), TYPE_NAME=repr(q.dtype.name), VECTOR=t.lanes,
                    HIGH=t.rows[VECTORS], VECTORS=VECTORS, WIDE=VECTORS * t.lanes, PROGRAM=repr(SUMS))  # fmt: skip
-    return KernelSource(text, lambda call: _bind(call, heads, acc.itemsize), "blocks of queries")
+    return KernelSource(text, lambda call: _bind(extent_of(node, call), acc.itemsize), "blocks of queries")
 
 
 INTS = ("batch", "kv_heads", "groups", "queries", "total", "past", "d_size", "e_size", "block", "bytes", "q_n", "q_h", "q_s", "k_n",
         "k_h", "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s")  # fmt: skip
 
 
-def _bind(call: Call, heads: tuple[int | None, int | None], size: int) -> Launch:
-    def of(shape: Sequence[int], count: int | None) -> tuple[int, ...]:
-        """batch, heads, length, size of a head, then the strides of the first three."""
-        if len(shape) == 4:
-            b, h, s, d = shape
-            return b, h, s, d, h * s * d, s * d, d
-        b, s, hd = shape
-        assert count is not None
-        d = hd // count
-        return b, count, s, d, s * hd, d, hd
-
-    shapes = [*call.operands, *(None,) * (7 - len(call.operands))]
-    q, k, v = of(shapes[0], heads[0]), of(shapes[1], heads[1]), of(shapes[2], heads[1])  # type: ignore[arg-type]
-    y = of(call.results[0], heads[0])
-    past = shapes[4][2] if shapes[4] is not None else 0
-    total, groups = past + k[2], q[1] // max(k[1], 1)
-    mask = [1] * 4
-    if shapes[3] is not None:
-        mask = [1] * (4 - len(shapes[3])) + list(shapes[3])
-    steps = [0 if mask[a] == 1 else math.prod(mask[a + 1 :]) for a in range(3)]
+def _bind(x: Extent, size: int) -> Launch:
+    q, k, v, y, past, total, groups, mask = x
     wide, high = VECTORS * tiling(size).lanes, tiling(size).rows[VECTORS]
     keys, columns = _up(total, wide), _up(v[3], wide)
     block = greatest(1, least(ROWS // high, SCORES_BYTES // greatest(high * keys * size, 1))) * high
     numbers = keys * q[3] + total * columns + ROWS * q[3] + block * keys + (ROWS + PAD) * columns
     scratch = _up(numbers * size, 64)
-    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *q[4:], *k[4:], *v[4:], *y[4:], *steps, mask[3])
+    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *q.steps, *k.steps, *v.steps, *y.steps, *mask)
     pairs, blocks = q[0] * k[1], -(-groups * q[2] // block)
     # Whole heads where there are enough; where there is much to do, tiles that end now and then, so that a run can be stopped.
     wanted = greatest(WANTED_TILES, least(pairs * groups * q[2] * total * _up(q[3] + v[3], wide) // LONG, MAX_TILES))
@@ -337,16 +292,7 @@ def _insert(text: str, word: str, lines: Sequence[str]) -> str:
 
 def _end(node: Node) -> list[str]:
     """`hi`: behind the last key that query s may see."""
-    ends = ["total"]
-    if node.operand(3) is not None:
-        ends.append("m_t")
-    if node.operand(6) is not None:
-        ends.append("ld_i64(lens, n) + 0")
-    if node.attr("is_causal"):
-        ends.append("s + offset + 1")
-    if node.attr("right_window_size") >= 0:
-        ends.append(f"s + offset + {node.attr('right_window_size') + 1}")
-    return ["hi = total", *(f"hi = minimum(hi, {e})" for e in ends[1:])]
+    return ["hi = total", *(f"hi = minimum(hi, {e})" for e in key_ends(node))]
 
 
 def _copies(node: Node) -> list[str]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from ...ir.recording import greatest, least
 from ...ir.types import DType
+from ..epilogue import Builder
+from ..operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, tiles_for
 from ..spec import Launch
-from .epilogue import Builder
-from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, tiles_for
 from .tiling import Tiling, tiling
 
 PAD = 16  # entries behind a table's rows: tiles that reach past the last row compute it again

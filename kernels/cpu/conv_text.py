@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..operands import fill_in
 from .blocks import insert
-from .operands import fill_in
 
 # ---- rows: addresses of output pixels -----------------------------------------------------------------------------------
 

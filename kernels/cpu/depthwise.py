@@ -11,13 +11,13 @@ from textwrap import indent
 import numpy as np
 
 from ...ir.recording import greatest, least
+from ..convolutions import GEOMETRY, geometry, grouped_weight
+from ..epilogue import Builder, Site
+from ..operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
-from .conv import GEOMETRY, geometry, grouped_weight
 from .direct import build_direct
-from .epilogue import Builder, Site
 from .gemm import computing
-from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from .program import LEAVES
 from .tiling import tiling
 
@@ -152,7 +152,7 @@ def _last(site: Site, epilogue: Builder) -> KernelSource:
             text = f"tile_{px}_{nv} = line_tile(*{args!r})\n" + text
 
     def pack(w: np.ndarray) -> np.ndarray:
-        return np.pad(grouped_weight(w, 1, False)[0], ((0, 0), (0, padded - channels)))
+        return np.pad(grouped_weight(w.astype(computing(w.dtype)), 1, False)[0], ((0, 0), (0, padded - channels)))
 
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])  # type: ignore[index,arg-type]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..convolutions import GEOMETRY, Geometry, geometry, grouped_weight
+from ..epilogue import Builder, Site
+from ..operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
-from .conv import GEOMETRY, Geometry, geometry, grouped_weight
-from .epilogue import Builder, Site
-from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
+from .gemm import computing
 from .tiling import tiling
 
 PIXELS = {False: 4, True: 6}  # of a tile of two vectors, by `spread`: sums, weights and an input stay in registers
@@ -89,7 +90,7 @@ def build_direct(site: Site, epilogue: Builder, spread: bool) -> KernelSource:
     x_last = site.operand(0).tensor.layout is not None  # type: ignore[union-attr]
 
     def pack(w: np.ndarray) -> np.ndarray:  # rows are (tap, input channel)
-        return np.pad(grouped_weight(w, 1, False)[0], ((0, 0), (0, padded - len(w))))
+        return np.pad(grouped_weight(w.astype(computing(w.dtype)), 1, False)[0], ((0, 0), (0, padded - len(w))))
 
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])  # type: ignore[index,arg-type]

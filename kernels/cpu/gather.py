@@ -5,27 +5,21 @@ from __future__ import annotations
 import math
 
 from ...ir.core import Node
-from ...ir.types import FLOATS, I32, I64, INTEGERS, SIGNED, U8, U16, U32, DType
+from ...ir.types import SIGNED, U8, U16, U32
+from ..boxes import strides_of
+from ..indexing import (
+    FLAG,
+    moved_as,
+    refuse_reduction,
+    slicers,
+    slices_of,
+    tuple_length,
+    unsupported,
+    wide_elements,
+)
+from ..operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from .boxes import strides_of
-from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
-
-FLAG = 8  # bytes of scratch: the word in which a kernel reports
-
-
-def unsupported(node: Node, indices: int) -> Refusal | None:
-    """What no kernel of this file takes: strings, other layouts, indices that are not i32 or i64."""
-    t = node.operands[indices].tensor
-    wrong = None if t.dtype in (I32, I64) else Refusal("indices are neither i32 nor i64", {"indices": t})
-    return refuse_strings(node) or refuse_layouts(node) or wrong
-
-
-def moved_as(dtype: DType) -> tuple[str, int, int]:
-    """How elements are moved: the name of an unsigned type, its bytes, and how many of them make an element."""
-    size = min(dtype.itemsize, 8)
-    return f"u{8 * size}", size, dtype.itemsize // size
-
 
 # ---- slices: gather, gather_nd
 
@@ -70,53 +64,23 @@ def kernel(p, tile, ntiles):
 """
 
 
-def slices(
-    node: Node, outer: int, depth: int | None, shared: bool, message: str, *, from_end: bool = True
-) -> KernelSource | Refusal:
-    """Slices data[outer axes..., indices..., :] by tuples of `depth` indices (None: scalars that are no tuples). `shared`: one
-    list of tuples for all outer positions; otherwise each has its own. `from_end`: negative indices count from the end."""
-    refusal = unsupported(node, 1)
-    if refusal:
-        return refusal
+@serves(*slicers())
+def slices(node: Node) -> KernelSource | Refusal:
+    """The kernel of a node that gathers slices."""
+    found = slices_of(node)
+    if isinstance(found, Refusal):
+        return found
     typ, item, each = moved_as(node.operands[0].tensor.dtype)
-    first, n = first_int(node), 1 if depth is None else depth
 
     def bind(call: Call) -> Launch:
-        data, indices = call.operands[:2]
-        tuples = indices if depth is None else indices[:-1]
-        rows = math.prod(data[:outer])
-        count = math.prod(tuples if shared else tuples[outer:])
-        inner = math.prod(data[outer + n :]) * each
-        span = math.prod(data[outer:]) * each * item
-        units = rows * count
-        ints = (rows, count, inner, span, 0 if shared else count, n, *data[outer : outer + n])
-        return Launch(ints, tiles_for(units, units * inner), FLAG)
+        e = found.extent(call)
+        inner, units = e.inner * each, e.rows * e.count
+        ints = (e.rows, e.count, inner, e.span * each * item, 0 if found.shared else e.count, found.indices, *e.axes)
+        return Launch(ints, tiles_for(units, units * inner), FLAG, units=units)
 
     text = _SLICES.replace("INDEX", str(node.operands[1].tensor.dtype)).replace("TYPE", typ)
-    text = fill_in(text, FIRST=first, ITEM=item, FROM_END=from_end)
-    return KernelSource(text, bind, checked=message)
-
-
-@serves("gather")
-def gather(node: Node) -> KernelSource | Refusal:
-    axis = node.attr("axis") % max(node.operands[0].tensor.rank, 1)
-    return slices(node, axis, None, True, f"gather: an index lies outside of the axis {axis} of data {node.operands[0].type}")
-
-
-@serves("gather_nd")
-def gather_nd(node: Node) -> KernelSource | Refusal:
-    depth = node.operands[1].tensor.shape[-1]
-    if not isinstance(depth, int):
-        return Refusal("the length of an index tuple is not known", {"indices": node.operands[1].type})
-    message = f"gather_nd: an index lies outside of data {node.operands[0].type}"
-    return slices(node, node.attr("batch_dims"), depth, False, message)
-
-
-@serves("array_feature_extractor")
-def array_feature_extractor(node: Node) -> KernelSource | Refusal:
-    x = node.operands[0].tensor
-    message = f"array_feature_extractor: an index lies outside of the last axis of {x}"
-    return slices(node, x.rank - 1, None, True, message, from_end=False)
+    text = fill_in(text, FIRST=first_int(node), ITEM=item, FROM_END=found.from_end)
+    return KernelSource(text, bind, checked=found.message)
 
 
 # ---- elements: gather_elements, scatter_elements
@@ -174,13 +138,6 @@ def along_axis(axis: int, data: Dims, indices: Dims, each: int) -> list[int]:
     return ints + [x for pair in reversed(outer) for x in pair]
 
 
-def wide_elements(node: Node) -> Refusal | None:
-    t = node.operands[0].tensor
-    if t.rank == 0:
-        return Refusal("data is a scalar", {"data": t})
-    return None if t.dtype.itemsize <= 8 else Refusal("elements of 16 bytes are moved one by one on the host only", {"data": t})
-
-
 @serves("gather_elements")
 def gather_elements(node: Node) -> KernelSource | Refusal:
     refusal = unsupported(node, 1) or wide_elements(node)
@@ -192,7 +149,7 @@ def gather_elements(node: Node) -> KernelSource | Refusal:
 
     def bind(call: Call) -> Launch:
         ints = along_axis(axis, call.operands[0], call.operands[1], 1)
-        return Launch(tuple(ints), tiles_for(ints[0], ints[0] * ints[2]), FLAG)
+        return Launch(tuple(ints), tiles_for(ints[0], ints[0] * ints[2]), FLAG, units=ints[0])
 
     text = _ELEMENTS.replace("COPY", "").replace("MOVE", "                st_TYPE(out, to, ld_TYPE(data, at))\n")
     text = fill_in(text.replace("TYPE", typ).replace("INDEX", str(node.operands[1].tensor.dtype)), FIRST=first)
@@ -204,9 +161,7 @@ def combine(node: Node) -> tuple[str, str] | Refusal:
     dtype, reduction = node.operands[0].tensor.dtype, node.attr("reduction")
     if reduction == "none":
         return moved_as(dtype)[0], "b"
-    if dtype not in INTEGERS | FLOATS:
-        return Refusal("there is no scatter kernel with this reduction", {"reduction": reduction, "type": dtype})
-    return str(dtype), _COMBINE[reduction]
+    return refuse_reduction(node) or (str(dtype), _COMBINE[reduction])
 
 
 @serves("scatter_elements")
@@ -262,13 +217,12 @@ COPY    for j in range(count):
 
 @serves("scatter_nd")
 def scatter_nd(node: Node) -> KernelSource | Refusal:
-    how = combine(node)
+    how, depth = combine(node), tuple_length(node)
     refusal = unsupported(node, 1)
-    depth = node.operands[1].tensor.shape[-1] if node.operands[1].tensor.rank else None
     if refusal or isinstance(how, Refusal):
         return refusal or how
-    if not isinstance(depth, int):
-        return Refusal("the length of an index tuple is not known", {"indices": node.operands[1].type})
+    if isinstance(depth, Refusal):
+        return depth
     x, (typ, expression) = node.operands[0].tensor, how
     first, each = first_int(node), x.dtype.itemsize // min(8, x.dtype.itemsize) if node.attr("reduction") == "none" else 1
 
@@ -320,7 +274,8 @@ def tensor_scatter(node: Node) -> KernelSource | Refusal:
         dims, update = call.operands[:2]
         units = math.prod(dims[:axis])
         inner = math.prod(dims[axis + 1 :]) * item
-        return Launch((units, math.prod(dims[1:axis]), dims[axis], update[axis], inner), tiles_for(units, math.prod(dims)), FLAG)
+        ints = (units, math.prod(dims[1:axis]), dims[axis], update[axis], inner)
+        return Launch(ints, tiles_for(units, math.prod(dims)), FLAG, units=units)
 
     start = "0" if node.operand(2) is None else "ld_i64(param(p, 2), u // between)"
     # Circular: a huge start must not overflow; with steps > size the last ones win, as in the loop's order.
@@ -369,7 +324,7 @@ def one_hot(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         dims = call.results[0]
         outer = math.prod(dims[:axis])
-        return Launch((outer, dims[axis], math.prod(dims[axis + 1 :])), tiles_for(outer, math.prod(dims)))
+        return Launch((outer, dims[axis], math.prod(dims[axis + 1 :])), tiles_for(outer, math.prod(dims)), units=outer)
 
     text = _ONE_HOT.replace("TYPE", typ).replace("INDEX", str(node.operands[0].tensor.dtype))
     return KernelSource(fill_in(text, FIRST=first_int(node), ITEM=item), bind)

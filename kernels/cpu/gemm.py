@@ -8,42 +8,26 @@ from functools import partial
 import numpy as np
 
 from ...ir.core import Node
-from ...ir.symbols import broadcast
-from ...ir.types import FLOATS, INTEGERS, TensorType
-from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from . import quant_epilogue
+from ...ir.types import FLOATS, INTEGERS
+from .. import quantized
+from ..epilogue import Builder, Site, epilogue_of, operand_kind, site_of
+from ..operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
+from ..products import Sizes, channel_axis, refuse_epilogue, scaled_sums, sizes_of
+from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import Nest, Shape, launch, nest_text
-from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
-from .operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from .target import serves
 from .tiling import Tiling
-
-ANCHORS = ("matmul", "gemm", "conv", "conv_transpose")
 
 
 def can_fuse_epilogue(anchor: Node, node: Node, chain: int) -> Refusal | None:
     """Why the elementwise `node`, which reads what came from `anchor` as operand `chain`, cannot join the anchor's kernel (None:
     it can)."""
-    if anchor.op.name in quant_epilogue.ANCHORS:
-        return quant_epilogue.refuse_step(anchor, node, chain)
-    if anchor.op.name not in ANCHORS:
-        return Refusal(f"{anchor.op.name} takes no epilogue")
-    types = [None if v is None else v.tensor for v in node.operands]
-    refusal = check_step(node, chain, anchor.results[0].tensor, channel_axis(anchor), types)
+    refusal = refuse_epilogue(anchor, node, chain)
     if refusal is None and anchor.op.name == "conv_transpose" and anchor.results[0].tensor.layout is None:
-        result = anchor.results[0].tensor
+        result, types = anchor.results[0].tensor, [None if v is None else v.tensor for v in node.operands]
         if any(t is not None and i != chain and operand_kind(t.shape, result.shape, 1) == "full" for i, t in enumerate(types)):
             return Refusal("a row-major conv_transpose takes no operand of its result's shape")
     return refusal
-
-
-def channel_axis(anchor: Node) -> int | None:
-    """The logical axis of an anchor's result that "one number a channel" runs along."""
-    rank = anchor.results[0].tensor.rank
-    if anchor.op.name in ("conv", "conv_transpose"):
-        return 1
-    b = anchor.operands[1]
-    return None if not rank or (b is not None and b.tensor.rank == 1) else rank - 1
 
 
 @serves("fused.gemm")
@@ -57,7 +41,7 @@ def build_fused(node: Node) -> KernelSource | Refusal:
         from .conv import build as build_conv
 
         return build_conv(node)
-    if name in quant_epilogue.ANCHORS:
+    if name in quantized.ANCHORS:
         from .quant import build as build_quant
 
         return build_quant(node)
@@ -80,7 +64,7 @@ def build(node: Node) -> KernelSource | Refusal:
         return Refusal(
             f"{site.anchor.op.name} of {dtype} has no kernel", {"expected": "f32, f64, f16, bf16; for matmul also integers"}
         )
-    epilogue = epilogue_of(site, channel_axis(site.anchor), partial(_start, site))
+    epilogue = epilogue_of(site, channel_axis(site.anchor), partial(scaled_sums, site))
     if isinstance(epilogue, Refusal):
         return epilogue
     b = site.operand(1)
@@ -89,68 +73,7 @@ def build(node: Node) -> KernelSource | Refusal:
     return _unpacked(site, epilogue)
 
 
-def _start(site: Site, b: Builder) -> int:
-    """What the anchor does to its sums: alpha * sums + beta * C for gemm."""
-    acc = b.add("acc")
-    if site.anchor.op.name == "matmul":
-        return acc
-    alpha, beta = float(site.anchor.attr("alpha")), float(site.anchor.attr("beta"))
-    out = acc if alpha == 1 else b.add("mul", acc, b.number(alpha))
-    c = site.operand(2)
-    if c is None:
-        return out
-    term = b.leaf(_addend_kind(c.tensor, site.result), site.index[2])
-    return b.add("add", out, term if beta == 1 else b.add("mul", term, b.number(beta)))
-
-
-def _addend_kind(c: TensorType, result: TensorType) -> str:
-    kind = operand_kind(c.shape, result.shape, 1)
-    if kind is None and len(c.shape) == 2 and c.shape == (result.shape[0], 1):
-        return "row"
-    return kind or "unknown"
-
-
 # ---- sizes --------------------------------------------------------------------------------------------------------------
-
-
-class Sizes:
-    """A product's sizes and strides (in elements), from logical shapes."""
-
-    def __init__(self, a: Dims, b: Dims, trans_a: bool = False, trans_b: bool = False):
-        a2, b2 = (1, *a) if len(a) == 1 else a, (*b, 1) if len(b) == 1 else b
-        (self.rows, self.depth), (_, self.columns) = self._matrix(a2, trans_a), self._matrix(b2, trans_b)
-        self.a_row, self.a_col = (1, a2[-1]) if trans_a else (a2[-1], 1)
-        self.b_row, self.b_col = (1, b2[-1]) if trans_b else (b2[-1], 1)
-        self.batch = _broadcast(a2[:-2], b2[:-2])
-        self.a_batch, self.b_batch = self._strides(a2), self._strides(b2)
-
-    @staticmethod
-    def _matrix(shape: Dims, transposed: bool) -> tuple[int, int]:
-        return (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
-
-    def _strides(self, shape: Dims) -> list[int]:
-        dims = (1,) * (len(self.batch) - len(shape) + 2) + shape[:-2]
-        steps = [math.prod(dims[i + 1 :]) * shape[-2] * shape[-1] for i in range(len(dims))]
-        return [0 if d == 1 else s for d, s in zip(dims, steps, strict=True)]
-
-    def loops(self, item: int) -> list[int]:
-        """The batch loops, innermost first: count and byte strides of A and B."""
-        out = []
-        for n, i, j in reversed(list(zip(self.batch, self.a_batch, self.b_batch, strict=True))):
-            out += [n, i * item, j * item]
-        return out
-
-
-def _broadcast(a: Dims, b: Dims) -> Dims:
-    """The common shape of two, in plain arithmetic (sizes may be recorded, which numpy cannot). Raises ValueError."""
-    rank = max(len(a), len(b))
-    pairs = zip((1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b), strict=True)
-    return tuple(broadcast(m, n) for m, n in pairs)  # type: ignore[misc]
-
-
-def _sizes(site: Site, call: Call) -> Sizes:
-    trans = [bool(site.anchor.attr(t)) if site.anchor.op.name == "gemm" else False for t in ("transA", "transB")]
-    return Sizes(call.operands[site.index[0]], call.operands[site.index[1]], *trans)
 
 
 def pack_panels(b: np.ndarray, t: Tiling) -> np.ndarray:
@@ -219,7 +142,7 @@ def _packed(site: Site, epilogue: Builder) -> KernelSource | Refusal:
         return pack_panels(matrix.astype(computing(array.dtype)), nest.tiling)
 
     def bind(call: Call) -> Launch:
-        s = _sizes(site, call)
+        s = sizes_of(site, call)
         rows = s.rows * math.prod(s.batch)
         shape = Shape(rows, s.columns, s.depth, buffer_row=s.depth if copied else 0)
         return launch(nest, shape, [s.a_row * nest.dtype.itemsize, s.a_col * nest.dtype.itemsize])
@@ -277,7 +200,7 @@ def _unpacked(site: Site, epilogue: Builder) -> KernelSource | Refusal:
     names = ["a_row", "a_col", "b_row", "b_col", "loops"]
 
     def bind(call: Call) -> Launch:
-        s, item = _sizes(site, call), nest.dtype.itemsize
+        s, item = sizes_of(site, call), nest.dtype.itemsize
         shape = Shape(s.rows, s.columns, s.depth, 1, math.prod(s.batch), True, s.depth if copied else 0)
         return launch(nest, shape, [*(n * item for n in (s.a_row, s.a_col, s.b_row, s.b_col)), len(s.batch), *s.loops(item)])
 

@@ -6,8 +6,8 @@ import re
 
 from ...ir.core import Node
 from ...ir.types import F64, FLOATS
+from ..operands import fill_in, first_int, first_result, refuse_layouts, refuse_strings, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, first_result, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
 RUN = 256  # positions whose taps are kept at a time
@@ -128,7 +128,8 @@ def grid_sample(node: Node) -> KernelSource | Refusal:
         positions = size[0] * size[1]
         runs, scratch = -(-positions // RUN), 4 * RUN * 16
         tiles = tiles_for(images * runs, images * positions * (channels + 8) * 4)
-        return Launch((images, runs, positions, channels, height, width, scratch), tiles, tiles * scratch)
+        ints = (images, runs, positions, channels, height, width, scratch)
+        return Launch(ints, tiles, tiles * scratch, units=images * runs, slice=scratch)
 
     text = _TEXT
     for word, piece in zip(("FIND", "READ"), _NEAREST if nearest else _LINEAR):

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from ..operands import fill_in
 from .cpus import granted_cpus
-from .operands import fill_in
 from .tiling import architecture
 
 SLICE = 20_000_000  # nanoseconds of a native call, about: it ends with a tile

@@ -7,118 +7,26 @@ to vectorise; outer offsets are computed once a row. A tile is a range of the sp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
-from ...ir.core import Graph, Node, Value
-from ...ir.scalar import Expr, const, trace
-from ...ir.types import DType, TensorType
+from ...ir.core import Node
+from ...ir.types import DType
+from ..elementwise import take_apart
+from ..operands import tiles_for
+from ..printer import Printer
+from ..space import FULL, ONE, Space
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import tiles_for
-from .printer import Printer, literal, supported
-from .space import FULL, ONE, Space, make_space
 from .target import serves
-
-MOST_OPERANDS = 256  # of one loop: the time of compiling grows faster than their number
-
-
-@dataclass
-class Region:
-    """What a loop computes: the body of a fused node, or one node by itself.
-
-    `inputs` are the values that stand for the node's operands, `nodes` what is computed, `outputs` what is stored.
-    """
-
-    inputs: list[Value | None]
-    nodes: list[Node]
-    outputs: list[Value]
-    constants: dict[Value, Expr] = field(default_factory=dict)  # operands that are one known number
-
-
-def region_of(node: Node) -> Region:
-    """The region of a fused node, or of a single one."""
-    if node.op.name != "fused":
-        return Region(list(node.operands), [node], list(node.results), _numbers(node.operands, node.operands))
-    body: Graph = node.regions[0]
-    inner = [v for n in body for v in n.operands]
-    numbers = _numbers(body.inputs, node.operands) | _numbers(inner, inner)
-    return Region(list(body.inputs), body.nodes, list(body.outputs), numbers)
-
-
-def _numbers(names: Sequence[Value | None], values: Sequence[Value | None]) -> dict[Value, Expr]:
-    """The constants of one element among `values`, as expressions, under the values of `names` that stand for them."""
-    out = {}
-    for name, v in zip(names, values, strict=True):
-        if name is not None and v is not None and v.is_const and v.tensor.size == 1 and supported(v.tensor.dtype):
-            out[name] = const(v.array.reshape(())[()], v.tensor.dtype)  # type: ignore[union-attr]
-    return out
-
-
-def print_nodes(printer: Printer, nodes: Sequence[Node], env: dict[Value, str | Expr]) -> None:
-    """Prints elementwise nodes; `env` holds what stands for their operands and takes their results."""
-    for n in nodes:
-        assert n.op.scalar is not None
-        e = trace(n.op.scalar, [None if v is None else v.tensor.dtype for v in n.operands], n.all_attrs())
-        env[n.result] = printer.value(e, [env[v] if v is not None else "" for v in n.operands])
-
-
-def refuse_region(node: Node, region: Region) -> Refusal | None:
-    """Why a region of elementwise nodes cannot become a loop."""
-    known = set(region.inputs) | set(region.constants) | {r for n in region.nodes for r in n.results}
-    for n in region.nodes:
-        if not n.op.is_elementwise:
-            return Refusal(f"a loop holds elementwise operators only, not {n.op.name}")
-        for v in (*n.operands, *n.results):
-            if v is None:
-                continue
-            if not isinstance(v.type, TensorType) or not supported(v.type.dtype):
-                return Refusal("an element type that kernels do not compute with", {f"%{v.name}": v.type})
-            if v not in known:
-                return Refusal("a constant of many elements that is no operand", {f"%{v.name}": v.type})
-    return None
 
 
 @serves("fused.loops")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of an elementwise node, or of a fused region of them whose results have one shape."""
-    if len(node.operands) > MOST_OPERANDS:
-        return Refusal("too many operands for one loop", {"operands": len(node.operands), "most": MOST_OPERANDS})
-    region = region_of(node)
-    refusal = refuse_region(node, region)
-    if refusal is not None:
-        return refusal
-    result = node.results[0].tensor
-    for v in node.results:
-        if (v.tensor.shape, v.tensor.layout) != (result.shape, result.layout):
-            return Refusal("the results differ in shape or layout", {f"%{v.name}": v.type, f"%{node.results[0].name}": result})
-    space = make_space([v.tensor for v in node.operands if v is not None], result)
-    if isinstance(space, Refusal):
-        return space
-    inputs = [v for v in region.inputs if v is not None]
-    used = {v for n in region.nodes for v in n.operands} | set(region.outputs)
-    loaded = [k for k, v in enumerate(inputs) if v in used and v not in region.constants]
-
-    def compute(body: Printer, names: Mapping[int, str]) -> list[str]:
-        env = dict(region.constants) | {inputs[k]: name for k, name in names.items()}
-        print_nodes(body, region.nodes, env)
-        return [named(env[v]) for v in region.outputs]
-
-    dtypes = [v.tensor.dtype for v in region.outputs]
-    text = partial(loop_text, space, loaded, dtypes, compute)
-    return KernelSource(text, lambda call: bind(space, call), "loops", in_place=_in_place(node, space))
-
-
-def _in_place(node: Node, space: Space) -> frozenset[int]:
-    """Operands whose memory the result may take: read element by element just before it is written. Not with several results,
-    since `put` may be moved before a `get` that it does not depend on."""
-    if len(node.results) != 1:
-        return frozenset()
-    size = node.results[0].tensor.dtype.itemsize
-    slots = [i for i, v in enumerate(node.operands) if v is not None]
-    return frozenset(
-        i for k, i in enumerate(slots)
-        if space.is_linear(k) and not node.operands[i].is_const and space.types[k].dtype.itemsize == size
-    )  # fmt: skip
+    loop = take_apart(node)
+    if isinstance(loop, Refusal):
+        return loop
+    text = partial(loop_text, loop.space, loop.loaded, loop.results, loop.compute)
+    return KernelSource(text, lambda call: bind(loop.space, call), "loops", in_place=loop.in_place)
 
 
 def bind(space: Space, call: Call) -> Launch:
@@ -132,13 +40,9 @@ def bind(space: Space, call: Call) -> Launch:
     ints = [total, *sizes[1:]]
     shapes = [s for s in call.operands if s is not None]
     for k in range(len(space.types)):
-        if _is_strided(space, k):
+        if space.is_strided(k):
             ints += space.strides(k, shapes[k])
-    return Launch(tuple(ints), tiles_for(-(-total // 64), total))
-
-
-def _is_strided(space: Space, k: int) -> bool:
-    return not (space.is_linear(k) or space.is_single(k))
+    return Launch(tuple(ints), tiles_for(-(-total // 64), total), units=-(-total // 64))
 
 
 def loop_text(
@@ -157,7 +61,7 @@ def loop_text(
     lines += [f"n{g} = param(p, {first + g})" for g in range(1, rank)]
     at = first + rank
     for k in range(count):
-        if _is_strided(space, k):
+        if space.is_strided(k):
             lines += [f"s{k}_{g} = param(p, {at + g})" for g in range(rank)] if k in loaded else []
             at += rank
     types = [t.dtype for t in space.types]
@@ -167,10 +71,6 @@ def loop_text(
     stores = [f"put_{d}(y{j}, i, {x})" for j, (d, x) in enumerate(zip(results, compute(body, names), strict=True))]
     nest = _nest(space, loaded, body.lines + stores)
     return "\n".join(["def kernel(p, tile, ntiles):", *("    " + line for line in [*lines, *nest]), ""])
-
-
-def named(x: str | Expr) -> str:
-    return literal(x.value, x.dtype) if isinstance(x, Expr) else x
 
 
 def _index(space: Space, k: int) -> str:
@@ -183,7 +83,7 @@ def _index(space: Space, k: int) -> str:
 
 def _nest(space: Space, loaded: Sequence[int], body: Sequence[str]) -> list[str]:
     """The loops around the body. Flat where no operand is strided; else row by row, the offsets computed for each row."""
-    strided = [k for k in loaded if _is_strided(space, k)]
+    strided = [k for k in loaded if space.is_strided(k)]
     if not strided:
         return ["for i in range(lo, hi):", *("    " + line for line in body)]
     rank = len(space.groups)

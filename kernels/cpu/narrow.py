@@ -14,12 +14,13 @@ import numpy as np
 
 from ...ir.core import Node, Value
 from ...ir.recording import least
+from ..convolutions import GEOMETRY, geometry, grouped_weight
+from ..epilogue import Builder, Site
+from ..operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch
 from .blocks import insert
-from .conv import GEOMETRY, geometry, grouped_weight
 from .depthwise import scalar_program
-from .epilogue import Builder, Site
-from .operands import SUMMED, fill_in, first_int, first_result, slot_of, tiles_for
+from .gemm import computing
 from .tiling import tiling
 
 MOST_CHANNELS = 4
@@ -143,7 +144,8 @@ def build_narrow(site: Site, epilogue: Builder) -> KernelSource:
     text = text.replace("_CT(", "_f64(" if item == 8 else "_f32(").replace("_T(", f"_{dtype.name}(")
 
     def pack(w: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(grouped_weight(w, 1, transposed)[0].T)  # rows are output channels, columns (tap, channel)
+        # Rows are output channels, columns (tap, channel).
+        return np.ascontiguousarray(grouped_weight(w.astype(computing(w.dtype)), 1, transposed)[0].T)
 
     def bind(call: Call) -> Launch:
         g = geometry(site.anchor, call.operands[site.index[0]], call.operands[site.index[1]])  # type: ignore[index,arg-type]

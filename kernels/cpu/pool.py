@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from ...ir.core import Node
-from ...ir.layout import channels_last
-from ...ir.ops.windows import make_windows
-from ...ir.types import FLOATS, I8, U8, DType
+from ..operands import fill_in, first_int, tiles_for
+from ..pools import POOLS, Fold, fold_of, refuse_pool, windows_over
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .operands import fill_in, first_int, tiles_for
 from .target import serves
 
 BLOCK = 128  # addends of one sum; sums of sums keep the rounding error of large planes small
 
 
-@dataclass(frozen=True)
-class Fold:
-    """How a window becomes a number, as expressions: the first value, one more element `v`, another part's value `u`, and the end
-    over `n` elements."""
-
-    start: str
-    step: str
-    end: str
-    join: str = "acc + u"
-
-
-def _fold(node: Node, dtype: DType) -> Fold:
-    kind = node.op.name.removeprefix("global_")
-    if kind == "max_pool":
-        lowest = "-inf" if dtype.is_float else str({I8: -128, U8: 0}[dtype])
-        return Fold(f"CT({lowest})", "maximum(acc, v)", "acc", "maximum(acc, u)")
-    if kind == "average_pool":
-        return Fold("CT(0)", "acc + v", "acc / CT(n)")
-    p = node.attr("p")
-    power = {1: "absolute(v)", 2: "v * v"}.get(p, f"pow_(absolute(v), CT({p}))")
-    root = {1: "acc", 2: "sqrt(acc)"}.get(p, f"pow_(acc, CT({1 / p!r}))")
-    return Fold("CT(0)", f"acc + {power}", root)
-
-
-@serves("max_pool", "average_pool", "lp_pool", "global_max_pool", "global_average_pool", "global_lp_pool")
+@serves(*POOLS)
 def build(node: Node) -> KernelSource | Refusal:
     """Up to three spatial axes; indices of maxima for row-major operands only."""
-    x, y = node.operands[0].tensor, node.results[0].tensor
-    last = x.layout is not None
-    if x.rank > 5:
-        return Refusal("at most three spatial axes are served", {"rank": x.rank})
-    if any(t.layout not in (None, channels_last(x.rank)) for t in (x, y)) or (y.layout is not None) != last:
-        return Refusal("input and result must both be row-major or both channels-last", {"x": x, "y": y})
-    if x.dtype not in FLOATS | {I8, U8}:
-        return Refusal(f"{node.op.name} of {x.dtype} has no kernel", {"expected": "f32, f64, f16, bf16, i8, u8"})
-    if node.op.name.startswith("global"):
-        return _global(node, last)
-    indices = len(node.results) > 1
-    if indices and last:
-        return Refusal("indices of maxima are found in row-major operands only", {"x": x})
-    return _windows(node, last, indices)
+    refusal = refuse_pool(node)
+    if refusal is not None:
+        return refusal
+    last = node.operands[0].tensor.layout is not None
+    return _global(node, last) if node.op.name.startswith("global") else _windows(node, last, len(node.results) > 1)
 
 
 def _text(text: str, node: Node, fold: Fold, **fragments: str) -> str:
@@ -238,7 +202,7 @@ def _vector(expression: str) -> str:
 
 
 def _windows(node: Node, last: bool, indices: bool) -> KernelSource:
-    dtype, fold = node.operands[0].tensor.dtype, _fold(node, node.operands[0].tensor.dtype)
+    dtype, fold = node.operands[0].tensor.dtype, fold_of(node)
     counts, count = "", ""
     if node.op.name == "average_pool":
         pad = bool(node.attr("count_include_pad"))
@@ -253,10 +217,7 @@ def _windows(node: Node, last: bool, indices: bool) -> KernelSource:
 
     def bind(call: Call) -> Launch:
         n, c, *spatial = call.operands[0]
-        attrs = {name: node.attr(name) for name in ("auto_pad", "pads", "strides", "dilations")}
-        win = make_windows(spatial, node.attr("kernel_shape"), ceil_mode=bool(node.attr("ceil_mode")), **attrs)
-        fields = [(spatial, 1), (win.out, 1), (win.kernel, 1), (win.strides, 1), (win.dilations, 1), (win.begin, 0), (win.end, 0)]
-        three = [v for values, fill in fields for v in (fill,) * (3 - len(spatial)) + tuple(values)]
+        win, three = windows_over(node, spatial)
         taps, out = math.prod(win.kernel), math.prod(win.out)
         units = n * math.prod(three[3:5]) if last else n * c
         tiles = tiles_for(units, n * c * out * taps)
@@ -330,7 +291,7 @@ def kernel(p, tile, ntiles):
 
 
 def _global(node: Node, last: bool) -> KernelSource:
-    fold = _fold(node, node.operands[0].tensor.dtype)
+    fold = fold_of(node)
     if last:
         text = _GLOBAL_LAST.replace("STEP_S", fold.step.replace("acc", "part")).replace("END_S", fold.end.replace("acc", "sum_"))
         text = text.replace("JOIN_S", fold.join.replace("acc", "sum_").replace("u)", "part)").replace("+ u", "+ part"))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..epilogue import Program
 from .emitter import Emitter
 
-Program = tuple[tuple, ...]
 IDENTITY: Program = (("acc",),)
 LEAVES = ("acc", "col", "row", "factor", "full", "scalar", "const")
 # How emit.py calls what ir/scalar.py calls differently.

@@ -8,26 +8,19 @@ from functools import partial
 import numpy as np
 
 from ...ir.core import Node
-from ...ir.errors import RunError
 from ...ir.recording import greatest, least
-from ...ir.types import BF16, F16, F32, I8, U8, TensorType
+from ...ir.types import I8, U8
+from ..epilogue import Site, site_of
+from ..operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, slot_of, tiles_for
+from ..products import Sizes
+from ..quantized import Epilogue, check_sizes, constant_zeros, epilogue, roles_of, steps_of, words_of
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .epilogue import Site, site_of
-from .gemm import ALONG_BATCH, Sizes
-from .operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
-from .quant_epilogue import Epilogue, epilogue, leaves_text
+from .gemm import ALONG_BATCH
 from .quant_panels import pack_panels, pack_quads, panel_columns, panel_pitch, row_pitch, takes_quads, tile_rows
 from .target import serves
 from .tiling import tiling
 
-# Where the operators have x, its zero point, w, its zero point, the scales of x, w and y, y's zero point, the bias (None: nowhere).
-_ROLES: dict[str, dict[str, int]] = {
-    "matmul_integer": {"x": 0, "w": 1, "xz": 2, "wz": 3},
-    "conv_integer": {"x": 0, "w": 1, "xz": 2, "wz": 3},
-    "qlinear_matmul": {"x": 0, "xs": 1, "xz": 2, "w": 3, "ws": 4, "wz": 5, "ys": 6, "yz": 7},
-    "qlinear_conv": {"x": 0, "xs": 1, "xz": 2, "w": 3, "ws": 4, "wz": 5, "ys": 6, "yz": 7, "bias": 8},
-}
 # What becomes of a sum `acc`.
 _REQUANTIZE = """
 factor = XS * WS / YS
@@ -69,60 +62,24 @@ PANEL = {False: "panel = w + (INDEX) * WIDTH * (4 + 2 * steps)", True: "panel = 
 @serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
 def build(node: Node) -> KernelSource | Refusal:
     """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The
-    node may be a fused one whose anchor is matmul_integer or conv_integer (see quant_epilogue.py)."""
+    node may be a fused one whose anchor is matmul_integer or conv_integer (see kernels/quantized.py)."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
-    anchor, conv = site.anchor, "conv" in site.anchor.op.name
-    roles = {role: site.index[i] for role, i in _ROLES[anchor.op.name].items() if anchor.operand(i) is not None}
-    refusal = refuse_layouts(node)
-    if refusal:
-        return refusal
-    for role, i in roles.items():
-        t, name = node.operands[i].tensor, anchor.op.operand_name(_ROLES[anchor.op.name][role])
-        allowed = {"x": (I8, U8), "w": (I8, U8), "xz": (I8, U8), "wz": (I8, U8), "yz": (I8, U8)}.get(role, (F32, F16, BF16))
-        if role != "bias" and t.dtype not in allowed:
-            return Refusal(f"operand {name} has elements of {t.dtype}", {"expected": ", ".join(map(str, allowed))})
-        if role not in ("x", "w") and not _fits(t, role, conv):
-            return Refusal(f"operand {name} varies along an axis that the kernel does not know", {"type": t})
+    roles = roles_of(site)
+    if isinstance(roles, Refusal):
+        return roles
     then = epilogue(site)
     if isinstance(then, Refusal):
         return then
-    if conv:
+    if "conv" in site.anchor.op.name:
         from .quant_conv import build_conv
 
         return build_conv(site, roles, then)
     return _matmul(site, roles, then)
 
 
-def _fits(t: TensorType, role: str, conv: bool) -> bool:
-    """Whether a parameter is one number, or varies along rows (of x and y), columns or output channels (of w, and the bias)
-    only."""
-    varying = [i - len(t.shape) for i, d in enumerate(t.shape) if d != 1]
-    if conv:
-        return not varying if role in ("xs", "xz", "ys", "yz") else len(t.shape) <= 1
-    along = -1 if role in ("ws", "wz") or len(t.shape) == 1 else -2
-    return varying in ([], [along])
-
-
 # ---- what the texts of products and convolutions share ------------------------------------------------------------------
-
-
-def _read(node: Node, roles: dict[str, int], role: str, index: str) -> str:
-    """The expression for a parameter at a row, column or channel."""
-    t = node.operands[roles[role]].tensor
-    one = all(d == 1 for d in t.shape)
-    return f"ld_{t.dtype.name}({role}, {'0' if one else f'({index}) * {role}_step'})"
-
-
-def words_of(node: Node, roles: dict[str, int], rows: str, columns: str) -> dict[str, str]:
-    """What the texts' words stand for, at a row of x and a column of w (or its channel); absent zero points are 0."""
-    words = {"XZ": f"to_i16({_read(node, roles, 'xz', rows)})" if "xz" in roles else "i16(0)",
-             "WZ": f"to_i16({_read(node, roles, 'wz', columns)})" if "wz" in roles else "i16(0)"}  # fmt: skip
-    if "ys" in roles:
-        words |= {"XS": _read(node, roles, "xs", rows), "WS": _read(node, roles, "ws", columns),
-                  "YS": _read(node, roles, "ys", rows), "YZ": _read(node, roles, "yz", rows)}  # fmt: skip
-    return words
 
 
 def finish(node: Node, words: dict[str, str], to: str) -> str:
@@ -142,28 +99,16 @@ def params_text(node: Node, roles: dict[str, int], names: tuple[str, ...]) -> st
     return "\n".join([*lines, f"result = param(p, {first_result(node)})", f"scratch = param(p, {first_result(node) + 1})"])
 
 
-def steps_of(call: Call, roles: dict[str, int]) -> list[int]:
-    return [int(math.prod(call.operands[i]) != 1) for role, i in roles.items() if role not in ("x", "w", "bias")]
-
-
-def check_sizes(anchor: Node, roles: dict[str, int], call: Call, rows: int, columns: int) -> None:
-    """Raises RunError for a parameter that has neither one element nor one a row of A (a column or output channel of w): the kernel
-    would read past its end."""
-    for role, i in roles.items():
-        expected = columns if role in ("ws", "wz", "bias") else rows
-        n = math.prod(call.operands[i] or ())
-        if role not in ("x", "w") and n != expected and (n != 1 or role == "bias"):
-            name = anchor.op.operand_name(_ROLES[anchor.op.name][role])
-            what = f"node %{anchor.name} ({anchor.op.name}): operand {name}"
-            raise RunError(f"{what} has {n} elements, expected {expected}{'' if role == 'bias' else ' or 1'}")
-
-
-def constant_zeros(node: Node, roles: dict[str, int], columns: int) -> np.ndarray | None:
-    """The zero points of w where they are known, one or one a column (or channel); None where they are not."""
-    v = node.operand(roles["wz"]) if "wz" in roles else None
-    if v is None:
-        return np.zeros(1, np.uint8)
-    return v.array.reshape(-1) if v.is_const and v.array.size in (1, columns) else None
+def leaves_text(node: Node, then: Epilogue | None) -> tuple[str, str]:
+    """The lines that read the addresses of what an epilogue reads, and how they stand in a call of the microkernel."""
+    if then is None:
+        return "", ""
+    lines = [f"leaf{k} = param(p, {slot_of(node, i)})" for k, (_, i) in enumerate(then.builder.leaves)]
+    names = [f"leaf{k} - result" if kind == "full" else f"leaf{k}" for k, (kind, _) in enumerate(then.builder.leaves)]
+    if then.bias is not None:
+        lines.append(f"addend = param(p, {slot_of(node, then.bias)})")
+        names.insert(0, "addend")
+    return "\n".join(lines), ", ".join(names)
 
 
 # ---- matrices -----------------------------------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ import numpy as np
 from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.types import U8
+from ..convolutions import GEOMETRY, Geometry, geometry
+from ..epilogue import Site
+from ..operands import MULTIPLIED, fill_in, tiles_for
+from ..quantized import Epilogue, check_sizes, constant_zeros, steps_of, words_of
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .conv import GEOMETRY, Geometry, geometry
 from .conv_text import PLANES_PACK
-from .epilogue import Site
-from .operands import MULTIPLIED, fill_in, tiles_for
-from .quant import ROW, check_sizes, constant_zeros, finish, params_text, steps_of, words_of
-from .quant_epilogue import Epilogue, leaves_text
+from .quant import ROW, finish, leaves_text, params_text
 from .quant_panels import pack_rows, panel_columns, panel_pitch, row_pitch, tile_rows
 from .tiling import tiling
 

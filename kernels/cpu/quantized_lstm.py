@@ -15,9 +15,9 @@ import numpy as np
 
 from ...ir.core import Node
 from ...ir.recording import greatest
+from ..operands import fill_in, first_int, first_result, refuse_layouts, slot_of
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
-from .operands import fill_in, first_int, first_result, refuse_layouts, slot_of
 from .quant import PANEL, ROW, STEPS
 from .quant_panels import pack_panels, pack_quads, panel_columns, row_pitch, takes_quads
 from .quantize import RANGE

@@ -9,212 +9,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from ...ir.core import Node, Value
-from ...ir.ops import reduce as _ops
+from ...ir.core import Node
 from ...ir.reduction import Reduction
-from ...ir.scalar import Expr, arg
-from ...ir.types import BF16, F16, DType, TensorType
+from ...ir.scalar import arg
+from ...ir.types import DType
+from ..operands import first_int, first_result, tiles_for
+from ..printer import Printer, literal
+from ..reductions import REDUCTIONS, Reduced, take_apart
 from ..spec import Call, KernelSource, Launch, Refusal
-from .loops import Region, print_nodes, refuse_region, region_of
-from .operands import first_int, first_result, tiles_for
-from .printer import Printer, literal, supported
 from .target import serves
 
-REDUCTIONS = tuple(name for name, d in vars(_ops).items() if getattr(d, "reduction", None) is not None)
 SHORT, TOGETHER = 8, 64  # elements of a segment below which results are computed together, and how many of them
 BLOCK, ROWS = 4096, 128  # elements of a segment, rows of a block, that one accumulator takes before it is added to the total
 _FOLD = {"add": "hsum", "mul": "hprod", "max": "hmax", "min": "hmin"}
 _COMBINE = {"add": "add", "mul": "mul", "max": "maximum", "min": "minimum"}
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """Runs of adjacent axes in memory that are all kept or all reduced, outermost first; axes of size 1 are left out."""
-
-    axes: tuple[tuple[int, ...], ...]
-    reduced: tuple[bool, ...]
-
-    def sizes(self, shape: Sequence[int]) -> list[int]:
-        return [math.prod([shape[a] for a in g]) for g in self.axes]
-
-
-def make_groups(t: TensorType, axes: Sequence[int]) -> Groups:
-    """The groups of a tensor reduced over the (normalized) axes."""
-    assert t.shape is not None
-    order = range(len(t.shape)) if t.layout is None else t.layout.perm
-    groups: list[list[int]] = []
-    reduced: list[bool] = []
-    for a in order:
-        if t.shape[a] == 1:
-            continue
-        if reduced and reduced[-1] == (a in axes):
-            groups[-1].append(a)
-        else:
-            groups.append([a])
-            reduced.append(a in axes)
-    return Groups(tuple(map(tuple, groups)), tuple(reduced))
-
-
-def constant_axes(node: Node) -> tuple[int, ...] | Refusal:
-    """The normalized axes of a reduction, which must be known."""
-    x, v = node.operands[0], node.operand(1)
-    rank = x.tensor.rank or 0  # type: ignore[union-attr]
-    everything = () if node.attr("noop_with_empty_axes") else tuple(range(rank))
-    if v is None or v.tensor.shape == (0,):
-        return everything
-    if v.node is None and v.graph is not None and v.graph.parent is not None:  # an input of a fused region stands for an operand
-        v = v.graph.parent.operands[v.index]
-        assert v is not None
-    if not v.is_const:
-        return Refusal("the axes are not constant", {"axes": f"%{v.name}"})
-    return tuple(int(a) % rank for a in v.array.ravel()) or everything  # type: ignore[union-attr]
-
-
-def same_order(x: TensorType, y: TensorType, axes: Sequence[int], keepdims: bool) -> bool:
-    """Whether the kept axes lie in the same order in operand and result."""
-    kept = [a for a in range(x.rank or 0) if a not in axes]
-    place = {a: a if keepdims else i for i, a in enumerate(kept)}
-    xs = [place[a] for a in (range(x.rank or 0) if x.layout is None else x.layout.perm) if a in place and x.shape[a] != 1]  # type: ignore[index]
-    ys = [a for a in (range(y.rank or 0) if y.layout is None else y.layout.perm) if a in xs]
-    return xs == ys
-
-
-@serves(*REDUCTIONS)
+@serves(*REDUCTIONS, "fused.reduce")
 def build(node: Node) -> KernelSource | Refusal:
-    """The kernel of a reduction with known axes."""
-    x, y = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
-    axes = constant_axes(node)
-    if isinstance(axes, Refusal):
-        return axes
-    if not supported(x.dtype):
-        return Refusal("an element type that kernels do not compute with", {"x": x})
-    if not same_order(x, y, axes, bool(node.attr("keepdims"))):
-        return Refusal("operand and result lie in different layouts in memory", {"x": x, "result": y})
-    groups = make_groups(x, axes)
-    text = _Text(node.op.reduction, x, groups, first_result(node), first_int(node), Around()).text()
-    return KernelSource(text, lambda call: _bind(groups, axes, call), "reduce")
+    """The kernel of a reduction with known axes, or of a region of elementwise nodes around one."""
+    work = take_apart(node)
+    if isinstance(work, Refusal):
+        return work
+    text = _Text(work, first_result(node), first_int(node)).text()
+    return KernelSource(text, lambda call: _bind(work, call), "reduce")
 
 
-@dataclass
-class Around:
-    """What is computed before and after a reduction of a region. `full`, `single` and `kept` are slots, with types, of operands of
-    as many elements as are reduced, of one element, and of one element a result."""
-
-    region: Region | None = None
-    before: list[Node] = field(default_factory=list)
-    reduction: Node | None = None
-    after: list[Node] = field(default_factory=list)
-    full: dict[Value, int] = field(default_factory=dict)
-    single: dict[Value, int] = field(default_factory=dict)
-    kept: dict[Value, int] = field(default_factory=dict)
-
-    def slots(self) -> list[int]:
-        return sorted({0, *self.full.values(), *self.single.values(), *self.kept.values()})
-
-    def once(self) -> list[str]:
-        return [f"w{k} = ld_{v.tensor.dtype}(x{k}, 0)" for v, k in self.single.items()]
-
-    def element(self, p: Printer, load: str, dtype: DType) -> str:
-        """The element to reduce: loaded, or computed from what is loaded."""
-        if self.reduction is None or self.region is None:
-            return p.let(load.format(dtype, "x0"))
-        env = self._known() | {v: p.let(load.format(v.tensor.dtype, f"x{k}")) for v, k in self.full.items()}
-        print_nodes(p, self.before, env)
-        return env[self.reduction.operands[0]]  # type: ignore[index, return-value]
-
-    def result(self, p: Printer, reduced: str, load: str, dtype: DType) -> str:
-        """What is stored for a reduced value."""
-        if self.reduction is None or self.region is None:
-            return reduced
-        rounded = p.let(f"to_{dtype}({reduced})") if dtype in (F16, BF16) else reduced
-        env = self._known() | {self.reduction.results[0]: rounded}
-        env |= {v: p.let(load.format(v.tensor.dtype, f"x{k}")) for v, k in self.kept.items()}
-        print_nodes(p, self.after, env)
-        return env[self.region.outputs[0]]  # type: ignore[return-value]
-
-    def _known(self) -> dict[Value, str | Expr]:
-        return dict(self.region.constants) | {v: f"w{k}" for v, k in self.single.items()}  # type: ignore[union-attr]
-
-
-@serves("fused.reduce")
-def build_region(node: Node) -> KernelSource | Refusal:
-    """The kernel of a region of elementwise nodes, one reduction of what they compute, and elementwise nodes on its result.
-
-    Operands have the shape and layout of the reduced value, or of the result, or are one number; there is one result.
-    """
-    region = region_of(node)
-    found = [n for n in region.nodes if n.op.reduction is not None]
-    if len(found) != 1 or len(region.outputs) != 1:
-        return Refusal("a reduction's region has one reduction and one output", {"reductions": len(found)})
-    at = region.nodes.index(found[0])
-    a = Around(region, region.nodes[:at], found[0], region.nodes[at + 1 :])
-    x, y, axes = found[0].operands[0].tensor, found[0].results[0].tensor, constant_axes(found[0])  # type: ignore[union-attr]
-    if isinstance(axes, Refusal):
-        return axes
-    axes_inputs = {v for v in found[0].operands[1:] if v is not None}
-    refusal = refuse_region(node, replace_nodes(region, [*a.before, *a.after], [found[0].results[0], *axes_inputs]))
-    refusal = refusal or _refuse_shapes(a, x, y)
-    if refusal is None and not same_order(x, y, axes, bool(found[0].attr("keepdims"))):
-        refusal = Refusal("operand and result lie in different layouts in memory", {"x": x, "result": y})
-    if refusal is not None:
-        return refusal
-    places = {v: (e, o) for v, e, o in _operands(a)}
-    for k, v in enumerate(v for v in region.inputs if v is not None):
-        early, late = places.get(v, (False, False))
-        if v in region.constants or not (early or late):
-            continue
-        t = v.tensor
-        if all(d == 1 for d in t.shape or ()):
-            a.single[v] = k
-        elif early and not late and (t.shape, t.layout) == (x.shape, x.layout):
-            a.full[v] = k
-        elif late and not early and (t.shape, t.layout) == (y.shape, y.layout):
-            a.kept[v] = k
-        else:
-            return Refusal("an operand is broadcast", {f"%{v.name}": v.type, "x": x, "result": y})
-    if not a.full:
-        return Refusal("no operand has the shape of what is reduced", {"x": x})
-    groups, source = make_groups(x, axes), min(a.full.values())
-    text = _Text(found[0].op.reduction, x, groups, first_result(node), first_int(node), a).text()
-    inner = [i for i, v in enumerate(node.operands) if v is not None][source]
-    return KernelSource(text, lambda call: _bind(groups, axes, call, inner), "reduce")
-
-
-def replace_nodes(region: Region, nodes: list[Node], known: Sequence[Value]) -> Region:
-    """The region with other nodes, which may read `known` too."""
-    return Region([*region.inputs, *known], nodes, region.outputs, region.constants)
-
-
-def _operands(a: Around) -> list[tuple[Value, bool, bool]]:
-    """The values read in the region, and whether before and after the reduction."""
-    early = {v for n in a.before for v in n.operands if v is not None} | {a.reduction.operands[0]}  # type: ignore[union-attr]
-    late = {v for n in a.after for v in n.operands if v is not None}
-    return [(v, v in early, v in late) for v in early | late]  # type: ignore[misc]
-
-
-def _refuse_shapes(a: Around, x: TensorType, y: TensorType) -> Refusal | None:
-    for nodes, t in ((a.before, x), (a.after, y)):
-        for n in nodes:
-            r = n.result.tensor
-            if (r.shape, r.layout) != (t.shape, t.layout) and any(d != 1 for d in r.shape or ()):
-                return Refusal("the region's values differ in shape", {f"%{n.result.name}": r, "expected": t})
-    early = {n.result for n in a.before}
-    crossing = next((v for n in a.after for v in n.operands if v in early), None)
-    return None if crossing is None else Refusal("a value from before the reduction is read behind it", {"value": crossing.name})
-
-
-def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> Launch:
+def _bind(work: Reduced, call: Call) -> Launch:
     """Parameters: number of reduced elements, of outer kept places, size of the innermost group, then size and step of each outer
     group."""
-    shape = call.operands[operand]
+    shape, groups = call.operands[work.operand], work.groups
     assert shape is not None
     sizes = groups.sizes(shape) or [1]
     steps = [math.prod(sizes[g + 1 :]) for g in range(len(sizes))]
     outer = range(len(sizes) - 1)
     places = math.prod([sizes[g] for g in outer if not groups.reduced[g]])
-    count = math.prod([shape[a] for a in axes])
+    count = math.prod([shape[a] for a in work.axes])
     ints = [count, places, sizes[-1], *(i for g in outer for i in (sizes[g], steps[g]))]
     units = places if groups.reduced and groups.reduced[-1] else places * -(-sizes[-1] // 32)
     total = math.prod(sizes)
@@ -224,8 +55,9 @@ def _bind(groups: Groups, axes: Sequence[int], call: Call, operand: int = 0) -> 
 class _Text:
     """The text of a reduction's kernel."""
 
-    def __init__(self, r: Reduction, x: TensorType, groups: Groups, result: int, ints: int, around: Around):
-        self.r, self.dtype, self.groups, self.around = r, x.dtype, groups, around
+    def __init__(self, work: Reduced, result: int, ints: int):
+        x, groups, around = work.x, work.groups, work.around
+        self.r, self.dtype, self.groups, self.around = work.reduction, x.dtype, groups, around
         dtype, last = x.dtype, [x.shape[a] for a in groups.axes[-1]] if groups.axes else []  # type: ignore[index]
         self.innermost = math.prod(last) if all(isinstance(d, int) for d in last) else None  # type: ignore[arg-type]
         out = dtype if around.region is None else around.region.outputs[0].tensor.dtype

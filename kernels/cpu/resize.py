@@ -7,51 +7,17 @@ input rows, whole and contiguous, into a buffer, and then elements of the buffer
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir.core import Node
 from ...ir.layout import physical
-from ...ir.ops import resize as rules
-from ...ir.ops.sampling import narrow
-from ...ir.types import FLOATS, INTEGERS, dtype_of
+from ...ir.types import dtype_of
+from ..boxes import strides_of
+from ..operands import fill_in, first_int, first_result, tiles_for
+from ..resize import Taps, resize_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from .boxes import strides_of
-from .operands import fill_in, first_int, first_result, host_value, refuse_strings, tiles_for
 from .target import serves
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Where the elements of a resized axis come from, [out, taps] each; index -1 stands for the extrapolation value."""
-
-    index: np.ndarray
-    weight: np.ndarray | None = None  # None: nearest
-
-
-def axis_taps(
-    node: Node, shape: Dims, roi: np.ndarray | None, scales: np.ndarray | None, sizes: np.ndarray | None
-) -> dict[int, Taps]:
-    """The taps of each logical axis that changes."""
-    mode, coordinates = node.attr("mode"), node.attr("coordinate_transformation_mode")
-    axes = [a % len(shape) for a in node.attr("axes")] or list(range(len(shape)))
-    crop, out = coordinates == "tf_crop_and_resize", {}
-    plan = rules._plan([shape[a] for a in axes], roi if crop else None, scales, sizes, node.attr("keep_aspect_ratio_policy"))
-    for axis, a in zip(axes, plan, strict=True):
-        if a.out == a.size and a.scale == 1 and not crop:
-            continue
-        at = rules._source(a, coordinates)
-        if mode == "nearest":
-            index, weight = np.clip(rules._nearest(at, node.attr("nearest_mode"), a.scale), 0, a.size - 1)[:, None], None
-        else:
-            cubic, coeff, antialias = mode == "cubic", node.attr("cubic_coeff_a"), node.attr("antialias")
-            index, weight = rules._filter(at, a, cubic, coeff, antialias, node.attr("exclude_outside"))
-        if crop:
-            index = np.where(((at < 0) | (at > a.size - 1))[:, None], -1, index)
-        out[axis] = Taps(index, weight)
-    return out
-
 
 # The parameters: rows, leading axes, elements of a row, elements behind the row's axis, its taps, slot of its table, fill, bytes
 # of scratch for each tile, elements of an input row; then of each leading axis, innermost first: size, stride in elements, taps (0
@@ -201,40 +167,27 @@ def parameters(taps: dict[int, Taps], shape: Dims, out: Dims, first: int, item: 
     scratch = -(-(size + 1) * inner * real.itemsize // 64) * 64
     tiles = tiles_for(rows, rows * (width + size) * inner)
     head = [rows, axis, width, inner, row.index.shape[1], at, int.from_bytes(fill, "little", signed=True), scratch, size * inner]
-    return Launch(tuple(head + leading + tables), tiles, tiles * scratch)
+    return Launch(tuple(head + leading + tables), tiles, tiles * scratch, units=rows, slice=scratch)
 
 
 @serves("resize")
 def resize(node: Node) -> KernelSource | Refusal:
-    x, y, host = node.operands[0].tensor, node.results[0].tensor, set()
-    if x.layout != y.layout:
-        return Refusal("operand and result lie in different layouts", {"x": x, "y": y})
-    nearest, crop = node.attr("mode") == "nearest", node.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
-    refusal = refuse_strings(node)
-    if refusal or x.dtype.itemsize > 8:
-        return refusal or Refusal("elements of 16 bytes have no kernel", {"x": x})
-    if not nearest and (x.dtype not in FLOATS | INTEGERS or (x.dtype.is_integer and x.dtype.bits == 64)):
-        return Refusal("there is no interpolating kernel for this type", {"x": x})
-    roi, scales, sizes = (host_value(node, i, host) for i in (1, 2, 3))
-    wide = x.dtype.bits == 64 or x.dtype.is_integer
-    real, item, first = np.dtype(np.float64 if wide else np.float32), x.dtype.itemsize, first_int(node)
-    value = np.float64(node.attr("extrapolation_value"))
-    fill = (narrow(value, x.dtype.np) if nearest else value.astype(real)).tobytes().ljust(8, b"\0") if crop else bytes(8)
+    found = resize_of(node)
+    if isinstance(found, Refusal):
+        return found
+    x, real = node.operands[0].tensor, found.real
+    item, first = x.dtype.itemsize, first_int(node)
 
     def bind(call: Call) -> Launch:
         shape, out = call.operands[0], call.results[0]
         if 0 in out:
             return Launch((0,) * _HEAD)
-        taps = axis_taps(node, shape, roi(call), scales(call), sizes(call))
-        perm = x.layout.perm if x.layout else range(len(shape))
-        taps = {i: taps[a] for i, a in enumerate(perm) if a in taps}
-        return parameters(taps, physical(shape, x.layout), physical(out, x.layout), first, item, real, fill)
+        return parameters(found.taps(call), physical(shape, x.layout), physical(out, x.layout), first, item, real, found.fill)
 
     words = {"FIRST": first, "OUT": first_result(node), "ITEM": item, "SIZE": real.itemsize}
-    if nearest:
+    if found.nearest:
         text = _NEAREST.replace("TYPE", f"u{8 * item}")
     else:
         text = _INTERPOLATE.replace("TYPE", str(x.dtype)).replace("REAL", str(dtype_of(real)))
-        info = np.iinfo(x.dtype.np) if x.dtype.is_integer else None
-        words["NARROW"] = f"to_{x.dtype}(minimum(maximum(trunc(v), f64({info.min})), f64({info.max})))" if info else "v"
-    return KernelSource(fill_in(text, **words), bind, host=frozenset(host))
+        words["NARROW"] = found.narrow
+    return KernelSource(fill_in(text, **words), bind, host=found.host)

@@ -15,9 +15,9 @@ import numpy as np
 from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.types import F32, F64, DType
+from ..operands import MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import PAD
-from .operands import MULTIPLIED, fill_in, first_int, first_result, refuse_layouts, slot_of, tiles_for
 from .program import IDENTITY
 from .target import serves
 from .tiling import tiling

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ...ir.core import Node
+from ..attention import refuse_rotary, rotary_of
+from ..operands import fill_in, first_int, tiles_for
+from ..printer import register
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, refuse_layouts, tiles_for
-from .printer import register
 from .target import serves
 
 _KERNEL = """
@@ -47,30 +48,21 @@ def kernel(p, tile, ntiles):
 @serves("rotary_embedding")
 def rotary_embedding(node: Node) -> KernelSource | Refusal:
     """The kernel of rotary_embedding, in f32."""
-    refusal = refuse_layouts(node)
-    x, cos, sin = (v.tensor for v in node.operands[:3])  # type: ignore[union-attr]
-    if refusal is None and len({x.dtype, cos.dtype, sin.dtype}) > 1:
-        refusal = Refusal("the caches are of another type", {"x": x, "cos_cache": cos, "sin_cache": sin})
+    refusal = refuse_rotary(node)
     if refusal is not None:
         return refusal
+    x = node.operands[0].tensor  # type: ignore[union-attr]
     assert register(x.dtype) == "f32"
     given = node.operand(3) is not None
-    rotated, heads = node.attr("rotary_embedding_dim"), node.attr("num_heads")
     pairs = ("2 * i", "2 * i + 1") if node.attr("interleaved") else ("i", "half + i")
     words = {"LEFT": pairs[0], "RIGHT": pairs[1], "PLACE": "ld_i64(param(p, 3), n * length + s) + 0" if given else "n * length + s"}
     text = _KERNEL.lstrip("\n").replace("_TYPE(", f"_{x.dtype}(")
     text = fill_in(text, **words, FIRST=first_int(node), RESULT=3 + given)
 
     def bind(call: Call) -> Launch:
-        shape, cache = call.operands[:2]
-        assert shape is not None and cache is not None
-        if len(shape) == 4:
-            b, h, s, d = shape
-            steps = (h * s * d, s * d, d)
-        else:
-            b, h, s, d = shape[0], heads, shape[1], shape[2] // heads
-            steps = (s * h * d, d, h * d)
-        positions = cache[0] if given else b * s
-        return Launch((b * h * s, h, s, d, (rotated or d) // 2, positions, *steps), tiles_for(b * h * s, b * h * s * d), 8)
+        r = rotary_of(node, call)
+        units = r.batch * r.heads * r.length
+        ints = (units, r.heads, r.length, r.size, r.half, r.positions, r.batch_step, r.head_step, r.step)
+        return Launch(ints, tiles_for(units, units * r.size), 8, units=units)
 
     return KernelSource(text, bind, checked="rotary_embedding: a position lies outside of the caches" if given else "")

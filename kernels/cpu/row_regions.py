@@ -9,51 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...ir.core import Node, Value
 from ...ir.reduction import Reduction
-from ...ir.types import FLOATS, DType, TensorType
+from ...ir.types import DType
+from ..lines import Array, anchor_lines
+from ..operands import first_int, first_result, tiles_for
+from ..printer import Printer
+from ..regions import named, print_nodes
+from ..row_regions import RowRegion, split_dims, take_apart
+from ..space import ONE
 from ..spec import Call, KernelSource, Launch, Refusal
-from .loops import Region, named, print_nodes, refuse_region, region_of
-from .operands import first_int, first_result, refuse_layouts, tiles_for
-from .printer import Printer
-from .rows import Array, Rows, indent, join, log_softmax_lines, norm_lines, refuse_parameter, softmax_lines
-from .space import ONE, Space, make_space
+from .rows import Rows, indent, join
 from .target import serves
-
-ANCHORS = {"softmax": softmax_lines, "log_softmax": log_softmax_lines, "layer_norm": None, "rms_norm": None}
-
-
-@dataclass
-class RowRegion:
-    """A region taken apart: the operator, the axis where its rows begin, and the operands that loops load."""
-
-    region: Region
-    anchor: Node
-    axis: int
-    loaded: dict[Value, int]  # slots
-    outer: Space
-    inner: Space
-    outputs: Sequence[Value]
-
-    @property
-    def x(self) -> TensorType:
-        return self.anchor.operands[0].tensor  # type: ignore[union-attr]
-
-    def needed(self, wanted: Sequence[Value]) -> list[Node]:
-        """The elementwise nodes that the wanted values take, in order."""
-        want, out = set(wanted), []
-        for n in reversed(self.region.nodes):
-            if n is not self.anchor and want & set(n.results):
-                out.append(n)
-                want |= {v for v in n.operands if v is not None}
-        return out[::-1]
 
 
 @serves("fused.rows")
 def build(node: Node) -> KernelSource | Refusal:
-    """The kernel of a region around one of `ANCHORS`, row-major, its rows contiguous."""
+    """The kernel of a region around one of `row_regions.ANCHORS`, row-major, its rows contiguous."""
     r = take_apart(node)
     if isinstance(r, Refusal):
         return r
@@ -63,7 +36,7 @@ def build(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         shape = call.results[0]
         rows, n = math.prod(shape[: r.axis]), math.prod(shape[r.axis :])
-        outer = [_split(s, len(shape), r.axis) for s in call.operands if s is not None]
+        outer = [split_dims(s, len(shape), r.axis) for s in call.operands if s is not None]
         seen = Call([o for o, _ in outer], [shape[: r.axis]])
         tiles, scratch = tiles_for(rows, rows * n), -(-n * acc.itemsize // 64) * 64
         ints = [rows, n, scratch, *r.outer.sizes(seen)]
@@ -72,54 +45,6 @@ def build(node: Node) -> KernelSource | Refusal:
         return Launch(tuple(ints), tiles, scratch * tiles)
 
     return KernelSource(text, bind, "rows")
-
-
-def _split(shape: Sequence, rank: int, axis: int) -> tuple[tuple, tuple]:
-    """The dims of an operand before and behind the axis of the result."""
-    at = max(0, axis - rank + len(shape))
-    return tuple(shape[:at]), tuple(shape[at:])
-
-
-def take_apart(node: Node) -> RowRegion | Refusal:
-    region = region_of(node)
-    found = [n for n in region.nodes if n.op.name in ANCHORS]
-    if len(found) != 1 or len(found[0].results) != 1:
-        return Refusal("a region of rows has one softmax or normalization with one result", {"found": [n.op.name for n in found]})
-    anchor, others = found[0], [n for n in region.nodes if n is not found[0]]
-    parameters = [v for v in anchor.operands[1:] if v is not None]
-    x = anchor.operands[0].tensor  # type: ignore[union-attr]
-    rank = x.rank or 0
-    axis = anchor.attr("axis") % max(rank, 1)
-    refusal = refuse_layouts(node) or refuse_region(node, Region([*region.inputs, *anchor.results], others, [], region.constants))
-    if refusal is None:
-        refusal = next((f for p in parameters if (f := refuse_parameter(x, p, axis)) is not None), None)
-    if refusal is None and any(p not in region.inputs or p.tensor.dtype not in FLOATS for p in parameters):
-        refusal = Refusal("scale and bias must be operands of the region")
-    if refusal is None and anchor.op.name.endswith("softmax") and (axis != rank - 1 or rank == 0 or anchor.attr("flatten")):
-        refusal = Refusal("softmax along another axis than the last", {"axis": axis, "x": x})
-    if refusal is None and (x.dtype not in FLOATS or any(v.tensor.shape != x.shape for v in region.outputs)):
-        refusal = Refusal("a result has another shape than the rows", {"x": x})
-    if refusal is not None:
-        return refusal
-    return _with_spaces(node, region, anchor, axis)
-
-
-def _with_spaces(node: Node, region: Region, anchor: Node, axis: int) -> RowRegion | Refusal:
-    x = anchor.operands[0].tensor  # type: ignore[union-attr]
-    inputs = [v for v in region.inputs if v is not None]
-    read = {v for n in region.nodes if n is not anchor for v in n.operands} | {anchor.operands[0]} | set(region.outputs)
-    loaded = {v: k for k, v in enumerate(inputs) if v in read and v not in region.constants}
-    parts = [_split(v.tensor.shape, x.rank, axis) for v in inputs]  # type: ignore[arg-type]
-    outer, inner = (
-        make_space([v.tensor.with_(shape=p[i]) for v, p in zip(inputs, parts, strict=True)], x.with_(shape=shape))
-        for i, shape in enumerate((x.shape[:axis], x.shape[axis:]))  # type: ignore[index]
-    )
-    if isinstance(outer, Refusal) or isinstance(inner, Refusal):
-        return outer if isinstance(outer, Refusal) else inner  # type: ignore[return-value]
-    mixed = next((v for v, k in loaded.items() if not inner.is_linear(k) and not inner.is_single(k)), None)
-    if mixed is not None:
-        return Refusal("an operand is broadcast within the row", {f"%{mixed.name}": mixed.type, "x": x})
-    return RowRegion(region, anchor, axis, loaded, outer, inner, region.outputs)
 
 
 def _text(node: Node, r: RowRegion, acc: DType) -> str:
@@ -160,14 +85,8 @@ def _around(r: RowRegion, acc: DType) -> list[str]:
     lines = _pass(r, {}, [x], early, f"st{{}}_{acc}(c, j, {{}}{{}})")  # type: ignore[list-item]
     alone = len(late) == 1 and r.outputs[late[0]] is result
     y = Array(f"y{late[0]}", result.tensor.dtype.name, "base") if alone else buffer
-    lines += anchor_lines(r.anchor, buffer, y, acc)
+    lines += anchor_lines(Rows(), r.anchor, buffer, y, acc)
     return lines if alone else lines + _pass(r, {result: acc}, [], late, "")
-
-
-def anchor_lines(anchor: Node, x: Array, y: Array, acc: DType) -> list[str]:
-    """The operator's work on a row, which it may overwrite."""
-    of_softmax = ANCHORS[anchor.op.name]
-    return norm_lines(anchor, x, y, acc) if of_softmax is None else of_softmax(Rows(), x, x, y, acc)
 
 
 def _pass(r: RowRegion, buffered: dict[Value, DType], keep: Sequence[Value], outputs: Sequence[int], kept: str) -> list[str]:

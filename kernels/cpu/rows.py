@@ -12,30 +12,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ...ir.core import Node, Value
+from ...ir.core import Node
 from ...ir.recording import greatest
 from ...ir.reduction import Reduction
-from ...ir.types import FLOATS, DType, TensorType
+from ...ir.types import DType
+from ..lines import (
+    BATCH_NORM,
+    CHANNEL,
+    Along,
+    Array,
+    Map,
+    along,
+    channel,
+    formula,
+    group_sizes,
+    mean_and_inverse,
+    norm_axis,
+    norm_lines,
+    overwritable,
+    refuse_batch_norm,
+    root,
+    tensors,
+    unsupported,
+)
+from ..operands import first_int, first_result, refuse_layouts, slot_of, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import first_int, first_result, refuse_layouts, slot_of, tiles_for
-from .printer import literal, register
 from .target import serves
 
-Map = Callable[[str], str]  # from the name of an element (a vector, mostly) to an expression of the text
 _HORIZONTAL = {"add": "hsum", "maximum": "hmax"}
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """An array in a text: the name of its address, its dtype, where a line begins, and the step along it."""
-
-    name: str
-    dtype: str
-    start: str = "o"
-    step: str = ""
-
-    def at(self, j: str) -> str:
-        return f"{self.name}, {self.start} + {j}{' * ' + self.step if self.step else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,76 +110,26 @@ def join(lines: Sequence[str]) -> str:
     return "\n".join(["def kernel(p, tile, ntiles):", *indent(lines), ""])
 
 
-def unsupported(node: Node, types: Sequence[TensorType]) -> Refusal | None:
-    """Why the floating-point operands of a node cannot be computed together."""
-    for t in types:
-        if t.dtype not in FLOATS or register(t.dtype) != register(types[0].dtype):
-            return Refusal("the operands are not all computed in one floating-point type", {"type": t, "first": types[0]})
-    return None
-
-
-def overwritable(node: Node) -> frozenset[int]:
-    """Operand 0, where the result may take its memory: every element is read for the last time just before it is written."""
-    x = node.operands[0]
-    assert x is not None
-    alone = not x.is_const and x not in node.operands[1:]
-    return frozenset({0} if alone and x.tensor.dtype.itemsize == node.results[0].tensor.dtype.itemsize else ())
-
-
-def tensors(*values: Value | None) -> list[TensorType]:
-    return [v.tensor for v in values if v is not None]
-
-
 # ---- softmax, log_softmax, lp_norm ------------------------------------------------------------------------------
-
-
-def softmax_lines(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
-    top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
-    total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))", keep=e)
-    return [*top, *total, f"scale = div({literal(1, acc)}, total)", *line.map(e, y, lambda v: f"mul({v}, scale)")]
-
-
-def log_softmax_lines(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
-    top = [*line.fold("top", "maximum", literal(-math.inf, acc), x, lambda v: v)]
-    total = line.fold("total", "add", literal(0, acc), x, lambda v: f"exp(sub({v}, top))")
-    return [*top, *total, "low = log(total)", *line.map(x, y, lambda v: f"sub(sub({v}, top), low)")]
-
-
-def _lp_norm(p: int) -> Callable[..., list[str]]:
-    def lines(line: Rows | Columns, x: Array, e: Array, y: Array, acc: DType) -> list[str]:
-        zero, one = literal(0, acc), literal(1, acc)
-        total = line.fold("total", "add", zero, x, (lambda v: f"absolute({v})") if p == 1 else lambda v: f"mul({v}, {v})")
-        root = [] if p == 1 else ["total = sqrt(total)"]
-        last = [f"none = eq(total, {zero})", f"total = where(none, {one}, total)"]
-        return [*total, *root, *last, *line.map(x, y, lambda v: f"where(none, {zero}, div({v}, total))")]
-
-    return lines
 
 
 @serves("softmax", "log_softmax", "lp_norm")
 def along_axis(node: Node) -> KernelSource | Refusal:
     """The kernel of an operator that works along one axis."""
-    t = node.operands[0].tensor  # type: ignore[union-attr]
-    refusal = refuse_layouts(node) or unsupported(node, [t])
-    if refusal is not None:
-        return refusal
-    name, shape = node.op.name, t.shape or ()
-    axis = node.attr("axis") % max(len(shape), 1)
-    flat = name != "lp_norm" and bool(node.attr("flatten"))
-    lines = {"softmax": softmax_lines, "log_softmax": log_softmax_lines}.get(name) or _lp_norm(node.attr("p"))
-    rows = flat or all(d == 1 for d in shape[axis + 1 :])
-    wide = t.dtype.bits < 32 and name == "softmax"  # the exponentials are kept in f32 between the passes
+    how = along(node)
+    if isinstance(how, Refusal):
+        return how
+    t, rows = node.operands[0].tensor, how.contiguous  # type: ignore[union-attr]
+    lines = formula(node)
+    wide = t.dtype.bits < 32 and node.op.name == "softmax"  # the exponentials are kept in f32 between the passes
     text = partial(_line_text, lines, t.dtype, rows, wide, first_result(node), first_int(node))
-    return KernelSource(
-        text, lambda call: _bind_lines(call, axis, flat, rows, wide), "rows" if rows else "columns", in_place=overwritable(node)
-    )
+    bind = partial(_bind_lines, how=how, wide=wide)
+    return KernelSource(text, bind, "rows" if rows else "columns", in_place=overwritable(node))
 
 
-def _bind_lines(call: Call, axis: int, flat: bool, rows: bool, wide: bool) -> Launch:
+def _bind_lines(call: Call, how: Along, wide: bool) -> Launch:
     """Parameters: outer places, elements of a line, their step, bytes of scratch of a tile."""
-    shape = call.operands[0] or ()
-    split = axis + 1 if shape and not flat else len(shape)
-    outer, n, inner = math.prod(shape[:axis]), math.prod(shape[axis:split]), math.prod(shape[split:])
+    rows, (outer, n, inner) = how.contiguous, how.sizes(call.operands[0] or ())
     tiles = tiles_for(outer * inner if rows else outer * -(-inner // 16), outer * n * inner)
     scratch = -(-n * 4 * (1 if rows else 16) // 64) * 64 if wide else 0
     return Launch((outer, n, inner, scratch), tiles, scratch * tiles)
@@ -202,53 +156,13 @@ def _line_text(lines: Callable[..., list[str]], dtype: DType, rows: bool, wide: 
 # ---- layer_norm, rms_norm ---------------------------------------------------------------------------------------
 
 
-def _mean_and_inverse(x: Array, acc: DType, epsilon: float) -> list[str]:
-    """`mean` and `inverse`, one over the square root of the variance plus epsilon; two passes, for accuracy."""
-    zero = literal(0, acc)
-    return [*Rows().fold("total", "add", zero, x, lambda v: v), "mean = div(total, size)",
-            *Rows().fold("total", "add", zero, x, lambda v: f"square(sub({v}, mean))"), *_inverse(acc, epsilon)]  # fmt: skip
-
-
-def _inverse(acc: DType, epsilon: float) -> list[str]:
-    return [f"inverse = div({literal(1, acc)}, sqrt(add(div(total, size), {literal(epsilon, acc)})))"]
-
-
-def refuse_parameter(x: TensorType, v: Value | None, axis: int) -> Refusal | None:
-    """Scale and bias must have an element for each of a row."""
-    if v is None:
-        return None
-    shape, row = v.tensor.shape or (), (x.shape or ())[axis:]
-    lead = len(row) - len(shape)
-    same = lead <= 0 and shape[-lead:] == row and all(d == 1 for d in shape[:-lead])
-    same = same or (lead > 0 and shape == row[lead:] and all(d == 1 for d in row[:lead]))
-    return None if same else Refusal("a parameter is broadcast within the row", {f"%{v.name}": v.type, "x": x})
-
-
-def norm_lines(node: Node, x: Array, y: Array, acc: DType) -> list[str]:
-    """layer_norm or rms_norm of a row of x to y; the scale lies at the address `s`, the bias at `b`."""
-    epsilon, size = node.attr("epsilon"), [f"size = to_{acc}(n)"]
-    if node.op.name == "rms_norm":
-        body = [*size, *Rows().fold("total", "add", literal(0, acc), x, lambda v: f"mul({v}, {v})"), *_inverse(acc, epsilon)]
-    else:
-        body = [*size, *_mean_and_inverse(x, acc, epsilon)]
-    named = (("s", node.operand(1)), ("b", node.operand(2)))
-    others = [Array(n, v.tensor.dtype.name, "0") for n, v in named if v is not None]
-    form = "mul({0}, inverse)" if node.op.name == "rms_norm" else "mul(sub({0}, mean), inverse)"
-    form = f"mul({form}, vs)" if node.operand(1) is not None else form
-    form = f"add({form}, vb)" if node.operand(2) is not None else form
-    return body + Rows().map(x, y, form.format, others)
-
-
 @serves("layer_norm", "rms_norm")
 def layer_norm(node: Node) -> KernelSource | Refusal:
     """The kernel of a normalization over the trailing axes."""
     x, scale, bias = node.operand(0), node.operand(1), node.operand(2)
-    t = x.tensor  # type: ignore[union-attr]
-    axis = node.attr("axis") % max(t.rank or 0, 1)
-    refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias, node.results[0]))
-    refusal = refusal or refuse_parameter(t, scale, axis) or refuse_parameter(t, bias, axis)
-    if refusal is not None:
-        return refusal
+    t, axis = x.tensor, norm_axis(node)  # type: ignore[union-attr]
+    if isinstance(axis, Refusal):
+        return axis
     acc = Reduction.accumulator(t.dtype)
     result, ints = first_result(node), first_int(node)
     head = [
@@ -258,7 +172,7 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
     outputs = [n for n, _ in zip(("y", "ym", "yi"), node.results, strict=False)]
     head += [f"{n} = param(p, {result + j})" for j, n in enumerate(outputs)]
     head += [f"rows = param(p, {ints})", f"n = param(p, {ints + 1})"]
-    body = norm_lines(node, Array("x", t.dtype.name), Array("y", node.results[0].tensor.dtype.name), acc)
+    body = norm_lines(Rows(), node, Array("x", t.dtype.name), Array("y", node.results[0].tensor.dtype.name), acc)
     body += [
         f"st_{v.tensor.dtype}({n}, u, {what})"
         for n, v, what in zip(outputs[1:], node.results[1:], ("mean", "inverse"), strict=False)
@@ -284,23 +198,19 @@ def group_norm(node: Node) -> KernelSource | Refusal:
     refusal = refuse_layouts(node) or unsupported(node, tensors(x, scale, bias))
     if refusal is not None:
         return refusal
-    groups = None if node.op.name == "instance_norm" else node.attr("num_groups")
-    by_group = groups is not None and bool(node.attr("per_group"))
+    by_group = node.op.name == "group_norm" and bool(node.attr("per_group"))
     acc, d = Reduction.accumulator(t.dtype), t.dtype.name
     names = ["rows", "n", "groups", "each", "space"]
     head = ["x = param(p, 0)", "s = param(p, 1)", "b = param(p, 2)", f"y = param(p, {first_result(node)})"]
     head += [f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(names)] + [f"size = to_{acc}(n)"]
     place = "g" if by_group else "g * each + q"
-    channel = [f"k = {place}", f"scale = mul(inverse, ld_{d}(s, k))", f"bias = ld_{d}(b, k)", "o = u * n + q * space"]
-    channel += Rows().map(Array("x", d), Array("y", d), lambda v: f"add(mul(sub({v}, mean), scale), bias)", n="space")
-    body = ["o = u * n", "g = u - u // groups * groups", *_mean_and_inverse(Array("x", d), acc, node.attr("epsilon"))]
-    body += ["for q in range(each):", *indent(channel)]
+    each = [*channel(place, d), "o = u * n + q * space", *Rows().map(Array("x", d), Array("y", d), CHANNEL.format, n="space")]
+    body = ["o = u * n", "g = u - u // groups * groups", *mean_and_inverse(Rows(), Array("x", d), acc, node.attr("epsilon"))]
+    body += ["for q in range(each):", *indent(each)]
     text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
 
     def bind(call: Call) -> Launch:
-        n, channels, *space = call.operands[0] or (0, 0)
-        many = groups or channels
-        each, area = channels // max(many, 1), math.prod(space)
+        n, many, each, area = group_sizes(node, call.operands[0] or ())
         rows = n * many
         return Launch((rows, each * area, many, each, area), tiles_for(rows, rows * each * area))
 
@@ -311,9 +221,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
 def batch_norm(node: Node) -> KernelSource | Refusal:
     """The kernel of batch normalization in inference, for channels at axis 1 or last in memory."""
     x, result = node.operands[0].tensor, node.results[0].tensor  # type: ignore[union-attr]
-    refusal = unsupported(node, tensors(*node.operands))
-    if node.attr("training_mode") or not node.attr("spatial"):
-        refusal = Refusal("training mode, or statistics by element")
+    refusal = refuse_batch_norm(node)
     order = tuple(range(x.rank or 0)) if x.layout is None else x.layout.perm
     if x.layout != result.layout or (order and 1 in order and order[-1] != 1 and order[:2] != (0, 1)):
         refusal = Refusal("the channels lie neither second nor last in memory", {"x": x, "result": result})
@@ -329,10 +237,10 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
     ]
     at = "j" if last else "c"
     loads = [f"v{n} = get_{v.tensor.dtype}({n}, {at})" for n, v in zip(names, node.operands[1:5], strict=True)]  # type: ignore[union-attr]
-    root = [f"root = sqrt(add(vvar, {literal(node.attr('epsilon'), acc)}))"]
-    value = f"put_{x.dtype}(y, o + j, add(mul(div(sub(get_{x.dtype}(x, o + j), vmean), root), vs), vb))"
-    inner = [*loads, *root, value] if last else [value]
-    channel = [] if last else ["c = u - u // channels * channels", *loads, *root]
+    divisor = [f"root = {root('vvar', node.attr('epsilon'), acc)}"]
+    value = f"put_{x.dtype}(y, o + j, {BATCH_NORM.format(f'get_{x.dtype}(x, o + j)')})"
+    inner = [*loads, *divisor, value] if last else [value]
+    channel = [] if last else ["c = u - u // channels * channels", *loads, *divisor]
     body = ["o = u * n", *channel, "for j in range(n):", *indent(inner)]
     text = join([*head, "for u in range(rows * tile // ntiles, rows * (tile + 1) // ntiles):", *indent(body)])
 
@@ -341,6 +249,6 @@ def batch_norm(node: Node) -> KernelSource | Refusal:
         channels, total = shape[1] if len(shape) > 1 else 1, math.prod(shape)
         n = channels if last else math.prod(shape[2:])
         rows = total // n if n else 0
-        return Launch((rows, n, greatest(channels, 1)), tiles_for(rows, total))
+        return Launch((rows, n, greatest(channels, 1)), tiles_for(rows, total), units=rows)
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))

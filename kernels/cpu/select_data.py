@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 from ...ir.core import Node
+from ..indexing import moved_as
+from ..operands import fill_in, first_int, refuse_layouts, refuse_strings, slot_of
+from ..printer import register, supported
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
-from .gather import moved_as
-from .operands import fill_in, first_int, refuse_layouts, refuse_strings, slot_of
-from .printer import register, supported
 from .target import serves
 
 LENGTH = 16  # bytes of scratch: the word for errors and the length

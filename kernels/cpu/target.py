@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import replace
 
 from ...ir.core import Node
-from ...ir.layout import Layout, channels_last
-from ...ir.types import TensorType
+from ..registry import Registry
 from ..spec import KernelSource, Refusal
+from ..target import KernelTarget
 
-Builder = Callable[[Node], KernelSource | Refusal]
-_BUILDERS: dict[str, Builder] = {}
 # What compiles kernels, and so needs llvmlite; all other files of this folder are imported for the first node asked for.
 COMPILING = frozenset({"atomics", "emit", "language", "polynomials", "shuffle", "values", "vector", "objects", "worker"})
 # Functions of kernel texts that round worse than others (`polynomials.py`), and what accuracy="strict" takes instead. So do sums of
 # 1 and exp or erf in the programs of epilogues, which name their steps in quotes.
 REDUCED = {r"\bsoftmax_exp\b": "exp", "'exp'": "'exact_exp'", "'erf'": "'exact_erf'"}
-_loaded = False
-
-
-def serves(*ops: str) -> Callable[[Builder], Builder]:
-    """Announces the function that makes the kernel of these operators (`fused.<kernel>` for fused regions)."""
-
-    def register(build: Builder) -> Builder:
-        for name in ops:
-            _BUILDERS[name] = build
-        return build
-
-    return register
-
-
-def _load() -> None:
-    global _loaded
-    if not _loaded:
-        for module in pkgutil.iter_modules([os.path.dirname(__file__)]):
-            if module.name not in COMPILING:
-                importlib.import_module(f".{module.name}", __package__)
-        _loaded = True
+_KERNELS = Registry("CPU", __package__, os.path.dirname(__file__), COMPILING)
+serves, select = _KERNELS.serves, _KERNELS.select
 
 
 def selector(accuracy: str) -> Callable[[Node], KernelSource | Refusal]:
@@ -64,48 +41,21 @@ def _exact(text: str) -> str:
     return text
 
 
-def select(node: Node) -> KernelSource | Refusal:
-    """The kernel that serves `node` on the CPU, or why there is none."""
-    _load()
-    for v in [*node.operands, *node.results]:
-        if v is not None and (not isinstance(v.type, TensorType) or v.type.shape is None):
-            return Refusal(f"%{v.name} has type {v.type}, expected a tensor of known rank")
-    name = f"fused.{node.attr('kernel')}" if node.op.name == "fused" else node.op.name
-    build = _BUILDERS.get(name) or (_BUILDERS["fused.loops"] if node.op.is_elementwise else None)
-    if build is None:
-        return Refusal(f"there is no CPU kernel for {name}")
-    return build(node)
-
-
-class CpuTarget:
-    """The CPU as passes see it (`ir.target.Target`)."""
+class CpuTarget(KernelTarget):
+    """The CPU as passes see it."""
 
     name = "cpu"
 
-    def refuses(self, node: Node) -> str | None:
-        """None where a kernel serves the node, else why none does."""
-        answer = select(node)
-        return str(answer) if isinstance(answer, Refusal) else None
+    def select(self, node: Node) -> KernelSource | Refusal:
+        return select(node)
 
-    def refuses_epilogue(self, anchor: Node, node: Node, chain: int) -> str | None:
-        """None where the elementwise `node` can join the anchor's kernel, reading its chain as operand `chain`."""
+    def epilogue(self, anchor: Node, node: Node, chain: int) -> Refusal | None:
         from .gemm import can_fuse_epilogue
 
-        answer = can_fuse_epilogue(anchor, node, chain)
-        return None if answer is None else str(answer)
-
-    def layout_of(self, node: Node) -> Layout | None:
-        """Convolutions and pools are fastest with their channels last."""
-        x = node.operands[0] if node.operands else None
-        if node.op.name not in CHANNELS_LAST or x is None or not isinstance(x.type, TensorType) or x.type.rank is None:
-            return None
-        return channels_last(x.type.rank)
+        return can_fuse_epilogue(anchor, node, chain)
 
     def reads_row_major(self, node: Node) -> bool:
         """Convolutions of few channels read row-major inputs as fast as others."""
         from .conv import is_direct
 
         return is_direct(node, node.operands[1] if len(node.operands) > 1 else None)
-
-
-CHANNELS_LAST = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "global_average_pool", "global_max_pool"})

@@ -6,8 +6,8 @@ import math
 
 from ...ir.core import Node
 from ...ir.types import FLOATS, NUMERIC
+from ..operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, first_result, refuse_layouts, tiles_for
 from .target import serves
 
 # x [outer, n, inner] -> the k best of each row, best first. While a row is read, its results hold a heap with the worst at the
@@ -101,7 +101,7 @@ def topk(node: Node) -> KernelSource | Refusal:
         dims, k = call.operands[0], call.results[0][axis]
         inner = math.prod(dims[axis + 1 :])
         units = math.prod(dims[:axis]) * inner if k else 0
-        return Launch((units, dims[axis], k, inner), tiles_for(units, units * dims[axis] * 4))
+        return Launch((units, dims[axis], k, inner), tiles_for(units, units * dims[axis] * 4), units=units)
 
     order = greater("a", "b", x.dtype.is_float) if node.attr("largest") else greater("b", "a", x.dtype.is_float)
     return KernelSource(fill_in(_TOP_K.replace("TYPE", str(x.dtype)), FIRST=first_int(node), BETTER=order), bind)
@@ -143,7 +143,7 @@ def hardmax(node: Node) -> KernelSource | Refusal:
         n = math.prod(dims[axis:]) if flatten else dims[axis] if dims else 1
         inner = 1 if flatten else math.prod(dims[axis + 1 :])
         units = math.prod(dims[:axis]) * inner if n else 0
-        return Launch((units, n, inner), tiles_for(units, units * n))
+        return Launch((units, n, inner), tiles_for(units, units * n), units=units)
 
     text = _HARDMAX.replace("f_TYPE", "f64" if x.dtype.bits == 64 else "f32").replace("TYPE", str(x.dtype))
     text = fill_in(text, FIRST=first_int(node), OUT=first_result(node), GREATER=greater("b", "a", True))

@@ -18,8 +18,8 @@ from ...ir.ops import trees as forests
 from ...ir.ops.classic import POST, labels_of
 from ...ir.ops.trees import Forest
 from ...ir.types import F64, dtype_of
+from ..operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
-from .operands import fill_in, first_int, refuse_layouts, refuse_strings, tiles_for
 from .target import serves
 
 GROUP = 8  # trees that are walked at once
@@ -245,7 +245,7 @@ def source(node: Node, e: Ensemble) -> KernelSource:
         e.forest.check_features(features)
         trees = len(e.forest.roots)
         scratch = n * e.targets * (e.real.itemsize + 1)
-        return Launch((n, features, e.targets, trees, -(-trees // GROUP)), tiles_for(n, n * trees * 16), scratch)
+        return Launch((n, features, e.targets, trees, -(-trees // GROUP)), tiles_for(n, n * trees * 16), scratch, units=n)
 
     return KernelSource(fill_in(text, **slots, **sizes, RESULT=1), bind, tables=_tables(e))
 

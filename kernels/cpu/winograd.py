@@ -28,13 +28,13 @@ from ...ir.layout import channels_last
 from ...ir.recording import greatest, least
 from ...ir.symbols import DimLike
 from ...ir.types import F32
+from ..convolutions import Geometry, geometry
+from ..epilogue import Builder, Site
+from ..operands import MAX_TILES, fill_in, first_int, first_result, slot_of
 from ..spec import Call, KernelSource, Launch
 from .blocks import PAD, Nest, column_lines, column_of, insert, panel_calls, panels_text
 from .combine import Stage
-from .conv import Geometry, geometry
-from .epilogue import Builder, Site
 from .gemm import pack_panels
-from .operands import MAX_TILES, fill_in, first_int, first_result, slot_of
 from .tiling import tiling
 
 PATCH, SEEN = 4, 6  # results of a patch and inputs that they see, along an axis

@@ -287,7 +287,8 @@ def test_broken_models_are_typed_errors(verb: str, tmp_path: Path, unsupported: 
 def test_names_of_a_model_never_reach_the_terminal_raw(verb: str, hostile: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array(["\x1b[2J", "[bold]b"]))
     given = {"run": ["--input", f"x={tmp_path / 'x.npy'}", "-v"],
-             "bench": ["--input", f"x={tmp_path / 'x.npy'}", "--profile", "--seconds", "0"]}.get(verb, [])  # fmt: skip
+             "bench": ["--input", f"x={tmp_path / 'x.npy'}", "--profile", "--seconds", "0"],
+                 "precision": ["--input", f"x={tmp_path / 'x.npy'}", "--all"]}.get(verb, [])  # fmt: skip
     for form in ([], ["--json"]):
         out = call(verb, hostile, *given, *form)
         assert harmless(out.output)

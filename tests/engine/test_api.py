@@ -62,7 +62,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         gm.compile(tmp_path / "missing.onnx")
     with pytest.raises(gm.errors.HostileModelError):
         gm.compile(b"no protobuf")
-    with pytest.raises(gm.errors.UnsupportedError, match="no target 'abacus'; expected one of cpu, reference"):
+    with pytest.raises(gm.errors.UnsupportedError, match="no target 'abacus'; expected one of cpu, cuda, reference"):
         gm.compile(AFFINE, "abacus")
     with pytest.raises(gm.errors.IRError, match="no pass named 'nothing'"):
         gm.compile(AFFINE, passes="infer,nothing")

@@ -343,7 +343,7 @@ def test_members_that_overlap_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    lambda m: m.update(format=2), lambda m: m.update(format=True), lambda m: m.pop("weights"), lambda m: m.update(given="1"),
+    lambda m: m.update(format=3), lambda m: m.update(format=True), lambda m: m.pop("weights"), lambda m: m.update(given="1"),
     lambda m: m.update(members=[]), lambda m: m["members"].pop("graph.gir"), lambda m: m["members"]["graph.gir"].update(bytes=1),
     lambda m: m["members"]["weights.bin"].update(sha256="0" * 64), lambda m: m["weights"].pop(),
     lambda m: m["weights"][0].__setitem__(1, "pickle"), lambda m: m["weights"][0].__setitem__(2, [1 << 70, 1 << 70]),

@@ -15,10 +15,11 @@ X, W = np.float32([1, 2]), np.float32([3, 5])
 
 
 def test_devices() -> None:
-    assert backend.supports_device("CPU") and backend.supports_device("CPU:0") and not backend.supports_device("CUDA")
-    assert backend.is_compatible(MODEL) and not backend.is_compatible(MODEL, "CUDA")
-    with pytest.raises(ValueError, match="no device 'CUDA'; expected one of CPU"):
-        backend.prepare(MODEL, "CUDA")
+    assert all(backend.supports_device(name) for name in ("CPU", "CPU:0", "CUDA", "CUDA:shim"))
+    assert backend.is_compatible(MODEL, "CUDA") and not backend.is_compatible(MODEL, "TPU")
+    with pytest.raises(ValueError, match="no device 'TPU'; expected one of CPU, CUDA"):
+        backend.prepare(MODEL, "TPU")
+    assert backend.prepare(MODEL, "CUDA:null").executable.options.device == "null"
 
 
 def test_run_by_position_and_by_name() -> None:

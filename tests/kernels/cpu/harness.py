@@ -109,7 +109,7 @@ def launch_kernel(source: KernelSource, call: Call, operands: Sequence[np.ndarra
     assert all(tiles >= 1 for _, tiles in launch.each())
     scratch = aligned_empty((launch.scratch,), np.dtype(np.uint8))
     scratch[:8] = 0
-    tables = [aligned(np.ascontiguousarray(t)) for t in source.tables]
+    tables = [aligned(np.ascontiguousarray(t)) for t in (*source.tables, *launch.tables)]
     arrays = [x for x in operands if x is not None] + [*results, scratch, *tables]
     function = _FUNCTION(kernel_address(source))
     for ints, tiles in launch.each():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from graphmill.ir.layout import Layout
 from graphmill.ir.ops.examples import rand
-from graphmill.kernels.cpu import boxes
+from graphmill.kernels import boxes
 from graphmill.kernels.cpu.target import select
 from graphmill.kernels.spec import Refusal
 from hypothesis import given, settings

@@ -296,7 +296,7 @@ import sys
 from graphmill.kernels.cpu import cache as store
 from graphmill.kernels.cpu import objects
 import graphmill.kernels.cpu.target as target
-target._load()
+target._KERNELS._load()
 assert objects.kernel_address({SCALE.format(7.0)!r})
 assert "graphmill.kernels.cpu.language" not in sys.modules and objects.compiled_count() == 0
 """

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from graphmill.ir.types import F32
 from graphmill.kernels.cpu import quant_panels
-from graphmill.kernels.cpu.quant_epilogue import refuse_step
 from graphmill.kernels.cpu.target import select
+from graphmill.kernels.quantized import refuse_step
 from graphmill.kernels.spec import KernelSource
 
 from .cases import check_case

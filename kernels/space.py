@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.layout import physical
-from ...ir.types import TensorType
-from ..spec import Call, Dims, Refusal
+from ..ir.layout import physical
+from ..ir.types import TensorType
+from .spec import Call, Dims, Refusal
 
 FULL, ONE, MAYBE = "full", "one", "maybe"  # an operand's dim is the space's; is 1; is known at run time only
 
@@ -35,6 +35,10 @@ class Space:
     def is_single(self, k: int) -> bool:
         """Whether operand k is one element."""
         return all(c == ONE for c in self.classes[k])
+
+    def is_strided(self, k: int) -> bool:
+        """Whether operand k is broadcast along some axes and not along others, or may be."""
+        return not (self.is_linear(k) or self.is_single(k))
 
     def sizes(self, call: Call) -> Dims:
         """The sizes of the collapsed axes."""

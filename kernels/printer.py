@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...ir.scalar import COMPARE, Expr, postorder
-from ...ir.types import BF16, BOOL, F16, F32, F64, DType
+from ..ir.scalar import COMPARE, Expr, postorder
+from ..ir.types import BF16, BOOL, F16, F32, F64, DType
 
 # The prelude's name of a primitive, where it differs.
 _NAMES = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint"} | {

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ir.core import Node
-from ...ir.recording import greatest, least
-from ..spec import Call, Refusal
+from ..ir.core import Node
+from ..ir.recording import greatest, least
+from .spec import Call, Refusal
 
 MAX_TILES = 64
 # How much of something a tile does at least, which takes 3 to 8 microseconds: some twenty times what it costs to take a tile.

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...ir.core import Node, Value
-from ...ir.scalar import LOGIC, TEST, UNARY, Expr, trace
-from ...ir.symbols import DimLike
-from ...ir.types import FLOATS, Shape, TensorType
-from ..spec import Refusal
+from ..ir.core import Node, Value
+from ..ir.scalar import LOGIC, TEST, UNARY, Expr, trace
+from ..ir.symbols import DimLike
+from ..ir.types import BF16, F16, F32, FLOATS, Shape, TensorType
 from .operands import slot_of
-from .program import Program
+from .spec import Refusal
 
 APPLIED = (UNARY - {"bitnot"}) | LOGIC | TEST | {
     "add", "sub", "mul", "div", "floordiv", "mod", "fmod", "min", "max", "pow", "lt", "le", "gt", "ge", "eq", "ne", "where", "not",
 }  # fmt: skip
+Program = tuple[tuple, ...]  # steps; see `Builder`
 MAX_STEPS = 200  # a longer program is a kernel of its own
 Channel = int | None  # the logical axis that "one number a channel" runs along
 
@@ -69,6 +69,8 @@ class Builder:
                     memo[id(x)] = args[x.value]
                 elif x.fn == "const":
                     memo[id(x)] = self.number(x.value)
+                elif x.fn == "cast":  # between floats that are all f32 in registers
+                    memo[id(x)] = go(x.args[0])
                 else:
                     memo[id(x)] = self.add(x.fn, *(go(a) for a in x.args))
             return memo[id(x)]
@@ -129,7 +131,8 @@ def _strange(e: Expr) -> set[str]:
         if id(x) in seen:
             continue
         seen.add(id(x))
-        if x.fn not in APPLIED | {"arg", "const"} or (
+        widened = x.fn == "cast" and {x.dtype, x.args[0].dtype} <= {F16, BF16, F32}
+        if (x.fn not in APPLIED | {"arg", "const"} and not widened) or (
             x.dtype not in FLOATS and (x.dtype.name != "bool" or x.fn in ("arg", "const"))
         ):
             found.add(f"{x.fn} of {x.dtype}")

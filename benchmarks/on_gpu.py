@@ -1,0 +1,265 @@
+"""What a GPU alone can show: the operators' examples on it, and how long models take there, beside PyTorch.
+
+usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--json OUT]
+       python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--torch eager,graph,max-autotune]
+                                           [--json OUT] NAME ...
+       python benchmarks/on_gpu.py table [--json OUT] [--markdown OUT]
+
+`examples` runs every example of every operator as a model of one node and compares it with the operator's reference; under
+compute-sanitizer (on_gpu.sh) it shows that kernels touch no memory but theirs. `latency` takes architectures of `architectures.py`
+(needs torch), exports them, and measures the median time of a run, in groups between two synchronizations, on inputs that lie on
+the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. Each command adds to OUT,
+so that parts which end within minutes make one file; `table` prints it. on_gpu.sh has the whole list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import made_by
+
+ENGINES = ("graphmill", "eager", "graph", "max-autotune")
+TOLERANCE = {"float64": (1e-11, 1e-14), "float32": (2e-5, 2e-6), "float16": (4e-3, 1e-3), "bfloat16": (3e-2, 1e-2)}
+
+
+# ---- the operators' examples ------------------------------------------------------------------------------------
+
+
+def examples(part: str, only: str | None, device: str) -> dict[str, Any]:
+    """How many examples are right, and what is wrong or does not run natively."""
+    import graphmill.ir.ops  # noqa: F401  (fills the registry)
+    from graphmill.ir.op import OPS
+
+    number, parts = map(int, part.split("/"))
+    names = [n for n in OPS if OPS[n].reference and OPS[n].examples and (not only or re.fullmatch(only, n))][number - 1 :: parts]
+    told: dict[str, Any] = {"right": 0, "native": 0, "wrong": {}, "refused": {}}
+    for name in names:
+        for i, example in enumerate(OPS[name].examples()):
+            if any(isinstance(x, (list, dict)) or np.asarray(x).dtype == object for x in example.operands if x is not None):
+                continue
+            _example(f"{name}[{i}]", OPS[name], example, device, told)
+    return told
+
+
+def _example(what: str, op: Any, example: Any, device: str, told: dict[str, Any]) -> None:
+    import graphmill as gm
+
+    attrs = {k: a.default for k, a in op.attrs.items()} | dict(example.attrs)
+    with np.errstate(all="ignore"):
+        out = op.reference(*example.operands, **attrs)
+    made = (out if isinstance(out, tuple) else (out,))[: example.results]
+    if any(isinstance(x, (list, dict)) for x in made):
+        return
+    want = [np.asarray(x) for x in made]
+    problem = ""
+    for constants in (frozenset(), frozenset(range(1, len(example.operands)))):
+        try:
+            exe = gm.compile(_module(op, example, constants), "cuda", device=device)
+            given = {f"x{i}": x for i, x in enumerate(example.operands) if x is not None and i not in constants}
+            got = list(exe.run(given).values())
+        except gm.errors.GraphmillError as e:
+            problem = f"{type(e).__name__}: {e}"[:300]
+            continue
+        for g, w in zip(got, want, strict=True):
+            problem = _difference(g, w, op.tolerance)
+            if problem:
+                told["wrong"][what] = problem
+                return
+        told["right"] += 1
+        told["native"] += exe.report.fully_native
+        return
+    told["refused"][what] = problem
+
+
+def _module(op: Any, example: Any, constants: frozenset[int]) -> Any:
+    from graphmill.ir.core import Module
+    from graphmill.ir.infer import infer_module
+    from graphmill.ir.types import type_of
+
+    module = Module()
+    operands = []
+    for i, x in enumerate(example.operands):
+        if x is None:
+            operands.append(None)
+        elif i in constants:
+            operands.append(module.add_const(f"c{i}", np.asarray(x), type_of(x)))
+        else:
+            operands.append(module.main.add_input(f"x{i}", type_of(x)))
+    node = module.main.add(op, operands, dict(example.attrs), names=[f"y{i}" for i in range(example.results)],
+                           types=[None] * example.results)  # fmt: skip
+    module.main.set_outputs(node.results)
+    infer_module(module)
+    return module
+
+
+def _difference(got: np.ndarray, want: np.ndarray, tolerance: tuple[float, float] | None) -> str:
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"{got.dtype}{list(got.shape)}, expected {want.dtype}{list(want.shape)}"
+    if want.dtype.name not in TOLERANCE:
+        return "" if np.array_equal(got, want) else f"{int((got != want).sum())} of {want.size} elements differ"
+    rtol, atol = tolerance or TOLERANCE[want.dtype.name]
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    if np.allclose(a, b, rtol, atol, equal_nan=True):
+        return ""
+    with np.errstate(all="ignore"):
+        return f"differs by {np.nanmax(np.abs(a - b)):.3g} of {np.nanmax(np.abs(b)):.3g}"
+
+
+# ---- latency ----------------------------------------------------------------------------------------------------
+
+
+def latency(name: str, precision: str, batch: int, seconds: float, peers: list[str]) -> dict[str, Any]:
+    """Median microseconds of a run of each engine, and seconds that it took to be ready."""
+    import architectures
+    import torch
+
+    told: dict[str, Any] = {"precision": precision, "batch": batch, "gpu": torch.cuda.get_device_name()}
+    m = architectures.build(name, batch)
+    runs: dict[str, Callable[[], None]] = {}
+    for engine, start in [("graphmill", _graphmill)] + [(p, _torch(p)) for p in peers]:
+        started = time.perf_counter()
+        try:
+            runs[engine] = start(m, name, precision, batch)
+            runs[engine]()
+            torch.cuda.synchronize()
+        except Exception as e:
+            told[engine] = {"error": f"{type(e).__name__}: {e}"[:300]}
+            runs.pop(engine, None)
+            continue
+        told[engine] = {"ready_s": time.perf_counter() - started, "samples": []}
+    ends = time.monotonic() + seconds * len(runs)
+    while runs and (time.monotonic() < ends or min(len(told[e]["samples"]) for e in runs) < 5):
+        for engine, run in runs.items():
+            told[engine]["samples"].append(_group(run))
+    for engine in runs:
+        samples = sorted(told[engine].pop("samples"))
+        told[engine] |= {"us": 1e6 * samples[len(samples) // 2], "low": 1e6 * samples[len(samples) // 10]}
+    return told
+
+
+def _group(run: Callable[[], None], count: int = 20) -> float:
+    """Seconds of a run, in a group between two synchronizations."""
+    import torch
+
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(count):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / count
+
+
+def _graphmill(m: Any, name: str, precision: str, batch: int) -> Callable[[], None]:
+    import export
+    import graphmill as gm
+
+    with tempfile.TemporaryDirectory() as folder:
+        export.export(export.Variant(name, batch), Path(folder))
+        (path,) = Path(folder).glob("*.onnx")
+        exe = gm.compile(path, "cuda", precision=precision)
+    return exe.fixed({k: v.cpu().numpy() for k, v in m.inputs.items()}).run
+
+
+def _torch(mode: str) -> Callable[..., Callable[[], None]]:
+    def start(m: Any, name: str, precision: str, batch: int) -> Callable[[], None]:
+        import copy
+
+        import torch
+
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+        module = copy.deepcopy(m.module).cuda().to(dtype).eval()
+        inputs = [x.cuda().to(dtype) if x.is_floating_point() else x.cuda() for x in m.inputs.values()]
+        call = torch.compile(module, mode="max-autotune") if mode == "max-autotune" else module
+
+        def run() -> None:
+            with torch.inference_mode():
+                call(*inputs)
+
+        for _ in range(3):
+            run()
+        if mode != "graph":
+            return run
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        return graph.replay
+
+    return start
+
+
+# ---- one file of all parts --------------------------------------------------------------------------------------
+
+
+def merge(path: str | None, key: str, told: dict[str, Any]) -> dict[str, Any]:
+    """Adds a part to the file, by writing it anew beside it."""
+    whole = json.loads(Path(path).read_text()) if path and Path(path).exists() else {}
+    whole[key] = told
+    if path:
+        with tempfile.NamedTemporaryFile("w", dir=Path(path).absolute().parent, suffix=".tmp", delete=False) as f:
+            json.dump(whole, f, indent=1)
+        os.replace(f.name, path)
+    return whole
+
+
+def table(whole: dict[str, Any]) -> str:
+    lines = []
+    parts = [v for k, v in whole.items() if k.startswith("examples")]
+    if parts:
+        right, native = (sum(p[k] for p in parts) for k in ("right", "native"))
+        wrong = {k: v for p in parts for k, v in p["wrong"].items()}
+        lines += [f"{right} examples right, {native} of them with every node native, {len(wrong)} wrong.", ""]
+        lines += [f"- {k}: {v}" for k, v in wrong.items()] + [""] * bool(wrong)
+    timed = {k: v for k, v in whole.items() if k.startswith("latency")}
+    if timed:
+        heads = ["model", "precision", "batch", "GPU", *(f"{e}, us" for e in ENGINES), "ready, s", "best / graphmill"]
+        lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key, t in timed.items():
+        us = {e: t[e]["us"] for e in ENGINES if "us" in t.get(e, {})}
+        others = [v for e, v in us.items() if e != "graphmill"]
+        ratio = f"{min(others) / us['graphmill']:.2f}" if others and "graphmill" in us else ""
+        shown = [f"{us[e]:.0f}" if e in us else t.get(e, {}).get("error", "")[:60] for e in ENGINES]
+        ready = t.get("graphmill", {}).get("ready_s", 0.0)
+        cells = [key.split()[1], t["precision"], t["batch"], t["gpu"], *shown, f"{ready:.1f}", ratio]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("what", choices=["examples", "latency", "table"])
+    ap.add_argument("names", nargs="*")
+    ap.add_argument("--device", default="gpu")
+    ap.add_argument("--part", default="1/1")
+    ap.add_argument("--only")
+    ap.add_argument("--precision", default="fp16")
+    ap.add_argument("--batch", type=int, default=1)
+    ap.add_argument("--seconds", type=float, default=1.0)
+    ap.add_argument("--torch", default="eager,graph")
+    ap.add_argument("--json")
+    ap.add_argument("--markdown")
+    a = ap.parse_args()
+    whole = merge(a.json, "machine", {"made_by": made_by("benchmarks/on_gpu.sh")})
+    if a.what == "examples":
+        told = examples(a.part, a.only, a.device)
+        whole = merge(a.json, f"examples {a.part} {a.device} {a.only or ''}".strip(), told)
+    for name in a.names if a.what == "latency" else ():
+        told = latency(name, a.precision, a.batch, a.seconds, [p for p in a.torch.split(",") if p])
+        whole = merge(a.json, f"latency {name} {a.precision} {a.batch}", told)
+    print(table(whole))
+    if a.markdown:
+        Path(a.markdown).write_text(f"# On a GPU\n\n{made_by('benchmarks/on_gpu.sh')}\n{table(whole)}\n")
+
+
+if __name__ == "__main__":
+    main()

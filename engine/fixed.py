@@ -1,0 +1,109 @@
+"""A run with fixed places: inputs and outputs of one signature on the device, and one call that runs all between them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.errors import InputError
+from ..ir.limits import Budget, nbytes_of
+from .binding import bind_dims, read_inputs
+from .cuda import Cuda, CudaArray, CudaResolved
+from .steps import Frame
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .executor import Executable
+
+
+class FixedRun:
+    """One signature of a model on CUDA whose plan is one segment, captured as a whole.
+
+    `inputs` and `outputs` are arrays on the device, by name, that stay where they are: write into the former (`set`, or through
+    CUDA's array interface), `run`, read the latter. A run is one launch of a graph, asynchronous: what reads an output by `numpy`
+    or its interface waits for it. Not for several threads at once.
+    """
+
+    def __init__(self, exe: Executable, inputs: Mapping[str, Any]):
+        """`inputs` give the sizes, and the first contents. Raises InputError where the target is not CUDA or where the model is
+        more than one segment (control flow, nodes on the host, sizes that only running tells)."""
+        if not isinstance(exe.device, Cuda):
+            raise InputError("fixed places are offered by target = 'cuda'")
+        device = self._device = exe.device
+        values = read_inputs(exe.module, inputs, device)
+        env, symbols = bind_dims(exe.module, values)
+        fed = sum(nbytes_of(x) for x in env.values())
+        budget = Budget(exe.options.limits, exe.given + fed, fed)
+        frame = Frame(dict(env), dict(symbols), budget, exe.threads, Workspace(device))
+        bound = exe.plan.segments.at(0, frame) if exe.plan.steps else None
+        if bound is None or bound.stop != len(exe.plan.steps) or exe.plan.segments.reads_contents(0):
+            raise InputError("the model is more than one segment; run it by Executable.run")
+        graph, made = exe.module.main, dict(bound.results)
+        for v in graph.outputs:
+            if v not in made or made[v].buffer is None:
+                raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
+        copies = [x.numpy() if isinstance(x, CudaArray) else x for x in env.values()]
+        self.inputs: dict[str, CudaArray] = {v.name: x for v, x in zip(env, device.bring(copies), strict=True)}
+        memory = dict(zip(bound.outputs, device.empty_each([b.nbytes for b in bound.outputs]), strict=True))
+        self.outputs: dict[str, CudaArray] = {}
+        for name, v in zip(exe.outputs, graph.outputs, strict=True):
+            p = made[v]
+            assert p.buffer is not None
+            self.outputs[name] = memory[p.buffer.root()][: p.nbytes].view(p.dtype).reshape(p.shape)
+        addresses = [self.inputs[v.name].address for v in bound.inputs] + [m.address for m in memory.values()]
+        self._keep = frame.workspace, memory
+        self._resolved: CudaResolved = frame.workspace.resolve(bound)
+        self._resolved.run(addresses, exe.threads, lambda: budget.check_time(bound.name))
+        bound.check(self._resolved)
+        self._bound, self.run = bound, self._resolved.capture(addresses)
+
+    def set(self, name: str, value: np.ndarray) -> None:
+        """Copies an array of the host, of the input's type and shape, into an input. Raises InputError."""
+        x = self.inputs.get(name)
+        if x is None or x.shape != value.shape or x.dtype != value.dtype:
+            expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
+            raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
+        if x.nbytes:
+            self._device.driver.write(x.address, np.ascontiguousarray(value))
+
+    def check(self) -> None:
+        """Waits for the last run. Raises RunError where a kernel found its operands' contents wrong (an index out of range)."""
+        self._bound.check(self._resolved)
+
+
+class FixedRuns:
+    """The short way of `Executable.run` on CUDA (as `replay.Replay` is the CPU's): for one signature, a fixed run that waits for
+    the next caller. `run` gives None where inputs look otherwise, or while another thread has it: the careful way serves then."""
+
+    def __init__(self, exe: Executable, inputs: Mapping[str, np.ndarray]):
+        """Raises InputError where the model has no `FixedRun`."""
+        self._looks = [(name, x.shape, x.dtype) for name, x in inputs.items()]
+        self.signature = tuple([x.shape for x in inputs.values()])
+        self._waiting = deque([FixedRun(exe, inputs)])
+
+    def run(self, given: Any, workspace: Workspace) -> dict[str, np.ndarray] | None:
+        if type(given) is not dict or len(given) != len(self._looks):
+            return None
+        for name, shape, dtype in self._looks:
+            x = given.get(name)
+            if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
+                return None
+        try:
+            fixed = self._waiting.pop()
+        except IndexError:
+            return None
+        try:
+            for name, x in given.items():
+                fixed.set(name, x)
+            fixed.run()
+            results = {name: x.numpy() for name, x in fixed.outputs.items()}
+            fixed.check()
+        finally:
+            self._waiting.append(fixed)
+        return results
+
+    def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
+        return None if type(out) is not dict or out else self.run(given, workspace)

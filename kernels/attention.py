@@ -1,0 +1,144 @@
+"""What all targets see alike of attention and rotary positions: what no kernel serves, how heads lie, which keys a query sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..ir.core import Node
+from ..ir.types import BOOL, FLOATS, TensorType
+from .operands import refuse_layouts
+from .spec import Call, Refusal
+
+
+def refuse_attention(node: Node) -> Refusal | None:
+    """Why there is no kernel for a node, None where there may be one."""
+    q, k, v = (x.tensor for x in node.operands[:3])  # type: ignore[union-attr]
+    refusal = refuse_layouts(node)
+    if refusal is None and (len({q.dtype, k.dtype, v.dtype}) > 1 or q.dtype not in FLOATS):
+        refusal = Refusal("queries, keys and values are of different types", {"q": q, "k": k, "v": v})
+    if refusal is None and len(node.results) > 3:
+        refusal = Refusal("the scores are asked for as a result")
+    if refusal is None and (node.attr("scale") or 0) < 0:
+        refusal = Refusal("the scale is negative", {"scale": node.attr("scale")})
+    return refusal or _refuse_mask(node, k)
+
+
+def _refuse_mask(node: Node, k: TensorType) -> Refusal | None:
+    mask = node.operand(3)
+    if mask is None:
+        return None
+    shape, total = mask.tensor.shape or (), k.shape[-2] if k.rank == 4 else k.shape[1]  # type: ignore[index]
+    if mask.tensor.dtype is not BOOL and mask.tensor.dtype not in FLOATS:
+        return Refusal("the mask is neither of bools nor of floats", {"mask": mask.type})
+    last = shape[-1] if shape else 1
+    known = last == total and node.operand(4) is None
+    if not known and not (isinstance(last, int) and last != 1):
+        return Refusal("the mask's last axis is not known to be that of the keys", {"mask": mask.type, "keys": total})
+    return None
+
+
+class Lie(NamedTuple):
+    """How the heads of an operand or result lie: its sizes, then the elements between two batches, heads and positions."""
+
+    batch: int
+    heads: int
+    length: int
+    size: int
+    batch_step: int
+    head_step: int
+    step: int
+
+    @property
+    def steps(self) -> tuple[int, int, int]:
+        return self.batch_step, self.head_step, self.step
+
+
+class Extent(NamedTuple):
+    """The sizes of a call: `groups` query heads share a head of keys, of which `past` come from the past and `total` there are in
+    all; `mask` is the elements between batches, heads and queries of the mask (0 where they share it), and its keys."""
+
+    q: Lie
+    k: Lie
+    v: Lie
+    y: Lie
+    past: int
+    total: int
+    groups: int
+    mask: tuple[int, ...]
+
+
+def extent_of(node: Node, call: Call) -> Extent:
+    """The sizes of attention at those of the call."""
+    heads = node.attr("q_num_heads"), node.attr("kv_num_heads")
+    shapes = [*call.operands, *(None,) * (7 - len(call.operands))]
+    q, k, v = _lie(shapes[0], heads[0]), _lie(shapes[1], heads[1]), _lie(shapes[2], heads[1])  # type: ignore[arg-type]
+    past = shapes[4][2] if shapes[4] is not None else 0
+    mask = [1] * 4
+    if shapes[3] is not None:
+        mask = [1] * (4 - len(shapes[3])) + list(shapes[3])
+    steps = [0 if mask[a] == 1 else math.prod(mask[a + 1 :]) for a in range(3)]
+    return Extent(q, k, v, _lie(call.results[0], heads[0]), past, past + k.length, q.heads // max(k.heads, 1), (*steps, mask[3]))
+
+
+def _lie(shape: Sequence[int], count: int | None) -> Lie:
+    if len(shape) == 4:
+        b, h, s, d = shape
+        return Lie(b, h, s, d, h * s * d, s * d, d)
+    b, s, hd = shape
+    assert count is not None
+    d = hd // count
+    return Lie(b, count, s, d, s * hd, d, hd)
+
+
+def key_ends(node: Node) -> list[str]:
+    """Expressions of which the least is behind the last key that query s of batch n may see, beside `total`; `offset` is what a
+    query's position is ahead of its number."""
+    ends = []
+    if node.operand(3) is not None:
+        ends.append("m_t")
+    if node.operand(6) is not None:
+        ends.append("ld_i64(lens, n) + 0")
+    if node.attr("is_causal"):
+        ends.append("s + offset + 1")
+    if node.attr("right_window_size") >= 0:
+        ends.append(f"s + offset + {node.attr('right_window_size') + 1}")
+    return ends
+
+
+# ---- rotary positions
+
+
+def refuse_rotary(node: Node) -> Refusal | None:
+    """Why there is no kernel for a rotary_embedding, None where there is one."""
+    x, cos, sin = (v.tensor for v in node.operands[:3])  # type: ignore[union-attr]
+    refusal = refuse_layouts(node)
+    if refusal is None and len({x.dtype, cos.dtype, sin.dtype}) > 1:
+        refusal = Refusal("the caches are of another type", {"x": x, "cos_cache": cos, "sin_cache": sin})
+    return refusal
+
+
+class Rotary(NamedTuple):
+    """The sizes of a call; `half` of the `size` elements of a head are the left of a pair, each cache holds so many `positions`."""
+
+    batch: int
+    heads: int
+    length: int
+    size: int
+    half: int
+    positions: int
+    batch_step: int
+    head_step: int
+    step: int
+
+
+def rotary_of(node: Node, call: Call) -> Rotary:
+    """The sizes of a rotary_embedding at those of the call."""
+    shape, cache = call.operands[:2]
+    assert shape is not None and cache is not None
+    x = _lie(shape, node.attr("num_heads"))
+    half = (node.attr("rotary_embedding_dim") or x.size) // 2
+    return Rotary(
+        x.batch, x.heads, x.length, x.size, half, cache[0] if node.operand(3) is not None else x.batch * x.length, *x.steps
+    )

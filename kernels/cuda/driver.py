@@ -1,0 +1,219 @@
+"""What runs CUDA kernels, as the engine sees it: memory, copies, launches. The GPU (gpu.py), the CPU in its place (the shim), or
+nothing at all (a device that only keeps account)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ...ir.errors import GraphmillError
+from . import shim, source
+
+ALIGN = 256  # bytes, as cudaMalloc aligns
+
+
+class CudaMemoryError(GraphmillError):
+    """A kernel is given, or a copy goes to, an address that is in no memory that lives."""
+
+
+class Memory(Protocol):
+    """Bytes of a device, freed when nobody holds this."""
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Driver(Protocol):
+    """A device, and one stream on it: what is asked for is done in this order, and may be under way when a call returns."""
+
+    def alloc(self, nbytes: int) -> Memory:
+        """Uninitialised bytes, from a multiple of 256 on."""
+
+    def write(self, address: int, a: np.ndarray) -> None:
+        """Copies a contiguous array to the device; it may change as soon as this returns."""
+
+    def read(self, a: np.ndarray, address: int) -> None:
+        """Fills a contiguous array from the device, when all before it is done."""
+
+    def copy(self, to: int, address: int, nbytes: int) -> None:
+        """Copies within the device."""
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """Sets bytes to zero."""
+
+    def synchronize(self) -> None:
+        """Returns when all that was asked for is done."""
+
+    def close(self) -> None:
+        """Waits, and gives memory that nobody holds back to the system."""
+
+    def wait(self, stream: int) -> None:
+        """What is asked for from now on comes after what is under way on another stream, as CUDA's array interface numbers it."""
+
+    def load(self, texts: Sequence[str]) -> list[int]:
+        """What stands for the kernels of these texts in `launch`. Raises CudaCompileError, CudaUnavailable."""
+
+    def run(self, commands: Sequence[Command]) -> None:
+        """Runs kernels, one after the other."""
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        """What `run` does now, as one call that does it again with these very addresses."""
+
+
+class Command(NamedTuple):
+    """The launch of a kernel, as `load` calls it, on its int64 `words`, of which the first `pointers` are addresses. The 8 bytes at
+    the address `flag` (0: none) are cleared before."""
+
+    kernel: int
+    words: np.ndarray
+    blocks: int
+    pointers: int
+    flag: int = 0
+
+
+class _Block:
+    """Memory whose life is kept account of."""
+
+    def __init__(self, owner: Accounts, address: int, nbytes: int, raw: object = None):
+        self.address, self.nbytes, self._owner, self._raw = address, nbytes, owner, raw
+        owner.live[address] = nbytes
+
+    def __del__(self) -> None:
+        self._owner.live.pop(self.address, None)
+        self._owner.freed.append((self.nbytes, self.address))
+
+
+class Accounts:
+    """What lives in a device's memory."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, int] = {}
+        self.freed: list[tuple[int, int]] = []  # the latest last
+
+    def check(self, address: int, nbytes: int, what: str) -> None:
+        """Raises CudaMemoryError where not all of these bytes are in one block that lives."""
+        starts = sorted(self.live)
+        at = bisect_right(starts, address) - 1
+        if at < 0 or address + nbytes > starts[at] + self.live[starts[at]]:
+            raise CudaMemoryError(f"{what}: {nbytes} bytes at {address:#x} are in no memory that lives")
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
+    def wait(self, stream: int) -> None:
+        """Nothing is under way there either."""
+
+    def close(self) -> None:
+        self.freed.clear()
+
+    def check_command(self, c: Command) -> None:
+        for i, address in enumerate(c.words[: c.pointers].tolist()):
+            self.check(address, 0, f"parameter {i} of a kernel")
+
+
+class Shim(Accounts):
+    """Kernels run on the CPU (shim.py) in memory of the host; what is not initialised is full of 0xA5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kernels: list[shim.Kernel] = []
+
+    def alloc(self, nbytes: int) -> _Block:
+        raw = np.full(max(nbytes, 1) + ALIGN, 0xA5, np.uint8)
+        return _Block(self, raw.ctypes.data + -raw.ctypes.data % ALIGN, max(nbytes, 1), raw)
+
+    def write(self, address: int, a: np.ndarray) -> None:
+        self._view(address, a.nbytes, "a copy to the device")[...] = a.reshape(-1).view(np.uint8)
+
+    def read(self, a: np.ndarray, address: int) -> None:
+        a.reshape(-1).view(np.uint8)[...] = self._view(address, a.nbytes, "a copy from the device")
+
+    def copy(self, to: int, address: int, nbytes: int) -> None:
+        self._view(to, nbytes, "a copy")[...] = self._view(address, nbytes, "a copy")
+
+    def clear(self, address: int, nbytes: int) -> None:
+        self._view(address, nbytes, "clearing")[...] = 0
+
+    def load(self, texts: Sequence[str]) -> list[int]:
+        found = shim.load(texts)
+        first = len(self._kernels)
+        self._kernels += [found[t] for t in texts]
+        return list(range(first, len(self._kernels)))
+
+    def run(self, commands: Sequence[Command]) -> None:
+        for c in commands:
+            self.check_command(c)
+            if c.flag:
+                self.clear(c.flag, 8)
+            if c.blocks:
+                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        kept = [c._replace(words=c.words.copy()) for c in commands]
+        return lambda: self.run(kept)
+
+    def _view(self, address: int, nbytes: int, what: str) -> np.ndarray:
+        self.check(address, nbytes, what)
+        return np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * nbytes).from_address(address))  # type: ignore[attr-defined]
+
+
+class Null(Accounts):
+    """A device that computes nothing: it keeps account of memory and of what it was asked for, in order. What is read is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[tuple] = []
+        self._texts: list[str] = []
+        self._top = 1 << 40
+
+    def alloc(self, nbytes: int) -> _Block:
+        """As a pool does it: what was freed last is given out first."""
+        for i in range(len(self.freed) - 1, -1, -1):
+            if self.freed[i][0] == max(nbytes, 1):
+                return _Block(self, self.freed.pop(i)[1], max(nbytes, 1))
+        block = _Block(self, self._top, max(nbytes, 1))
+        self._top += -(-max(nbytes, 1) // ALIGN) * ALIGN + ALIGN
+        return block
+
+    def write(self, address: int, a: np.ndarray) -> None:
+        self.check(address, a.nbytes, "a copy to the device")
+        self.log.append(("write", address, a.nbytes))
+
+    def read(self, a: np.ndarray, address: int) -> None:
+        self.check(address, a.nbytes, "a copy from the device")
+        self.log.append(("read", address, a.nbytes))
+        a[...] = np.zeros((), a.dtype)
+
+    def copy(self, to: int, address: int, nbytes: int) -> None:
+        self.check(address, nbytes, "a copy")
+        self.check(to, nbytes, "a copy")
+        self.log.append(("copy", to, address, nbytes))
+
+    def clear(self, address: int, nbytes: int) -> None:
+        self.check(address, nbytes, "clearing")
+        self.log.append(("clear", address, nbytes))
+
+    def load(self, texts: Sequence[str]) -> list[int]:
+        for t in texts:
+            source.shape_of(t)
+        first = len(self._texts)
+        self._texts += texts
+        return list(range(first, len(self._texts)))
+
+    def run(self, commands: Sequence[Command]) -> None:
+        for c in commands:
+            self.check_command(c)
+            if c.flag:
+                self.clear(c.flag, 8)
+            self.log.append(("launch", source.entry(self._texts[c.kernel]), tuple(c.words.tolist()), c.blocks))
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        kept = [c._replace(words=c.words.copy()) for c in commands]
+        self.log.append(("capture", len(kept)))
+        return lambda: self.run(kept)

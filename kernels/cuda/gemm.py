@@ -1,0 +1,160 @@
+"""Matrix products: `matmul`, `gemm`, and both with an epilogue (`fused.gemm`, which also takes convolutions)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from ...ir.core import Node
+from ...ir.types import F32, F64, FLOATS, INTEGERS
+from .. import quantized
+from ..epilogue import Builder, Site, epilogue_of, site_of
+from ..operands import first_int, first_result, refuse_layouts
+from ..products import Sizes, channel_axis, scaled_sums
+from ..spec import Call, KernelSource, Launch, Refusal
+from . import epilogue as written
+from .target import serves
+from .text import checked_size
+from .tiles import FEW, TENSOR, TF32, Product, Work
+
+LARGE, TALL, SMALL = (128, 128), (128, 64), (64, 64)
+
+
+@serves("fused.gemm")
+def build_fused(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """An anchor with its epilogue (see kernels/epilogue.py)."""
+    anchor = next(iter(node.regions[0]), None)
+    name = None if anchor is None else anchor.op.name
+    if name in ("matmul", "gemm"):
+        return build(node, precision)
+    if name in ("conv", "conv_transpose"):
+        from .conv import build as build_conv
+
+        return build_conv(node, precision)
+    if name in quantized.ANCHORS:
+        from .quant import build as build_quant
+
+        return build_quant(node)
+    return Refusal("the region does not start with an anchor", {"op": name})
+
+
+@serves("matmul", "gemm")
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """Row-major operands of one element type: floats, and integers for matmul, whose sums wrap. With precision "tf32" f32 is
+    multiplied with 10 bits of mantissa."""
+    site = site_of(node)
+    if isinstance(site, Refusal):
+        return site
+    refusal = refuse_layouts(node)
+    if refusal:
+        return refusal
+    dtype = site.result.dtype
+    if dtype not in FLOATS and not (dtype in INTEGERS and site.anchor.op.name == "matmul" and not site.chain):
+        return Refusal(
+            f"{site.anchor.op.name} of {dtype} has no kernel", {"expected": "f32, f64, f16, bf16; for matmul also integers"}
+        )
+    found = epilogue_of(site, channel_axis(site.anchor), partial(scaled_sums, site))
+    if isinstance(found, Refusal):
+        return found
+    if any(kind == "unknown" for kind, _ in found.leaves):
+        return Refusal("C's shape does not say how it broadcasts")
+    sums = ("f64" if dtype is F64 else "f32") if dtype in FLOATS else "u64" if dtype.itemsize == 8 else "u32"
+    if dtype in FLOATS:
+        return Matmul(floats(site, found, sums, precision)).source()
+    return Matmul(Work(site, *site.index[:2], sums, lambda channel: [f"return {dtype}(acc);"], variant="integers")).source()
+
+
+def floats(site: Site, found: Builder, sums: str, precision: str) -> Work:
+    """The work of floats whose sums go through the program `found`. 16-bit floats are multiplied by the tensor cores, and f32 where
+    `precision` is tf32."""
+    dtype = site.result.dtype
+    tensor = TF32 if dtype is F32 and precision == "tf32" else TENSOR.get(dtype, "")
+    how = ".tf32" if tensor == TF32 else ".tensor" if tensor else ""
+    return Work(site, *site.index[:2], sums, lambda channel: written.steps(found, site.result.dtype, channel),
+                written.leaves(site.outer, found), variant=site.anchor.op.name + how, tensor=tensor)  # fmt: skip
+
+
+class Matmul:
+    """A product whose operands are found by strides.
+
+    Where B has no batch, that of A is more rows. Tiles of 128 x 128 (8 x 8 sums a thread: two blocks fit a multiprocessor)
+    serve where they are enough to fill a GPU, else those of 64 x 64; products of up to 8 rows of floats, which wait for B, have a
+    kernel that reads it as fast as can be.
+    """
+
+    def __init__(self, work: Work):
+        self.work, self.site, self.dtype = work, work.site, work.site.result.dtype
+        a, b = (self.site.outer.operands[i].tensor for i in (work.x, work.w))
+        self.item = a.dtype.itemsize
+        gemm = self.site.anchor.op.name == "gemm"
+        self.trans_a, self.trans_b = (bool(self.site.anchor.attr(t)) if gemm else False for t in ("transA", "transB"))
+        self.flat = len(b.shape) <= 2 and len(a.shape) > 1 and not work.by_row
+        self.loops = 0 if self.flat else max(len(a.shape), len(b.shape), 2) - 2
+        self.b_along = self.trans_b or len(b.shape) == 1
+        rows = a.shape[:-1] if self.flat else a.shape[-2:-1]
+        known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
+        wanted = a.dtype in FLOATS and not self.trans_a
+        self.few = wanted and (known is None or known <= FEW)
+        self.tiles = () if self.few and known is not None else self._tiles()
+        self.product = self._product()
+
+    def _tiles(self) -> Sequence[tuple[int, int]]:
+        """Those whose sums fit in the registers, beside the zero points of a thread's rows."""
+        return (SMALL,) if self.work.sums.endswith("64") else (TALL if self.work.zeros else LARGE, SMALL)
+
+    def source(self) -> KernelSource:
+        return KernelSource(self.product.text, self.bind, self.work.variant)
+
+    def bind(self, call: Call) -> Launch:
+        trans = (self.trans_a, self.trans_b)
+        s = Sizes(call.operands[self.work.x], call.operands[self.work.w], *trans)  # type: ignore[arg-type]
+        for shape in (*call.operands, *call.results):
+            checked_size(math.prod(shape or ()))
+        batches = math.prod(s.batch)
+        rows = s.rows * batches if self.flat else s.rows
+        steps = [s.a_row, s.a_col, s.b_row, s.b_col] + ([] if self.flat else s.loops(1))
+        if self.work.tensor:
+            wide, loops = 16 // self.item, [] if self.flat else s.loops(1)
+            lines = (s.a_col if self.trans_a else s.a_row, s.b_col if self.b_along else s.b_row)
+            aligned = [all(n % wide == 0 for n in (line, *loops[1 + k :: 3])) for k, line in enumerate(lines)]
+            steps.append(aligned[0] + 2 * aligned[1])
+        steps += self.work.more(call, s.rows, s.columns)
+        span = 8 if self.b_along else 64 if self.item == 2 else 32
+        return self.product.launch(rows, s.columns, s.depth, 1 if self.flat else batches, steps, span if self.few else 0)
+
+    def _product(self) -> Product:
+        node, work = self.site.outer, self.work
+        names = ["a_row", "a_col", "b_row", "b_col"]
+        names += [f"{x}{i}" for i in range(self.loops) for x in ("batch_", "a_batch_", "b_batch_")]
+        names += [*(["wide"] if work.tensor else []), *work.names]
+        after = ["u32 at_a = 0, at_b = 0;"]
+        if self.loops:
+            after.append("u32 rest = batch;")
+        for i in range(self.loops):
+            j = f"rest % batch_{i}" if i < self.loops - 1 else "rest"
+            after.append(f"at_a += {j} * a_batch_{i}, at_b += {j} * b_batch_{i};")
+            if i < self.loops - 1:
+                after.append(f"rest /= batch_{i};")
+        after += [f"const auto a = {work.memory(work.x)} + at_a;", f"const auto b = {work.memory(work.w)} + at_b;"]
+        kinds = [f"Strided<{work.element(i)}, S, {'true' if along else 'false'}>"
+                 for i, along in ((work.x, not self.trans_a), (work.w, self.b_along))]  # fmt: skip
+        setup = [work.loader(work.x, "left", kinds[0], "a, rows, depth, a_row, a_col", "rows")]
+        setup += [work.loader(work.w, "right", kinds[1], "b, columns, depth, b_col, b_row", "columns")]
+        if work.tensor:
+            setup += ["const i64 left_at = (i64)a, right_at = (i64)b;"]
+        return Product(self.dtype, work.sums, first_int(node), first_result(node), names, setup if self.tiles else [],
+                       ["return (batch * rows + row) * columns + column;"], work.finish("column"), self.tiles,
+                       few=self._few() if self.few else [], after=[*after, *work.before],
+                       tensor=work.tensor, along=(not self.trans_a, self.b_along))  # fmt: skip
+
+    def _few(self) -> list[str]:
+        single = ["auto single = [&](u32 row, u32 column, S sum) {", "    u32 to = place(row, column);",
+                  f"    st_{self.dtype}(y, to, finish(sum, row, column, to));", "};"]  # fmt: skip
+        if self.b_along:
+            call = "few_along<E, {}, S>((i64)a, a_row, (i64)b, b_col, rows, columns, depth, column_tile * 8, single);"
+        else:
+            span = 64 if self.item == 2 else 32
+            call = f"few_across<E, {{}}, S>(a, a_row, a_col, (i64)b, b_row, rows, columns, depth, column_tile * {span}, shared, "
+            call += "single);"
+        return [*single, f"if (rows == 1) {call.format(1)}", f"else {call.format(FEW)}"]

@@ -1,0 +1,143 @@
+"""A CUDA GPU, through CuPy: its memory pool, streams, modules and graphs. The only file that imports CuPy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...ir.locks import fork_safe_lock
+from . import nvrtc, source
+from .driver import Command
+
+HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel may have without asking
+
+
+@functools.cache
+def _cupy() -> Any:
+    """CuPy, with a device. Raises CudaUnavailable, which says what is missing in one line."""
+    try:
+        import cupy
+    except ImportError as e:
+        raise nvrtc.CudaUnavailable(f"target cuda runs kernels through CuPy, which cannot be imported ({e}); "
+                                    "pip install graphmill[cuda12] or graphmill[cuda13]") from e  # fmt: skip
+    try:
+        found = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as e:
+        raise nvrtc.CudaUnavailable(f"there is no CUDA GPU that can be used: {e}") from e
+    if not found:
+        raise nvrtc.CudaUnavailable("there is no CUDA GPU: expected at least one in nvidia-smi -L")
+    return cupy
+
+
+class Gpu:
+    """One GPU, and a stream on it (see `driver.Driver`). Memory comes from a pool of its own, given back with it."""
+
+    def __init__(self, number: int = 0):
+        cupy = _cupy()
+        self._runtime, self._driver, self._module = cupy.cuda.runtime, cupy.cuda.driver, cupy.cuda.function.Module
+        self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
+        self._lock = fork_safe_lock()
+        self._kernels: list[tuple[int, source.Shape]] = []
+        self._modules: list[Any] = []  # kept loaded
+        with self._device:
+            self._pool = cupy.cuda.MemoryPool()
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._recorder = cupy.cuda.Stream(non_blocking=True)  # on which nothing runs
+
+    @property
+    def arch(self) -> str:
+        """The architecture that nvrtc compiles for: sm_90."""
+        return f"sm_{self._device.compute_capability}"
+
+    def alloc(self, nbytes: int) -> _Memory:
+        with self._device, self._stream:
+            return _Memory(self._pool.malloc(max(nbytes, 1)), nbytes)
+
+    def write(self, address: int, a: np.ndarray) -> None:
+        with self._device:  # from memory that is not pinned, this returns when the array has been read
+            self._runtime.memcpyAsync(address, a.ctypes.data, a.nbytes, HOST_TO_DEVICE, self._stream.ptr)
+
+    def read(self, a: np.ndarray, address: int) -> None:
+        with self._device:
+            self._runtime.memcpyAsync(a.ctypes.data, address, a.nbytes, DEVICE_TO_HOST, self._stream.ptr)
+            self._stream.synchronize()
+
+    def copy(self, to: int, address: int, nbytes: int) -> None:
+        with self._device:
+            self._runtime.memcpyAsync(to, address, nbytes, DEVICE_TO_DEVICE, self._stream.ptr)
+
+    def clear(self, address: int, nbytes: int) -> None:
+        with self._device:
+            self._runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+
+    def synchronize(self) -> None:
+        with self._device:
+            self._stream.synchronize()
+
+    def close(self) -> None:
+        self.synchronize()
+        with self._device:
+            self._pool.free_all_blocks()
+
+    def wait(self, stream: int) -> None:
+        with self._device:
+            self._stream.wait_event(self._external(stream).record())
+
+    def load(self, texts: Sequence[str]) -> list[int]:
+        wanted = list(dict.fromkeys(texts))
+        if not wanted:
+            return []
+        cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
+        with self._device, self._lock:
+            module = self._module()
+            module.load(cubin)
+            self._modules.append(module)
+            place = {}
+            for text in wanted:
+                function, shape = module.get_function(source.entry(text)), source.shape_of(text)
+                if shape.shared > STATIC_SHARED:
+                    self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shape.shared)
+                place[text] = len(self._kernels)
+                self._kernels.append((function.ptr, shape))
+        return [place[t] for t in texts]
+
+    def run(self, commands: Sequence[Command]) -> None:
+        with self._device:
+            self._issue(commands, self._stream.ptr)
+
+    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+        with self._device, self._lock:
+            self._recorder.begin_capture()
+            try:
+                self._issue(commands, self._recorder.ptr)
+            finally:
+                graph = self._recorder.end_capture()
+
+        def run() -> None:
+            with self._device:
+                graph.launch(self._stream)
+
+        return run
+
+    def _issue(self, commands: Sequence[Command], stream: int) -> None:
+        for c in commands:
+            if c.flag:
+                self._runtime.memsetAsync(c.flag, 0, 8, stream)
+            if c.blocks:
+                function, shape = self._kernels[c.kernel]
+                words = np.ascontiguousarray(c.words)  # which the call copies
+                parameters = np.array([words.ctypes.data], np.uint64)
+                self._driver.launchKernel(function, c.blocks, 1, 1, shape.threads, 1, 1, shape.shared, stream,
+                                          parameters.ctypes.data, 0)  # fmt: skip
+
+
+class _Memory:
+    """A piece of the pool's memory."""
+
+    def __init__(self, pointer: Any, nbytes: int):
+        self._pointer, self.address, self.nbytes = pointer, pointer.ptr, nbytes

@@ -1,0 +1,73 @@
+"""Products and convolutions of 8-bit integers, exact in i32, in the tiles of their float kin; then requantized, or cast to f32 and
+through an epilogue (kernels/quantized.py).
+
+Numbers become i32 less their zero point on their way to shared memory, so that what lies outside of an input counts nothing.
+"""
+
+from __future__ import annotations
+
+from ...ir.core import Node
+from ...ir.types import F32, I8
+from ..epilogue import site_of
+from ..operands import slot_of
+from ..quantized import Epilogue, check_sizes, epilogue, roles_of, steps_of, words_of
+from ..spec import Call, KernelSource, Refusal
+from . import epilogue as written
+from .conv import Conv
+from .gemm import Matmul
+from .target import serves
+from .tiles import Work
+
+
+@serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
+def build(node: Node) -> KernelSource | Refusal:
+    """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The
+    node may be a fused one whose anchor is matmul_integer or conv_integer."""
+    site = site_of(node)
+    if isinstance(site, Refusal):
+        return site
+    roles = roles_of(site)
+    if isinstance(roles, Refusal):
+        return roles
+    then = epilogue(site)
+    if isinstance(then, Refusal):
+        return then
+    conv = "conv" in site.anchor.op.name
+    rank = node.operands[roles["x"]].tensor.rank
+    if conv and rank not in (3, 4, 5):
+        return Refusal("one to three spatial axes are served", {"rank": rank})
+    parameters = [role for role in roles if role not in ("x", "w", "bias")]
+    before = [f"const i64 {role} = p[{slot_of(node, i)}];" for role, i in roles.items() if role not in ("x", "w")]
+    if then is not None:
+        before += written.leaves(node, then.builder)
+        if then.bias is not None:
+            before.append(f"const i64 addend = p[{slot_of(node, then.bias)}];")
+
+    def more(call: Call, rows: int, columns: int) -> list[int]:
+        check_sizes(site.anchor, roles, call, rows, columns)
+        return steps_of(call, roles)
+
+    zeros = {roles[role]: (f"{role}z", node.operands[roles[f"{role}z"]].tensor.dtype) for role in "xw" if f"{role}z" in roles}
+    by_row = any(d != 1 for role in ("xs", "xz", "ys", "yz") if role in roles for d in node.operands[roles[role]].tensor.shape)
+    work = Work(site, roles["x"], roles["w"], "i32", lambda channel: _finish(node, roles, then, channel), before,
+                [f"{role}_step" for role in parameters], more, zeros, by_row, site.anchor.op.name)  # fmt: skip
+    return (Conv if conv else Matmul)(work).source()
+
+
+def _finish(node: Node, roles: dict[str, int], then: Epilogue | None, channel: str) -> list[str]:
+    """The statements that return what the sum `acc` of a channel becomes."""
+    result = node.results[0].tensor.dtype
+    if then is not None:
+        sum_ = "acc" if then.bias is None else f"add(acc, ld_i32(addend, {channel}))"
+        return [f"const f32 sum = to_f32({sum_});", *written.steps(then.builder, F32, channel, "sum")]
+    if "ys" not in roles:
+        return ["return acc;"]
+    words = words_of(node, roles, "row", channel)
+    low, high = (-128, 127) if result is I8 else (0, 255)
+    return [
+        *([f"acc = add(acc, ld_i32(bias, {channel}));"] if "bias" in roles else []),
+        f"const f32 factor = {words['XS']} * {words['WS']} / {words['YS']};",
+        f"const f32 scaled = rint(to_f32(acc) * factor) + to_f32({words['YZ']});",
+        f"const f32 low = f32({low}), high = f32({high});",
+        f"return to_{result}(where(scaled >= low, where(scaled > high, high, scaled), low));",
+    ]

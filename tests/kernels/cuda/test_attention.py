@@ -1,0 +1,118 @@
+"""Attention and rotary positions on CUDA against the references: heads, masks, positions, past keys, element types."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from graphmill.kernels.cuda.target import select
+from graphmill.kernels.spec import Refusal
+
+from ..cpu.harness import make_node
+from .cases import case
+from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs_nvrtc, needs_shim
+
+INF = np.inf
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12, np.float16: 4e-3, ml_dtypes.bfloat16: 3e-2}
+OPS = ["attention", "rotary_embedding"]
+
+
+def rand(*shape: int, seed: int = 0, dtype=np.float32) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).uniform(-2, 2, shape).astype(dtype)
+
+
+def qkv(b=2, heads=4, kv=2, s=3, t=5, d=8, e=6, dtype=np.float32) -> list[np.ndarray]:
+    return [rand(b, heads, s, d, dtype=dtype), rand(b, kv, t, d, seed=1, dtype=dtype), rand(b, kv, t, e, seed=2, dtype=dtype)]
+
+
+def attention(operands, attrs=None, results=1) -> Case:
+    tolerance = TOLERANCE[operands[0].dtype.type]
+    return case("attention", operands, attrs, results, rtol=tolerance, atol=tolerance)
+
+
+def sizes(dtype) -> list[Case]:
+    found = [attention(qkv(b=1, s=s, t=t, d=d, e=e, dtype=dtype)) for s, t, d, e in
+             [(1, 1, 1, 1), (1, 130, 8, 33), (7, 33, 63, 16), (50, 70, 130, 20), (40, 64, 64, 64), (5, 9, 16, 140)]]  # fmt: skip
+    found.append(attention(qkv(b=12, heads=6, kv=6, s=70, t=20, d=20, e=24, dtype=dtype)))
+    return [*found, *(attention(qkv(**{empty: 0}, dtype=dtype), results=3) for empty in "bst")]
+
+
+def attributes(dtype) -> list[Case]:
+    found = []
+    for attrs in ({"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2}, {"softcap": 1.5}, {"scale": 0.7},
+                  {"is_causal": 1, "left_window_size": 20}):  # fmt: skip
+        for s, t in ((3, 5), (60, 60), (20, 9)):
+            q = qkv(s=s, t=t, d=16, e=16, dtype=dtype)
+            past = [rand(2, 2, 7, 16, seed=6, dtype=dtype), rand(2, 2, 7, 16, seed=7, dtype=dtype)]
+            found.append(attention([*q, rand(1, 4, s, t, seed=5)], attrs, 3))
+            found.append(attention([*q, rand(2, 1, 1, t + 7) > -1, *past], attrs, 3))
+            found.append(attention([*q, None, None, None, np.array([t, max(t - 4, 0)], np.int64)], attrs))
+    return found
+
+
+def others() -> list[Case]:
+    q, mask = qkv(s=6, t=20), rand(6, 20)
+    mask[1], mask[2, 3:], mask[3, :] = -INF, -INF, np.float32(-3.4e38)
+    found = [attention([*q, mask])]
+    q = [a.copy() for a in q]
+    q[1][0, 0, 3] = np.nan
+    found.append(attention([*q, mask > 0]))
+    q = [a.copy() for a in q]
+    q[2][1, 1, 2] = INF
+    found.append(attention(q))
+    operands = [rand(2, 50, 32), rand(2, 20, 16, seed=1), rand(2, 20, 12, seed=2)]
+    return [*found, attention(operands, {"q_num_heads": 4, "kv_num_heads": 2}, 3)]
+
+
+@needs_shim
+@pytest.mark.parametrize("name", OPS)
+def test_examples(name) -> None:
+    cases, refused = cases_of([name])
+    assert len(cases) >= 5
+    assert all("the scores are asked for as a result" in r for r in refused), refused
+    for c in cases:
+        if c.node.operands[0].tensor.dtype.name == "f16":
+            c.rtol = c.atol = TOLERANCE[np.float16]
+    check(cases)
+
+
+@needs_shim
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("make", [sizes, attributes])
+def test_sizes_and_attributes(make, dtype) -> None:
+    check(make(dtype))
+
+
+@needs_shim
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_few_queries_and_many_keys(dtype) -> None:
+    """Parts of the keys by different blocks, some of them with nothing to do."""
+    found = []
+    for t in (511, 512, 1300):
+        q = qkv(b=1, s=2, t=t, d=16, e=20, dtype=dtype)
+        mask = rand(2, t) > 0
+        mask[1] = False
+        mask[0, 300:] = False
+        found += [
+            attention(q),
+            attention(q, {"left_window_size": 100}),
+            attention([*q, mask], results=3),
+            attention(q, {"is_causal": 1}),
+        ]
+    check(found)
+
+
+@needs_shim
+def test_blind_rows_infinities_nan_and_heads_in_the_last_axis() -> None:
+    check(others())
+
+
+def test_scores_as_a_result_are_refused() -> None:
+    assert isinstance(select(make_node("attention", qkv(), results=4)), Refusal)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_compiles_for_gpus(arch: str) -> None:
+    cases = cases_of(OPS)[0] + [c for dtype in TOLERANCE for c in sizes(dtype)[:5]]
+    check_compiles([c.source.text for c in cases], arch)
