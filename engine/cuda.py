@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.errors import InputError, RunError
+from ..ir.locks import fork_safe_lock
 from ..kernels.cuda.driver import Command, Driver, Memory
 from ..kernels.cuda.source import shape_of
 from .device import Between
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .steps import KernelStep
 
 
+LEGACY_STREAM = 1  # the default stream, as the array interface numbers it
 APART = 256  # bytes: where values of one block of memory begin
 MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
@@ -106,8 +108,9 @@ class Cuda:
     is_host = False
 
     def __init__(self, driver: Driver):
-        self.driver = driver
+        self.driver, self.closed = driver, False
         self._constants: dict[int, CudaArray] = {}  # by the identity of the host's arrays
+        self._lock = fork_safe_lock()  # an array that two threads bring at once would lie where only one of them knows
 
     def empty(self, nbytes: int) -> CudaArray:
         memory = self.driver.alloc(nbytes)
@@ -117,10 +120,11 @@ class Cuda:
         return x.address
 
     def constant(self, a: np.ndarray) -> int:
-        if id(a) not in self._constants:
-            (self._constants[id(a)],) = self.bring([a])
-            weakref.finalize(a, self._constants.pop, id(a), None)
-        return self._constants[id(a)].address
+        with self._lock:
+            if id(a) not in self._constants:
+                (self._constants[id(a)],) = self.bring([a])
+                weakref.finalize(a, self._constants.pop, id(a), None)
+            return self._constants[id(a)].address
 
     def empty_each(self, sizes: Sequence[int]) -> list[CudaArray]:
         """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
@@ -147,8 +151,10 @@ class Cuda:
         plain = strides is None or 0 in shape or all(n == 1 or s == t for n, s, t in zip(shape, strides, _strides(shape, dtype)))
         if not plain or about.get("mask") is not None:
             raise InputError(f"{what}: an array on the device with strides {strides}, expected a C-contiguous one; copy it")
-        if about.get("stream") is not None:
-            self.driver.wait(about["stream"])
+        # Before version 3 nobody said on which stream an array is made: mostly it is the default one.
+        stream = about.get("stream", LEGACY_STREAM if about["version"] < 3 else None)
+        if stream is not None:
+            self.driver.wait(stream)
         return CudaArray(self.driver, _Kept(x, about["data"][0]), about["data"][0], shape, dtype)
 
     def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
@@ -175,6 +181,7 @@ class Cuda:
         return CudaResolved(self.driver, bound, arena)
 
     def close(self) -> None:
+        self.closed = True
         self._constants.clear()
         self.driver.close()
 

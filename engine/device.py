@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .bound import Bound
     from .steps import KernelStep
 
+CLOSED = "the executable is closed; compile or load it again"
 Between = Callable[[], None]  # called now and then while a segment runs; it may raise
 
 
@@ -55,6 +56,7 @@ class Device(Protocol):
     """Memory that kernels can read, and how they are run there."""
 
     is_host: bool  # whether its memory is numpy's
+    closed: bool  # whether its memory was given back
 
     def empty(self, nbytes: int) -> Any:
         """Uninitialised bytes, from a 64-byte boundary on."""
@@ -99,7 +101,7 @@ def fetch(x: Any) -> Any:
 class Cpu:
     """The processor that Python runs on: its memory is numpy's."""
 
-    is_host = True
+    is_host, closed = True, False
 
     def empty(self, nbytes: int) -> np.ndarray:
         return aligned((nbytes,), BYTE)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.core import Module
-from ..ir.errors import InputError, RunError
+from ..ir.errors import GraphmillError, InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
-from .device import CPU, Device
+from .device import CLOSED, CPU, Device
 from .options import Options
 from .outputs import Outputs, owned
 from .plan import Plan
@@ -40,11 +40,12 @@ class Executable:
         """`given` are the bytes of the model's own constants, which say how much a run may hold (see `Limits`)."""
         self.module, self.options, self.threads, self.report = module, options, threads, report
         self._plan = plan
-        self._constants, self.device, self._closed = given, device, False
+        self._constants, self.device = given, device
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
         self._met: deque[tuple] = deque(maxlen=MOST_REPLAYS)  # signatures of runs on a device
+        self._fixes = True  # whether the model may have a `FixedRun`
         self._replays: list[
             Replay | StepByStep | FixedRuns
         ] = []  # the latest first; never changed in place, since several threads may read it
@@ -141,8 +142,8 @@ class Executable:
         return submit(work)
 
     def _workspace(self) -> Workspace:
-        if self._closed:
-            raise InputError("the executable is closed; compile or load it again")
+        if self.device.closed:
+            raise InputError(CLOSED)
         try:
             return self._workspaces.pop()
         except IndexError:
@@ -177,7 +178,7 @@ class Executable:
         if self.device.is_host:
             self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         else:
-            self._keep_fixed(values)
+            self._keep_fixed(values, workspace)
         named = dict(zip(self._output_names, results))
         named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
@@ -191,9 +192,10 @@ class Executable:
         if replay is not None:
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
 
-    def _keep_fixed(self, values: dict[str, Any]) -> None:
-        """Keeps the short way for inputs that look like these, met for the second time, on a device."""
-        if not all(type(x) is np.ndarray and x.dtype != object for x in values.values()):
+    def _keep_fixed(self, values: dict[str, Any], workspace: Workspace) -> None:
+        """Keeps the short way for inputs that look like these, met for the second time, on a device. It has an arena of
+        its own, for which the workspace gives up its memory."""
+        if not self._fixes or not all(type(x) is np.ndarray and x.dtype != object for x in values.values()):
             return
         signature = tuple([x.shape for x in values.values()])
         if signature not in self._met:
@@ -205,15 +207,16 @@ class Executable:
 
         try:
             self._replays = [FixedRuns(self, values), *self._replays[: MOST_REPLAYS - 1]]
-            self._workspaces.clear()  # it has an arena of its own
-        except InputError:  # the model has none
-            self._met.clear()
+            workspace.drop()
+        except InputError:
+            self._fixes = False
+        except (GraphmillError, MemoryError):  # no time or memory left for it: what was asked for is computed
+            pass
 
     def close(self) -> None:
         """Gives back the memory of a device (constants, arenas, graphs), as does the end of a `with`; runs after this raise
         InputError. Arrays that were handed out stay. On the CPU memory goes with the object, and this does nothing."""
         if not self.device.is_host:
-            self._closed = True
             self._workspaces.clear()
             self._replays = []
             self.device.close()

@@ -12,6 +12,7 @@ from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
 from .binding import bind_dims, read_inputs
 from .cuda import Cuda, CudaArray, CudaResolved
+from .device import CLOSED
 from .steps import Frame
 from .workspace import Workspace
 
@@ -32,6 +33,8 @@ class FixedRun:
         more than one segment (control flow, nodes on the host, sizes that only running tells)."""
         if not isinstance(exe.device, Cuda):
             raise InputError("fixed places are offered by target = 'cuda'")
+        if exe.device.closed:
+            raise InputError(CLOSED)
         device = self._device = exe.device
         values = read_inputs(exe.module, inputs, device)
         env, symbols = bind_dims(exe.module, values)
@@ -58,7 +61,13 @@ class FixedRun:
         self._resolved: CudaResolved = frame.workspace.resolve(bound)
         self._resolved.run(addresses, exe.threads, lambda: budget.check_time(bound.name))
         bound.check(self._resolved)
-        self._bound, self.run = bound, self._resolved.capture(addresses)
+        self._bound, self._graph = bound, self._resolved.capture(addresses)
+
+    def run(self) -> None:
+        """Launches a run on what the inputs hold. Raises InputError where the executable was closed."""
+        if self._device.closed:
+            raise InputError(CLOSED)
+        self._graph()
 
     def set(self, name: str, value: np.ndarray) -> None:
         """Copies an array of the host, of the input's type and shape, into an input. Raises InputError."""

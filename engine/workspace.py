@@ -20,6 +20,11 @@ class Workspace:
         self.arena: Any = device.empty(0)
         self._resolved: OrderedDict[Bound, Resolved] = OrderedDict()
 
+    def drop(self) -> None:
+        """Gives its memory back."""
+        self._resolved.clear()
+        self.arena = self.device.empty(0)
+
     def resolve(self, bound: Bound) -> Any:
         """The parameters and the table of a segment, with absolute addresses (a `Resolved` of the device's)."""
         found = self._resolved.get(bound)

@@ -13,7 +13,7 @@ from .space import Space, make_space
 from .spec import Refusal
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Elementwise:
     """A loop over `space`: which of the operands (numbered without those left out) it loads, the element types of what it stores,
     and which operands' memory the result may take: those read element by element just before it is written."""

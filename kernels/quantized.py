@@ -11,7 +11,7 @@ import numpy as np
 from ..ir.core import Node
 from ..ir.errors import RunError
 from ..ir.types import BF16, F16, F32, I8, U8, TensorType
-from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind
+from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
 from .operands import refuse_layouts
 from .spec import Call, Refusal
 
@@ -152,3 +152,15 @@ def epilogue(site: Site) -> Epilogue | Refusal | None:
         return Refusal("the sums are not cast to f32")
     found = epilogue_of(replace(site, anchor=sums.node, chain=tuple(chain)), channel_axis(site.anchor), lambda b: b.add("acc"))
     return found if isinstance(found, Refusal) else Epilogue(bias, found)
+
+
+def take_apart(node: Node) -> tuple[Site, dict[str, int], Epilogue | None] | Refusal:
+    """The site of a product or convolution of bytes, the roles of its operands, and what follows its sums."""
+    site = site_of(node)
+    if isinstance(site, Refusal):
+        return site
+    roles = roles_of(site)
+    if isinstance(roles, Refusal):
+        return roles
+    then = epilogue(site)
+    return then if isinstance(then, Refusal) else (site, roles, then)

@@ -23,7 +23,7 @@ import numpy as np
 Dims = tuple[int, ...]
 
 
-@dataclass(slots=True)  # made for every node, and twice as quickly as if frozen; nobody changes one
+@dataclass(frozen=True, slots=True)
 class Launch:
     """The part of a kernel's parameters that depends on sizes: integers after the addresses, how many tiles the work is cut
     into (by shape, never by thread count), and bytes of scratch memory (shared by all tiles, 64-byte aligned).
@@ -49,7 +49,7 @@ class Launch:
         return [((*self.ints, k), tiles) for k, tiles in enumerate(self.passes)] or [(self.ints, self.tiles)]
 
 
-@dataclass(slots=True)  # likewise
+@dataclass(frozen=True, slots=True)
 class Call:
     """What `bind` is told: logical shapes of operands (None where left out) and results, and the contents of `host` operands."""
 

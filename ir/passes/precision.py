@@ -8,6 +8,7 @@ inputs and outputs, those of control flow too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,13 +50,19 @@ class PrecisionPass:
         if self.to not in TYPES:
             raise IRError(f"precision{{to={self.to}}}: expected one of {', '.join(TYPES)}")
         kept = frozenset(filter(None, self.keep.split(";")))
-        known = {name for node in module.walk() for name in (node.name, *node.locs)}
-        if kept - known:
-            raise IRError(f"precision{{keep=...}}: there is no node named {', '.join(sorted(kept - known))}")
+        check_names(module, kept)
         changed = False
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             changed |= _Narrowing(graph, TYPES[self.to], kept, ctx.log).run()
         return changed
+
+
+def check_names(module: Module, kept: Collection[str]) -> None:
+    """Raises IRError where a name among those of nodes that are to stay in f32 is none of the model's or of the IR's."""
+    known = {name for node in module.walk() for name in (node.name, *node.locs)} if kept else set()
+    unknown = sorted(set(kept) - known)
+    if unknown:
+        raise IRError(f"nodes to keep in f32: there is no node named {', '.join(unknown)}")
 
 
 class _Narrowing:

@@ -10,10 +10,10 @@ import numpy as np
 from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.types import I8, U8
-from ..epilogue import Site, site_of
+from ..epilogue import Site
 from ..operands import MAX_TILES, MOVED, MULTIPLIED, fill_in, first_int, first_result, slot_of, tiles_for
 from ..products import Sizes
-from ..quantized import Epilogue, check_sizes, constant_zeros, epilogue, roles_of, steps_of, words_of
+from ..quantized import Epilogue, check_sizes, constant_zeros, steps_of, take_apart, words_of
 from ..spec import Call, KernelSource, Launch, Refusal
 from .blocks import insert
 from .gemm import ALONG_BATCH
@@ -63,15 +63,10 @@ PANEL = {False: "panel = w + (INDEX) * WIDTH * (4 + 2 * steps)", True: "panel = 
 def build(node: Node) -> KernelSource | Refusal:
     """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The
     node may be a fused one whose anchor is matmul_integer or conv_integer (see kernels/quantized.py)."""
-    site = site_of(node)
-    if isinstance(site, Refusal):
-        return site
-    roles = roles_of(site)
-    if isinstance(roles, Refusal):
-        return roles
-    then = epilogue(site)
-    if isinstance(then, Refusal):
-        return then
+    found = take_apart(node)
+    if isinstance(found, Refusal):
+        return found
+    site, roles, then = found
     if "conv" in site.anchor.op.name:
         from .quant_conv import build_conv
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from ...ir.core import Node
 from ...ir.types import F32, I8
-from ..epilogue import site_of
 from ..operands import slot_of
-from ..quantized import Epilogue, check_sizes, epilogue, roles_of, steps_of, words_of
+from ..quantized import Epilogue, check_sizes, steps_of, take_apart, words_of
 from ..spec import Call, KernelSource, Refusal
 from . import epilogue as written
 from .conv import Conv
@@ -23,15 +22,10 @@ from .tiles import Work
 def build(node: Node) -> KernelSource | Refusal:
     """Row-major operands of i8 and u8; zero points and scales one in all, or one a row of A, a column of B, an output channel. The
     node may be a fused one whose anchor is matmul_integer or conv_integer."""
-    site = site_of(node)
-    if isinstance(site, Refusal):
-        return site
-    roles = roles_of(site)
-    if isinstance(roles, Refusal):
-        return roles
-    then = epilogue(site)
-    if isinstance(then, Refusal):
-        return then
+    found = take_apart(node)
+    if isinstance(found, Refusal):
+        return found
+    site, roles, then = found
     conv = "conv" in site.anchor.op.name
     rank = node.operands[roles["x"]].tensor.rank
     if conv and rank not in (3, 4, 5):

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from graphmill.engine.cuda import Cuda, CudaArray
-from graphmill.ir.errors import GraphmillError, InputError
+from graphmill.ir.errors import GraphmillError, InputError, IRError
 from graphmill.kernels.cuda import nvrtc, shim
 from graphmill.kernels.cuda.driver import CudaMemoryError, Null, Shim
 from onnx import parser as onnx_parser
@@ -204,6 +204,9 @@ def test_precision_is_checked() -> None:
         compiled(CHAIN, precision="int3")
     with pytest.raises(InputError, match="offered by target = 'cuda'"):
         gm.compile(onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {CHAIN}'), precision="fp16")
+    for precision in ("fp32", "tf32", "fp16"):
+        with pytest.raises(IRError, match="there is no node named nothing"):
+            compiled(CHAIN, device="null", precision=precision, keep_fp32=["nothing"])
     with pytest.raises(InputError, match="expected one of gpu, shim, null"):
         compiled(CHAIN, device="tpu")
 
@@ -303,7 +306,14 @@ def test_closing_gives_memory_back() -> None:
     with compiled(text, device="null") as exe:
         assert isinstance(exe.device, Cuda) and isinstance(exe.device.driver, Null)
         kept = exe.run({"x": np.ones((3, 4), np.float32)}, on_device=True)["y"]
+        fixed = exe.fixed({"x": np.ones((3, 4), np.float32)})
         assert len(exe.device.driver.live) > 1
+        exe.close()
+        with pytest.raises(InputError, match="closed"):  # the constants that its graph reads are gone
+            fixed.run()
+        del fixed
+    with pytest.raises(InputError, match="closed"):
+        exe.fixed({"x": np.ones((3, 4), np.float32)})
     assert list(exe.device.driver.live) == [kept.address]
     with pytest.raises(InputError, match="closed"):
         exe.run({"x": np.ones((3, 4), np.float32)})

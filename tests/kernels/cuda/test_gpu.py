@@ -42,6 +42,10 @@ def test_calls(monkeypatch: Any) -> None:
     about = first["y"].__cuda_array_interface__ | {"stream": 7}
     exe.run({"x": SimpleNamespace(__cuda_array_interface__=about), "i": np.array([0, 2])})
     assert fake.calls.count("wait for stream 7") == 1
+    # Version 2 says nothing of streams: what is under way on the default one is waited for.
+    old = {k: v for k, v in about.items() if k != "stream"} | {"version": 2}
+    exe.run({"x": SimpleNamespace(__cuda_array_interface__=old), "i": np.array([0, 2])})
+    assert fake.calls.count("wait for stream 1") == 1
 
 
 @needs_shim
