@@ -41,6 +41,7 @@ class Gpu:
         cupy = _cupy()
         self._runtime, self._driver, self._module = cupy.cuda.runtime, cupy.cuda.driver, cupy.cuda.function.Module
         self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
+        self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
         self._kernels: list[tuple[int, source.Shape]] = []
         self._modules: list[Any] = []  # kept loaded
@@ -123,6 +124,21 @@ class Gpu:
                 graph.launch(self._stream)
 
         return run
+
+    def seconds(self, commands: Sequence[Command], repeats: int = 20) -> list[float]:
+        """How long each kernel takes, in seconds: the mean of `repeats` launches that follow each other in a graph."""
+        return [self._seconds([c] * repeats) / repeats for c in commands]
+
+    def _seconds(self, commands: Sequence[Command]) -> float:
+        run = self.capture(commands)
+        with self._device:
+            run()
+            before, after = self._event(), self._event()
+            before.record(self._stream)
+            run()
+            after.record(self._stream)
+            after.synchronize()
+            return self._elapsed(before, after) / 1e3
 
     def _issue(self, commands: Sequence[Command], stream: int) -> None:
         for c in commands:

@@ -97,6 +97,8 @@ def library() -> ctypes.CDLL:
     said = []
     for path in candidates():
         try:
+            for part in glob.glob(os.path.join(os.path.dirname(path), "libnvrtc-builtins.so.*[0-9]")):
+                ctypes.CDLL(part)  # which nvrtc opens by its name alone: from a wheel it would not be found
             return ctypes.CDLL(path)
         except OSError as e:
             said.append(f" ({e})")
