@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
 from . import nvrtc, source
 from .driver import Command
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel may have without asking
+
+
+class CudaLaunchError(GraphmillError):
+    """The driver refuses to launch a kernel."""
 
 
 @functools.cache
@@ -34,6 +41,25 @@ def _cupy() -> Any:
     return cupy
 
 
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute, of a value that is a number."""
+
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint), ("stream", ctypes.c_void_p),
+                ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint)]  # fmt: skip
+
+
+@functools.cache
+def _libcuda() -> Any:
+    """The driver's library, for what CuPy does not offer."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
 class Gpu:
     """One GPU, and a stream on it (see `driver.Driver`). Memory comes from a pool of its own, given back with it."""
 
@@ -45,6 +71,7 @@ class Gpu:
         self._lock = fork_safe_lock()
         self._kernels: list[tuple[int, source.Shape]] = []
         self._modules: list[Any] = []  # kept loaded
+        self._overlaps = int(self._device.compute_capability) >= 90
         with self._device:
             self._pool = cupy.cuda.MemoryPool()
             self._stream = cupy.cuda.Stream(non_blocking=True)
@@ -141,15 +168,25 @@ class Gpu:
             return self._elapsed(before, after) / 1e3
 
     def _issue(self, commands: Sequence[Command], stream: int) -> None:
+        follows = False  # whether a kernel is the last that was asked for
         for c in commands:
             if c.flag:
                 self._runtime.memsetAsync(c.flag, 0, 8, stream)
+                follows = False
             if c.blocks:
-                function, shape = self._kernels[c.kernel]
-                words = np.ascontiguousarray(c.words)  # which the call copies
-                parameters = np.array([words.ctypes.data], np.uint64)
-                self._driver.launchKernel(function, c.blocks, 1, 1, shape.threads, 1, 1, shape.shared, stream,
-                                          parameters.ctypes.data, 0)  # fmt: skip
+                self._launch(c, stream, follows)
+                follows = self._overlaps
+
+    def _launch(self, c: Command, stream: int, follows: bool) -> None:
+        """Launches a kernel; one that `follows` another may begin while that runs (prelude.cuh)."""
+        function, shape = self._kernels[c.kernel]
+        words = np.ascontiguousarray(c.words)  # which the call copies
+        parameters = (ctypes.c_void_p * 1)(words.ctypes.data)
+        attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")
+        config = _Config((c.blocks, 1, 1), (shape.threads, 1, 1), shape.shared, stream, ctypes.pointer(attribute), int(follows))
+        code = _libcuda().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), parameters, None)
+        if code:
+            raise CudaLaunchError(f"cuLaunchKernelEx: error {code} for {c.blocks} blocks of {shape}")
 
 
 class _Memory:
