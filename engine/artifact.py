@@ -241,7 +241,7 @@ class Loader:
         try:
             text = str(self.archive.member(GRAPH), "ascii")
             module = parse_module(text, blobs)
-            count = sum(1 for _ in module.walk())
+            count = module.count()
             if count > limits.nodes:
                 raise LimitError(
                     f"{self.archive.name} has {count} nodes, more than the limit of {limits.nodes}; raise Limits.nodes"
