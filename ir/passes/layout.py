@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core import Graph, Module, Node, Value
-from ..layout import Layout, channels_last, lies_alike
+from ..layout import Layout, channels_last, lies_alike, views_alike
 from ..op import OPS
 from ..rewrite import DecisionLog
 from ..target import Target
@@ -48,7 +48,7 @@ class _Assigner:
         """Whether any node was given a layout."""
         changed = False
         for node in self.graph.nodes:
-            if node.op.name == "transpose" and self._transpose(node):
+            if (node.op.name == "transpose" and self._transpose(node)) or (node.op.name == "reshape" and self._reshape(node)):
                 changed = True
                 continue
             wanted = self.target.layout_of(node)
@@ -72,6 +72,21 @@ class _Assigner:
                 self.log.record("layout", node, "applied", f"a transpose to {layout or 'row-major'} that moves nothing")
                 return True
         return x.tensor.layout is not None and self.target.refuses(node) is None
+
+    def _reshape(self, node: Node) -> bool:
+        """A reshape of spatial axes keeps its channels last where all that read it are transposes that give row-major data then,
+        as those that make patches of an image a sequence: nothing is moved."""
+        x, y = node.operands[0], node.result
+        if x is None or x.tensor.layout is None or y.tensor.rank is None or y.is_output:
+            return False
+        layout = channels_last(y.tensor.rank)
+        perms = [perm_of(user) if user.op.name == "transpose" else None for user in y.users]
+        row_major = all(p is not None and lies_alike(y.tensor.shape, layout, p, None) for p in perms)  # type: ignore[arg-type]
+        if not perms or not row_major or not views_alike(x.tensor.shape, x.tensor.layout, y.tensor.shape, layout):  # type: ignore[arg-type]
+            return False
+        self._result(node, layout)
+        self.log.record("layout", node, "applied", f"a reshape in {layout} that moves nothing")
+        return True
 
     def _run_in(self, node: Node, layout: Layout) -> bool:
         """Gives the node's data operands and results the layout; takes it back where the target has no kernel for that."""
