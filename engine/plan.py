@@ -17,7 +17,7 @@ import numpy as np
 from ..ir.core import Graph, Node, Value
 from ..ir.errors import UnsupportedError
 from ..ir.interp import bind_symbols, last_readers, region_symbols, where
-from ..ir.layout import lies_alike, reshapes_alike
+from ..ir.layout import lies_alike, views_alike
 from ..ir.limits import Budget
 from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
@@ -255,7 +255,7 @@ def _plain_view(node: Node) -> bool:
         return False
     x, y = node.operands[0].type, node.results[0].type
     known = isinstance(x, TensorType) and isinstance(y, TensorType) and x.shape is not None and y.shape is not None
-    return known and reshapes_alike(x.shape, x.layout, y.shape, y.layout)  # type: ignore[union-attr, arg-type]
+    return known and views_alike(x.shape, x.layout, y.shape, y.layout)  # type: ignore[union-attr, arg-type]
 
 
 def _free_transpose(node: Node) -> bool:

@@ -55,7 +55,7 @@ def physical(shape: tuple, layout: Layout | None) -> tuple:
     return shape if layout is None else tuple(shape[a] for a in layout.perm)
 
 
-def reshapes_alike(shape: tuple, layout: Layout | None, result_shape: tuple, result: Layout | None) -> bool:
+def views_alike(shape: tuple, layout: Layout | None, result_shape: tuple, result: Layout | None) -> bool:
     """Whether a tensor of this shape, reshaped to `result_shape` in the layout `result`, is the same bytes: both are row-major, or
     have their channels last and the same first two axes, behind which spatial axes are merged or split."""
     if layout is None or result is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core import Graph, Module, Node, Value
-from ..layout import Layout, channels_last, lies_alike, reshapes_alike
+from ..layout import Layout, channels_last, lies_alike, views_alike
 from ..op import OPS
 from ..rewrite import DecisionLog
 from ..target import Target
@@ -70,7 +70,7 @@ def _passes(node: Node, v: Value, layout: Layout) -> bool:
     if not node.op.has("view"):
         return t.rank == len(layout.perm) or not node.op.is_elementwise
     shape = v.tensor.shape
-    return shape is not None and t.shape is not None and reshapes_alike(shape, layout, t.shape, channels_last(len(t.shape)))
+    return shape is not None and t.shape is not None and views_alike(shape, layout, t.shape, channels_last(len(t.shape)))
 
 
 def _follows(node: Node) -> bool:
