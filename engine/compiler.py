@@ -99,12 +99,14 @@ def pipeline_text(options: Options) -> str:
         return options.passes
     if options.target == "reference":
         return DEFAULT_PIPELINE
+    passes = f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
+    if options.target == "cuda":
+        passes = passes.replace(",fuse", ",merge-projections,fuse")
     floats = PRECISIONS[options.precision]
     if not floats:
-        return f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
+        return passes
     keep = f",keep={';'.join(options.keep_fp32)}" if options.keep_fp32 else ""
-    narrow = f"precision{{to={floats}{keep}}},canonicalize,cse"
-    return f"{DEFAULT_PIPELINE},{TARGET_PIPELINE.replace(',layout', f',{narrow},layout')}"
+    return passes.replace(",layout", f",precision{{to={floats}{keep}}},canonicalize,cse,layout")
 
 
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
