@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir.errors import InputError, RunError
 from ..ir.locks import fork_safe_lock
-from ..kernels.cuda.driver import Command, Driver, Memory
+from ..kernels.cuda.driver import Command, Driver, Memory, Transfer
 from ..kernels.cuda.source import shape_of
 from .device import Between
 from .memory import ALIGN, BYTE
@@ -206,49 +206,54 @@ class CudaResolved:
 
     def __init__(self, driver: Driver, bound: Bound, arena: CudaArray):
         p, self._driver = bound.parameters, driver
-        self._checked, self._base = [at for at, _ in bound.checked], arena.address
+        self._checked = [at for at, _ in bound.checked]
+        self._flags = driver.pinned(8 * len(self._checked)).view(np.int64)
+        self.reports = [Transfer(False, arena.address + at, self._flags[i : i + 1]) for i, at in enumerate(self._checked)]
         self._words = p.words + p.relative * arena.address
         self._patches = [(word, which, int(p.words[word])) for word, which in p.patched]
-        self._commands, self._captured = [], OrderedDict[tuple[int, ...], Any]()
+        self._commands, self._captured = list[Command](), OrderedDict[tuple[int, ...], Any]()
         for step, (kernel, first, blocks, flag) in zip(bound.kernels, p.table.tolist(), strict=True):
             words = self._words[first : first + shape_of(step.source.text).words]
             self._commands.append(Command(kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
 
     def run(self, addresses: Sequence[int], threads: int, between: Between) -> None:
         between()
-        key = tuple(addresses)
-        if key in self._captured:
-            self._captured.move_to_end(key)
-            return self._again(key)
-        self._patch(addresses)
-        self._driver.run(self._commands)
-        self._captured[key] = None
-        if len(self._captured) > MOST_GRAPHS:
-            self._captured.popitem(last=False)
+        if not self.again(addresses):
+            self._patch(addresses)
+            self._driver.run(self._commands)
 
-    def _again(self, key: tuple[int, ...]) -> None:
-        """Runs as the last time for these addresses: what comes a second time is captured."""
+    def again(self, addresses: Sequence[int]) -> bool:
+        """Runs by a graph if the addresses came before: what comes a second time is captured. Else they are noted."""
+        key = tuple(addresses)
+        if key not in self._captured:
+            self._captured[key] = None
+            if len(self._captured) > MOST_GRAPHS:
+                self._captured.popitem(last=False)
+            return False
+        self._captured.move_to_end(key)
         if self._captured[key] is None:
             self._captured[key] = self.capture(key)
         self._captured[key]()
+        return True
 
-    def capture(self, addresses: Sequence[int]) -> Callable[[], None]:
-        """A run for these addresses as one call."""
+    def capture(self, addresses: Sequence[int], before: Sequence[Transfer] = (),
+                after: Sequence[Transfer] = ()) -> Callable[[], None]:  # fmt: skip
+        """A run for these addresses as one call, with copies before and after it."""
         self._patch(addresses)
-        return self._driver.capture(self._commands)
+        return self._driver.capture([*before, *self._commands, *after])
 
     def _patch(self, addresses: Sequence[int]) -> None:
         for word, i, at in self._patches:
             self._words[word] = addresses[i] + at
 
     def faults(self) -> list[int]:
-        flags = np.zeros(1, np.int64)
-        found = []
-        for at in self._checked:
-            self._driver.read(flags, self._base + at)
-            if flags[0]:
-                found.append(at)
-        return found
+        self._driver.run(self.reports)
+        self._driver.synchronize()
+        return self.seen()
+
+    def seen(self) -> list[int]:
+        """`faults` of the last run whose `reports` were fetched."""
+        return [at for at, flag in zip(self._checked, self._flags.tolist(), strict=True) if flag]
 
 
 def _pointers(step: KernelStep) -> int:

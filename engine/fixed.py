@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
+from ..kernels.cuda.driver import Driver, Transfer
 from .binding import bind_dims, read_inputs
 from .cuda import Cuda, CudaArray, CudaResolved
 from .device import CLOSED
@@ -35,7 +37,7 @@ class FixedRun:
             raise InputError("fixed places are offered by target = 'cuda'")
         if exe.device.closed:
             raise InputError(CLOSED)
-        device = self._device = exe.device
+        device = self.device = exe.device
         values = read_inputs(exe.module, inputs, device)
         env, symbols = bind_dims(exe.module, values)
         fed = sum(nbytes_of(x) for x in env.values())
@@ -56,16 +58,20 @@ class FixedRun:
             p = made[v]
             assert p.buffer is not None
             self.outputs[name] = memory[p.buffer.root()][: p.nbytes].view(p.dtype).reshape(p.shape)
-        addresses = [self.inputs[v.name].address for v in bound.inputs] + [m.address for m in memory.values()]
+        self._addresses = [self.inputs[v.name].address for v in bound.inputs] + [m.address for m in memory.values()]
         self._keep = frame.workspace, memory
-        self._resolved: CudaResolved = frame.workspace.resolve(bound)
-        self._resolved.run(addresses, exe.threads, lambda: budget.check_time(bound.name))
+        self._bound, self._resolved = bound, frame.workspace.resolve(bound)
+        assert isinstance(self._resolved, CudaResolved)
+        self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
         bound.check(self._resolved)
-        self._bound, self._graph = bound, self._resolved.capture(addresses)
+
+    @cached_property
+    def _graph(self) -> Callable[[], None]:
+        return self.capture((), ())
 
     def run(self) -> None:
         """Launches a run on what the inputs hold. Raises InputError where the executable was closed."""
-        if self._device.closed:
+        if self.device.closed:
             raise InputError(CLOSED)
         self._graph()
 
@@ -76,11 +82,58 @@ class FixedRun:
             expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
             raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
         if x.nbytes:
-            self._device.driver.write(x.address, np.ascontiguousarray(value))
+            self.device.driver.write(x.address, np.ascontiguousarray(value))
 
     def check(self) -> None:
         """Waits for the last run. Raises RunError where a kernel found its operands' contents wrong (an index out of range)."""
         self._bound.check(self._resolved)
+
+    def capture(self, before: Sequence[Transfer], after: Sequence[Transfer]) -> Callable[[], None]:
+        """A run with copies before and after it as one call."""
+        return self._resolved.capture(self._addresses, before, after)
+
+    @property
+    def reports(self) -> Sequence[Transfer]:
+        """The copies after which `complain` can be asked."""
+        return self._resolved.reports
+
+    def complain(self) -> None:
+        """`check` for a run that is over, the `reports` with it."""
+        self._bound.complain(self._resolved.seen())
+
+
+class _Staging:
+    """Pinned memory of the host beside values that lie one behind the other on the device, so that one copy takes all."""
+
+    def __init__(self, driver: Driver, values: Mapping[str, CudaArray], to_device: bool):
+        places = [x for x in values.values() if x.nbytes]
+        first = min([x.address for x in places], default=0)
+        memory = driver.pinned(max([x.address + x.nbytes for x in places], default=0) - first)
+        self.transfers = [Transfer(to_device, first, memory)] if places else []
+        self.arrays: dict[str, np.ndarray] = {}
+        for name, x in values.items():
+            at = x.address - first if x.nbytes else 0
+            self.arrays[name] = memory[at : at + x.nbytes].view(x.dtype).reshape(x.shape)
+
+
+class Staged:
+    """A fixed run with pinned memory beside its places: copies in, kernels and copies out are one graph."""
+
+    def __init__(self, fixed: FixedRun):
+        driver = self._driver = fixed.device.driver
+        self._fixed = fixed
+        self._inputs, self._outputs = _Staging(driver, fixed.inputs, True), _Staging(driver, fixed.outputs, False)
+        self._graph = fixed.capture(self._inputs.transfers, [*self._outputs.transfers, *fixed.reports])
+
+    def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs of the run's types and shapes to outputs, which are the caller's. Raises RunError where a kernel found its
+        operands' contents wrong."""
+        for name, place in self._inputs.arrays.items():
+            np.copyto(place, given[name])
+        self._graph()
+        self._driver.synchronize()
+        self._fixed.complain()
+        return {name: place.copy() for name, place in self._outputs.arrays.items()}
 
 
 class FixedRuns:
@@ -91,7 +144,7 @@ class FixedRuns:
         """Raises InputError where the model has no `FixedRun`."""
         self._looks = [(name, x.shape, x.dtype) for name, x in inputs.items()]
         self.signature = tuple([x.shape for x in inputs.values()])
-        self._waiting = deque([FixedRun(exe, inputs)])
+        self._waiting = deque([Staged(FixedRun(exe, inputs))])
 
     def run(self, given: Any, workspace: Workspace) -> dict[str, np.ndarray] | None:
         if type(given) is not dict or len(given) != len(self._looks):
@@ -101,18 +154,13 @@ class FixedRuns:
             if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
                 return None
         try:
-            fixed = self._waiting.pop()
+            ready = self._waiting.pop()
         except IndexError:
             return None
         try:
-            for name, x in given.items():
-                fixed.set(name, x)
-            fixed.run()
-            results = {name: x.numpy() for name, x in fixed.outputs.items()}
-            fixed.check()
+            return ready.run(given)
         finally:
-            self._waiting.append(fixed)
-        return results
+            self._waiting.append(ready)
 
     def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
         return None if type(out) is not dict or out else self.run(given, workspace)
