@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,10 @@ import numpy as np
 
 from ..ir.errors import InputError, RunError
 from ..ir.locks import fork_safe_lock
-from ..kernels.cuda.driver import Command, Driver, Memory, Transfer
+from ..kernels.cuda.driver import Command, Driver, Foreign, Memory, Transfer
 from ..kernels.cuda.source import shape_of
 from .device import Between
+from .foreign import Pointed, capsule_of, pointed
 from .memory import ALIGN, BYTE
 
 if TYPE_CHECKING:
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     from .steps import KernelStep
 
 
-LEGACY_STREAM = 1  # the default stream, as the array interface numbers it
+LEGACY_STREAM = 1  # the default stream, as the array interface and DLPack number it
+ON_CUDA = (2, 13)  # DLPack's kinds of devices: CUDA, and memory that it manages
+WIDEST = 16  # bytes that kernels read at once, if sizes allow it
 APART = 256  # bytes: where values of one block of memory begin
 MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
@@ -69,6 +74,21 @@ class CudaArray:
         assert self.perm is None, "an array is looked at in another order once"
         return replace(self, shape=tuple(self.shape[a] for a in perm), perm=tuple(perm))
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.driver.dlpack
+
+    def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
+                   dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> Any:  # fmt: skip
+        """The same memory under DLPack's protocol: what `stream` (None: the default one, -1: none) is asked for from now on comes
+        after what makes the array. Raises BufferError for another device than this one."""
+        assert self.perm is None, "an array that is looked at in another order is not handed out"
+        if dl_device not in (None, self.driver.dlpack) or copy:
+            raise BufferError(f"the array lies on DLPack's device {self.driver.dlpack}, and is not copied; see CudaArray.numpy")
+        if stream != -1:
+            self.driver.hold(stream or LEGACY_STREAM)
+        asked = {} if max_version is None else {"max_version": max_version}
+        return capsule_of(Pointed(self, self.address, self.shape, None, self.dtype), self.driver.dlpack, **asked)
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3 of the interface; without a stream, since all that was asked for is done."""
@@ -86,15 +106,6 @@ class CudaArray:
         if out.nbytes:
             self.driver.read(out, self.address)
         return out.transpose(tuple(perm))
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Memory of another library's array."""
-
-    owner: Any
-    address: int
-    nbytes: int = 0
 
 
 def _strides(shape: Sequence[int], dtype: np.dtype) -> list[int]:
@@ -143,19 +154,63 @@ class Cuda:
         old = iter(ours)
         return [next(old) if isinstance(x, CudaArray) else next(new) for x in values]
 
-    def adopt(self, x: Any, what: str) -> CudaArray:
-        if isinstance(x, CudaArray) and x.perm is None:
+    def adopt(self, x: Any, what: str, ordered: bool) -> CudaArray | None:
+        if isinstance(x, CudaArray):
+            if x.driver is self.driver:
+                return x if x.perm is None else None
+            if not ordered:
+                self.driver.wait(x.driver.stream)
+            return self._kept(Pointed(x, x.address, x.shape, None, x.dtype), what)
+        kind, number = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (None, 0)
+        if kind in ON_CUDA:
+            if kind == ON_CUDA[0] and number != self.driver.dlpack[1]:
+                raise InputError(f"{what} lies on CUDA device {number}, expected {self.driver.dlpack[1]}; copy it there")
+            found = pointed(x, -1 if ordered else self.driver.stream or -1, what)
+        elif hasattr(x, "__cuda_array_interface__"):
+            about = x.__cuda_array_interface__
+            shape, dtype, strides = tuple(about["shape"]), np.dtype(about["typestr"]), about.get("strides")
+            if about.get("mask") is not None:
+                raise InputError(f"{what}: a masked array on the device, expected a plain one")
+            # Before version 3 nobody said on which stream an array is made: mostly it is the default one.
+            stream = about.get("stream", LEGACY_STREAM if about["version"] < 3 else None)
+            if stream is not None and not ordered:
+                self.driver.wait(stream)
+            found = Pointed(x, about["data"][0], shape, strides, dtype)
+        else:
+            return None
+        return self._aligned(self._kept(found, what), ordered)
+
+    def _kept(self, x: Pointed, what: str) -> CudaArray:
+        """Another library's memory as an array."""
+        steps = _strides(x.shape, x.dtype)
+        if x.strides and 0 not in x.shape and any(n != 1 and s != t for n, s, t in zip(x.shape, x.strides, steps, strict=True)):
+            raise InputError(f"{what}: an array on the device with strides {x.strides}, expected a C-contiguous one; copy it")
+        memory = Foreign(x.owner, x.address, math.prod(x.shape) * x.dtype.itemsize)
+        self.driver.adopt(memory)
+        return CudaArray(self.driver, memory, x.address, x.shape, x.dtype)
+
+    def _aligned(self, x: CudaArray, ordered: bool) -> CudaArray:
+        """An array where kernels can read 16 bytes at once: a part of another may begin in between."""
+        if x.address % WIDEST == 0 or not x.nbytes:
             return x
-        about = x.__cuda_array_interface__
-        shape, dtype, strides = tuple(about["shape"]), np.dtype(about["typestr"]), about.get("strides")
-        plain = strides is None or 0 in shape or all(n == 1 or s == t for n, s, t in zip(shape, strides, _strides(shape, dtype)))
-        if not plain or about.get("mask") is not None:
-            raise InputError(f"{what}: an array on the device with strides {strides}, expected a C-contiguous one; copy it")
-        # Before version 3 nobody said on which stream an array is made: mostly it is the default one.
-        stream = about.get("stream", LEGACY_STREAM if about["version"] < 3 else None)
-        if stream is not None:
-            self.driver.wait(stream)
-        return CudaArray(self.driver, _Kept(x, about["data"][0]), about["data"][0], shape, dtype)
+        out = self.empty(x.nbytes)
+        self.driver.copy(out.address, x.address, x.nbytes)
+        if not ordered:
+            self.driver.synchronize()
+        return out.view(x.dtype).reshape(x.shape)
+
+    def settle(self, values: Iterable[Any]) -> None:
+        if any(isinstance(x, CudaArray) and isinstance(x.memory, Foreign) for x in values):
+            self.driver.synchronize()
+
+    @contextmanager
+    def beside(self, stream: Any) -> Iterator[None]:
+        number = stream_number(stream)
+        self.driver.wait(number)
+        try:
+            yield
+        finally:
+            self.driver.hold(number)
 
     def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         out: list[Any] = []
@@ -259,6 +314,21 @@ class CudaResolved:
 def _pointers(step: KernelStep) -> int:
     """How many of a kernel's words are addresses."""
     return sum(v is not None for v in step.node.operands) + len(step.node.results) + 1 + len(step.tables)
+
+
+def stream_number(stream: Any) -> int:
+    """The handle of a CUDA stream of CuPy, PyTorch, Numba, or whatever has `__cuda_stream__`; or of a handle. Raises InputError."""
+    found = stream
+    if hasattr(stream, "__cuda_stream__"):
+        found = stream.__cuda_stream__
+        found = (found() if callable(found) else found)[1]
+    else:
+        name = next((n for n in ("cuda_stream", "ptr", "handle") if hasattr(stream, n)), None)
+        found = stream if name is None else getattr(stream, name)
+    try:
+        return operator.index(getattr(found, "value", found) or LEGACY_STREAM)
+    except TypeError:
+        raise InputError(f"stream is a {type(stream).__name__}, expected a CUDA stream or its handle") from None
 
 
 def open_device(name: str) -> Cuda:

@@ -7,7 +7,9 @@ import ctypes
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import numpy as np
 
@@ -31,6 +33,15 @@ class Memory(Protocol):
     def nbytes(self) -> int: ...
 
 
+@dataclass(eq=False)
+class Foreign:
+    """Memory of another library's, or of another driver's, array, which is kept."""
+
+    owner: Any
+    address: int
+    nbytes: int
+
+
 class Driver(Protocol):
     """A device, and one stream on it: what is asked for is done in this order, and may be under way when a call returns.
 
@@ -42,6 +53,9 @@ class Driver(Protocol):
 
     def alloc(self, nbytes: int) -> Memory:
         """Uninitialised bytes, from a multiple of 256 on."""
+
+    def adopt(self, memory: Foreign) -> None:
+        """Says that kernels and copies may be given such memory while it is kept."""
 
     def pinned(self, nbytes: int) -> np.ndarray:
         """Bytes of the host which a `Transfer` can read and write."""
@@ -127,12 +141,18 @@ class Accounts:
     def __init__(self) -> None:
         self.live: dict[int, int] = {}
         self.freed: list[tuple[int, int]] = []  # the latest last
+        self.foreign = WeakSet[Foreign]()
+
+    def adopt(self, memory: Foreign) -> None:
+        self.foreign.add(memory)
 
     def check(self, address: int, nbytes: int, what: str) -> None:
-        """Raises CudaMemoryError where not all of these bytes are in one block that lives."""
+        """Raises CudaMemoryError where not all of these bytes are in one block that lives, or is foreign."""
         starts = sorted(self.live)
         at = bisect_right(starts, address) - 1
-        if at < 0 or address + nbytes > starts[at] + self.live[starts[at]]:
+        if at >= 0 and address + nbytes <= starts[at] + self.live[starts[at]]:
+            return
+        if not any(x.address <= address and address + nbytes <= x.address + x.nbytes for x in self.foreign):
             raise CudaMemoryError(f"{what}: {nbytes} bytes at {address:#x} are in no memory that lives")
 
     def synchronize(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir.locks import fork_safe_lock
 from . import nvrtc, source
-from .driver import Command, Transfer
+from .driver import Command, Foreign, Transfer
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
 PINNED = 1  # cudaMemoryType: of the host, known to CUDA
@@ -61,6 +61,9 @@ class Gpu:
     def alloc(self, nbytes: int) -> _Memory:
         with self._device, self._stream:
             return _Memory(self._pool.malloc(max(nbytes, 1)), nbytes)
+
+    def adopt(self, memory: Foreign) -> None:
+        pass
 
     def pinned(self, nbytes: int) -> np.ndarray:
         with self._device:
