@@ -52,6 +52,9 @@ class Resolved(Protocol):
     def faults(self) -> list[int]:
         """Where in the arena (in bytes) kernels of the last run said that their operands were wrong."""
 
+    def timed(self, run: Callable[[], None]) -> list[tuple[int, float]]:
+        """Calls `run`, in which the segment runs once; the tiles of each row of its table, and the seconds that it took."""
+
 
 class Device(Protocol):
     """Memory that kernels can read, and how they are run there."""
@@ -186,6 +189,11 @@ class CpuResolved:
         for word, i, at in self._patches:
             view[word] = addresses[i] + at
         self.schedule.run(threads, between)
+
+    def timed(self, run: Callable[[], None]) -> list[tuple[int, float]]:
+        times = self.schedule.time_rows()
+        run()
+        return list(zip(self.schedule.table[:, 2].tolist(), (np.diff(times) / 1e9).tolist(), strict=True))
 
     def faults(self) -> list[int]:
         return [at for at in self._checked if self._flags[at // 8]] if self.schedule.fault else []

@@ -52,6 +52,17 @@ def test_calls(monkeypatch: Any) -> None:
 
 
 @needs_shim
+def test_kernels_are_timed_in_graphs(monkeypatch: Any) -> None:
+    fake = Fake()
+    fake.install(monkeypatch)
+    exe = gm.compile(MODEL, "cuda")
+    p = gm.profile(exe, {"x": np.zeros((3, 4), np.float32), "i": np.array([0, 2])}, seconds=0)
+    assert p.rows and all(r.seconds == 2e-3 / 20 for r in p.rows)
+    assert {"captured 20", "captured 40"} <= set(fake.calls)  # in the second, flags are cleared too
+    run(exe, 3)
+
+
+@needs_shim
 def test_a_captured_graph_does_what_was_run(monkeypatch: Any) -> None:
     from graphmill.kernels.cuda.gpu import Gpu
 
