@@ -110,6 +110,11 @@ def fetch(x: Any) -> Any:
     return x.numpy() if hasattr(x, "numpy") else x
 
 
+def plain(x: Any) -> Any:
+    """A value in the order of its own axes: what is looked at in another one in a device's memory is copied to the host."""
+    return x if getattr(x, "perm", None) is None else fetch(x)
+
+
 class Cpu:
     """The processor that Python runs on: its memory is numpy's."""
 
