@@ -12,9 +12,10 @@ import numpy as np
 from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
 from . import nvrtc, source
-from .driver import Command
+from .driver import Command, Foreign, Transfer
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
+PINNED = 1  # cudaMemoryType: of the host, known to CUDA
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel may have without asking
@@ -66,16 +67,18 @@ class Gpu:
     def __init__(self, number: int = 0):
         cupy = _cupy()
         self._runtime, self._driver, self._module = cupy.cuda.runtime, cupy.cuda.driver, cupy.cuda.function.Module
-        self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
+        self._device, self.dlpack = cupy.cuda.Device(number), (2, number)
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
         self._kernels: list[tuple[int, source.Shape]] = []
         self._modules: list[Any] = []  # kept loaded
         self._overlaps = int(self._device.compute_capability) >= 90
         with self._device:
-            self._pool = cupy.cuda.MemoryPool()
+            self._pool, self._pinned = cupy.cuda.MemoryPool(), cupy.cuda.PinnedMemoryPool()
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._recorder = cupy.cuda.Stream(non_blocking=True)  # on which nothing runs
+            self._mark = self._event(disable_timing=True)
+        self.stream = self._stream.ptr
 
     @property
     def arch(self) -> str:
@@ -86,22 +89,32 @@ class Gpu:
         with self._device, self._stream:
             return _Memory(self._pool.malloc(max(nbytes, 1)), nbytes)
 
+    def adopt(self, memory: Foreign) -> None:
+        pass
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        with self._device:
+            return np.frombuffer(self._pinned.malloc(max(nbytes, 1)), np.uint8, nbytes)
+
     def write(self, address: int, a: np.ndarray) -> None:
-        with self._device:  # from memory that is not pinned, this returns when the array has been read
-            self._runtime.memcpyAsync(address, a.ctypes.data, a.nbytes, HOST_TO_DEVICE, self._stream.ptr)
+        at = a.ctypes.data
+        with self._device:
+            self._runtime.memcpyAsync(address, at, a.nbytes, HOST_TO_DEVICE, self.stream)
+            if self._runtime.pointerGetAttributes(at).type == PINNED:  # else the call has read the array when it returns
+                self._stream.synchronize()
 
     def read(self, a: np.ndarray, address: int) -> None:
         with self._device:
-            self._runtime.memcpyAsync(a.ctypes.data, address, a.nbytes, DEVICE_TO_HOST, self._stream.ptr)
+            self._runtime.memcpyAsync(a.ctypes.data, address, a.nbytes, DEVICE_TO_HOST, self.stream)
             self._stream.synchronize()
 
     def copy(self, to: int, address: int, nbytes: int) -> None:
         with self._device:
-            self._runtime.memcpyAsync(to, address, nbytes, DEVICE_TO_DEVICE, self._stream.ptr)
+            self._runtime.memcpyAsync(to, address, nbytes, DEVICE_TO_DEVICE, self.stream)
 
     def clear(self, address: int, nbytes: int) -> None:
         with self._device:
-            self._runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+            self._runtime.memsetAsync(address, 0, nbytes, self.stream)
 
     def synchronize(self) -> None:
         with self._device:
@@ -111,10 +124,19 @@ class Gpu:
         self.synchronize()
         with self._device:
             self._pool.free_all_blocks()
+            self._pinned.free_all_blocks()
 
     def wait(self, stream: int) -> None:
-        with self._device:
-            self._stream.wait_event(self._external(stream).record())
+        self._order(stream, self.stream)
+
+    def hold(self, stream: int) -> None:
+        self._order(self.stream, stream)
+
+    def _order(self, first: int, second: int) -> None:
+        """What one stream is asked for from now on comes after what is under way on the other."""
+        with self._device, self._lock:  # the mark is the last one that was set, by whichever thread
+            self._runtime.eventRecord(self._mark.ptr, first)
+            self._runtime.streamWaitEvent(second, self._mark.ptr)
 
     def load(self, texts: Sequence[str]) -> list[int]:
         wanted = list(dict.fromkeys(texts))
@@ -134,11 +156,11 @@ class Gpu:
                 self._kernels.append((function.ptr, shape))
         return [place[t] for t in texts]
 
-    def run(self, commands: Sequence[Command]) -> None:
+    def run(self, commands: Sequence[Command | Transfer]) -> None:
         with self._device:
-            self._issue(commands, self._stream.ptr)
+            self._issue(commands, self.stream)
 
-    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+    def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         with self._device, self._lock:
             self._recorder.begin_capture()
             try:
@@ -167,9 +189,13 @@ class Gpu:
             after.synchronize()
             return self._elapsed(before, after) / 1e3
 
-    def _issue(self, commands: Sequence[Command], stream: int) -> None:
+    def _issue(self, commands: Sequence[Command | Transfer], stream: int) -> None:
         follows = False  # whether a kernel is the last that was asked for
         for c in commands:
+            if isinstance(c, Transfer):
+                self._transfer(c, stream)
+                follows = False
+                continue
             if c.flag:
                 self._runtime.memsetAsync(c.flag, 0, 8, stream)
                 follows = False
@@ -187,6 +213,11 @@ class Gpu:
         code = _libcuda().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), parameters, None)
         if code:
             raise CudaLaunchError(f"cuLaunchKernelEx: error {code} for {c.blocks} blocks of {shape}")
+
+    def _transfer(self, c: Transfer, stream: int) -> None:
+        host = c.host.ctypes.data
+        to, at, kind = (c.address, host, HOST_TO_DEVICE) if c.to_device else (host, c.address, DEVICE_TO_HOST)
+        self._runtime.memcpyAsync(to, at, c.host.nbytes, kind, stream)
 
 
 class _Memory:

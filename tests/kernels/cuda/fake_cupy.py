@@ -24,6 +24,9 @@ class Fake:
         self.functions: dict[int, shim.Kernel] = {}
         self.texts: dict[str, str] = {}  # by their entries
         self.live = 0
+        self.names: dict[int, str] = {}  # of streams
+        self.pinned: dict[int, bytearray] = {}
+        self.recorded: dict[int, int] = {}  # by event: the stream on which it was recorded last
 
     def install(self, monkeypatch: Any) -> None:
         from graphmill.kernels.cuda import gpu
@@ -58,16 +61,13 @@ class Fake:
             def __init__(self, *, non_blocking: bool):
                 assert non_blocking
                 self.ptr = id(self)
+                fake.names.setdefault(self.ptr, ("ours", "recorder")[len(fake.names) % 2])
 
             def __enter__(self) -> Stream:
                 return self
 
             def __exit__(self, *_: Any) -> None:
                 pass
-
-            def wait_event(self, event: str) -> None:
-                assert fake.recording is None
-                fake.calls.append(f"wait for {event}")
 
             def synchronize(self) -> None:
                 assert fake.recording is None
@@ -83,12 +83,15 @@ class Fake:
                 fake.calls.append(f"captured {len(done)}")
                 return Graph(done)
 
-        class ExternalStream:
-            def __init__(self, ptr: int):
-                self.ptr = ptr
+        class Event:
+            def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
+                self.ptr = id(self)
 
-            def record(self) -> str:
-                return f"stream {self.ptr}"
+            def record(self, stream: Stream) -> None:
+                assert isinstance(stream, Stream)
+
+            def synchronize(self) -> None:
+                pass
 
         class Graph:
             def __init__(self, calls: list[Callable[[], None]]):
@@ -116,6 +119,14 @@ class Fake:
             def free_all_blocks(self) -> None:
                 fake.calls.append("free")
 
+        class PinnedMemoryPool:
+            def malloc(self, nbytes: int) -> bytearray:
+                assert nbytes > 0
+                return fake.pinned.setdefault(id(made := bytearray(nbytes + 100)), made)  # such blocks are longer, too
+
+            def free_all_blocks(self) -> None:
+                fake.calls.append("free pinned")
+
         class Module:
             def load(self, cubin: bytes) -> None:
                 assert cubin == b"cubin"
@@ -133,8 +144,21 @@ class Fake:
                 call()
 
         def memcpy(dst: int, src: int, size: int, kind: int, stream: int) -> None:
-            assert fake.recording is None and kind in (1, 2, 3)
+            assert kind in (1, 2, 3)
+            assert fake.recording is None or is_pinned((0, src, dst)[kind]), "only pinned memory can be copied by a graph"
             do(lambda: ctypes.memmove(dst, src, size) and None, ("", "write", "read", "copy")[kind])
+
+        def is_pinned(address: int) -> bool:
+            starts = [np.frombuffer(b, np.uint8).ctypes.data for b in fake.pinned.values()]
+            return any(0 <= address - at < len(b) for at, b in zip(starts, fake.pinned.values(), strict=True))
+
+        def record(event: int, stream: int) -> None:
+            assert fake.recording is None and stream
+            fake.recorded[event] = stream
+
+        def wait(stream: int, event: int) -> None:
+            assert fake.recording is None and stream
+            fake.calls.append(f"{fake.names.get(stream, stream)} waits for {fake.names.get(s := fake.recorded[event], s)}")
 
         def memset(ptr: int, value: int, size: int, stream: int) -> None:
             do(lambda: ctypes.memset(ptr, value, size) and None, "memset")
@@ -152,10 +176,11 @@ class Fake:
             return 0
 
         self.libcuda = SimpleNamespace(cuLaunchKernelEx=launch)
-        runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset)
+        runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
+                                  pointerGetAttributes=lambda ptr: SimpleNamespace(type=int(is_pinned(ptr))))  # fmt: skip
         driver = SimpleNamespace(funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value))
-        cuda = SimpleNamespace(runtime=runtime, Event=None, get_elapsed_time=None, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, ExternalStream=ExternalStream,
-                               MemoryPool=MemoryPool)  # fmt: skip
+        cuda = SimpleNamespace(runtime=runtime, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, Event=Event,
+                               MemoryPool=MemoryPool, PinnedMemoryPool=PinnedMemoryPool, get_elapsed_time=lambda start, end: 2.0)  # fmt: skip
         return SimpleNamespace(cuda=cuda)
 
     def _allow(self, attribute: int, value: int) -> None:
