@@ -11,6 +11,7 @@ import numpy as np
 
 from ...ir.errors import GraphmillError
 from . import shim, source
+from .library_shim import LibraryCall
 
 ALIGN = 256  # bytes, as cudaMalloc aligns
 
@@ -122,7 +123,7 @@ class Shim(Accounts):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kernels: list[shim.Kernel] = []
+        self._kernels: list[shim.Kernel | LibraryCall] = []
 
     def alloc(self, nbytes: int) -> _Block:
         raw = np.full(max(nbytes, 1) + ALIGN, 0xA5, np.uint8)
@@ -201,7 +202,7 @@ class Null(Accounts):
 
     def load(self, texts: Sequence[str]) -> list[int]:
         for t in texts:
-            source.shape_of(t)
+            source.words_of(t)
         first = len(self._texts)
         self._texts += texts
         return list(range(first, len(self._texts)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.locks import fork_safe_lock
-from . import nvrtc, source
+from . import cublaslt, library, nvrtc, source
 from .driver import Command
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
@@ -43,7 +43,8 @@ class Gpu:
         self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
-        self._kernels: list[tuple[int, source.Shape]] = []
+        self._kernels: list[tuple[int, source.Shape] | cublaslt.Matmul] = []
+        self._calls: dict[str, cublaslt.Matmul] = {}  # of libraries, by their texts
         self._modules: list[Any] = []  # kept loaded
         with self._device:
             self._pool = cupy.cuda.MemoryPool()
@@ -90,15 +91,19 @@ class Gpu:
             self._stream.wait_event(self._external(stream).record())
 
     def load(self, texts: Sequence[str]) -> list[int]:
-        wanted = list(dict.fromkeys(texts))
+        place = {}
+        with self._device, self._lock:
+            for text in filter(library.is_library, dict.fromkeys(texts)):
+                place[text] = len(self._kernels)
+                self._kernels.append(self._call(text))
+        wanted = [t for t in dict.fromkeys(texts) if t not in place]
         if not wanted:
-            return []
+            return [place[t] for t in texts]
         cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
         with self._device, self._lock:
             module = self._module()
             module.load(cubin)
             self._modules.append(module)
-            place = {}
             for text in wanted:
                 function, shape = module.get_function(source.entry(text)), source.shape_of(text)
                 if shape.shared > STATIC_SHARED:
@@ -106,6 +111,28 @@ class Gpu:
                 place[text] = len(self._kernels)
                 self._kernels.append((function.ptr, shape))
         return [place[t] for t in texts]
+
+    def _call(self, text: str) -> cublaslt.Matmul:
+        """The call of a library, which keeps what it made for sizes."""
+        if text not in self._calls:
+            self._calls[text] = cublaslt.Matmul(cublaslt.handle(self._device.id), library.read(text), self._zero)
+        return self._calls[text]
+
+    def _zero(self, address: int, nbytes: int, stream: int) -> None:
+        self._runtime.memsetAsync(address, 0, nbytes, stream)
+
+    def choices(self, command: Command) -> int:
+        """In how many ways a command can be carried out: algorithms of a library, of which `choose` fixes one; 1 for a kernel."""
+        kernel = self._kernels[command.kernel]
+        with self._device:
+            return 1 if isinstance(kernel, tuple) else kernel.choices(command.words)
+
+    def choose(self, command: Command, number: int) -> None:
+        """From now on carries out what is called on such sizes in way `number` of `choices`; what was captured stays as it is."""
+        kernel = self._kernels[command.kernel]
+        if not isinstance(kernel, tuple):
+            with self._device:
+                kernel.choose(command.words, number)
 
     def run(self, commands: Sequence[Command]) -> None:
         with self._device:
@@ -144,8 +171,11 @@ class Gpu:
         for c in commands:
             if c.flag:
                 self._runtime.memsetAsync(c.flag, 0, 8, stream)
-            if c.blocks:
-                function, shape = self._kernels[c.kernel]
+            kernel = self._kernels[c.kernel]
+            if c.blocks and not isinstance(kernel, tuple):
+                kernel(c.words, stream)  # of a library
+            elif c.blocks:
+                function, shape = kernel
                 words = np.ascontiguousarray(c.words)  # which the call copies
                 parameters = np.array([words.ctypes.data], np.uint64)
                 self._driver.launchKernel(function, c.blocks, 1, 1, shape.threads, 1, 1, shape.shared, stream,

@@ -46,6 +46,7 @@ class Fake:
 
             def __init__(self, number: int):
                 assert number == 0
+                self.id = number
 
             def __enter__(self) -> Device:
                 return self
@@ -146,10 +147,11 @@ class Fake:
             words = np.ctypeslib.as_array((ctypes.c_int64 * kernel.shape.words).from_address(address)).copy()
             do(lambda: kernel(words, gx), "launch")
 
+        self.do = do
         runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset)
         driver = SimpleNamespace(launchKernel=launch, funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value))
         cuda = SimpleNamespace(runtime=runtime, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, ExternalStream=ExternalStream,
-                               MemoryPool=MemoryPool)  # fmt: skip
+                               MemoryPool=MemoryPool, Event=None, get_elapsed_time=None)  # fmt: skip
         return SimpleNamespace(cuda=cuda)
 
     def _allow(self, attribute: int, value: int) -> None:
