@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...ir.locks import fork_safe_lock
-from . import cublaslt, library, nvrtc, source
+from . import cublaslt, cudnn, library, nvrtc, source
 from .driver import Command
+
+LibraryCall = cublaslt.Matmul | cudnn.GraphCall
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -43,8 +45,8 @@ class Gpu:
         self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
-        self._kernels: list[tuple[int, source.Shape] | cublaslt.Matmul] = []
-        self._calls: dict[str, cublaslt.Matmul] = {}  # of libraries, by their texts
+        self._kernels: list[tuple[int, source.Shape] | LibraryCall] = []
+        self._calls: dict[str, LibraryCall] = {}  # of libraries, by their texts
         self._modules: list[Any] = []  # kept loaded
         with self._device:
             self._pool = cupy.cuda.MemoryPool()
@@ -112,10 +114,14 @@ class Gpu:
                 self._kernels.append((function.ptr, shape))
         return [place[t] for t in texts]
 
-    def _call(self, text: str) -> cublaslt.Matmul:
+    def _call(self, text: str) -> LibraryCall:
         """The call of a library, which keeps what it made for sizes."""
         if text not in self._calls:
-            self._calls[text] = cublaslt.Matmul(cublaslt.handle(self._device.id), library.read(text), self._zero)
+            declared, number = library.read(text), self._device.id
+            if declared.library == "cublaslt":
+                self._calls[text] = cublaslt.Matmul(cublaslt.handle(number), declared, self._zero)
+            else:
+                self._calls[text] = cudnn.GraphCall(cudnn.handle(number), declared, self._zero)
         return self._calls[text]
 
     def _zero(self, address: int, nbytes: int, stream: int) -> None:

@@ -72,4 +72,50 @@ def _matmul(d: Declaration, words: list[int]) -> None:
     _store(y, _wide(a, dtype) @ _wide(b, dtype), d, words, [1, 1, columns], dtype)
 
 
-_CALLS: dict[tuple[str, str], Callable[[Declaration, list[int]], None]] = {("cublaslt", "matmul"): _matmul}
+def _conv(d: Declaration, words: list[int]) -> None:
+    """Channels-last images by weights [out channels, height, width, channels of a group]."""
+    dtype = DTYPES[d["type"]]
+    n, c, per_group, k, h, w, oh, ow, kh, kw, top, left = d.sizes(words)
+    (sh, sw), (dh, dw) = d.ints("strides"), d.ints("dilations")
+    x = _wide(view(d.address("x", words), [n, h, w, c], _dense([n, h, w, c]), dtype), dtype)
+    weight = _wide(view(d.address("w", words), [k, kh, kw, per_group], _dense([k, kh, kw, per_group]), dtype), dtype)
+    bottom, right = (oh - 1) * sh + (kh - 1) * dh + 1, (ow - 1) * sw + (kw - 1) * dw + 1
+    padded = np.zeros((n, max(bottom, top + h), max(right, left + w), c), x.dtype)
+    padded[:, top : top + h, left : left + w] = x
+    sums, groups = np.zeros((n, oh, ow, k), x.dtype), c // per_group
+    for i in range(kh):
+        for j in range(kw):
+            seen = padded[:, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw]
+            for g in range(groups):
+                outer = slice(g * k // groups, (g + 1) * k // groups)
+                sums[..., outer] += seen[..., g * per_group : (g + 1) * per_group] @ weight[outer, i, j].T
+    y = view(d.address("y", words), [n, oh, ow, k], _dense([n, oh, ow, k]), dtype)
+    _store(y, sums, d, words, [1, 1, 1, k], dtype)
+
+
+def _dense(shape: list[int]) -> list[int]:
+    return [math.prod(shape[a + 1 :]) for a in range(len(shape))]
+
+
+def _attention(d: Declaration, words: list[int]) -> None:
+    """Rows that no key may be seen from are zero, as without keys."""
+    dtype = DTYPES[d["type"]]
+    n, heads, groups, queries, keys, depth, width, *steps = d.sizes(words)
+    places = [[*steps[3 * i : 3 * i + 3], 1] for i in range(5)]
+    shapes = [[n, heads, queries, depth], [n, groups, keys, depth], [n, groups, keys, width], [n, heads, queries, width]]
+    q, k, v, y = (view(d.address(name, words), shape, at, dtype) for name, shape, at in zip("qkvy", shapes, places, strict=False))
+    k, v = (np.repeat(_wide(a, dtype), heads // groups, 1) for a in (k, v))
+    scores = _wide(q, dtype) @ k.swapaxes(2, 3) * (float.fromhex(d["scale"]) if "scale" in d.fields else depth**-0.5)
+    if "mask" in d.fields:
+        scores = scores + _wide(view(d.address("mask", words), [n, heads, queries, keys], places[4], dtype), dtype)
+    if d["causal"] == "1":
+        scores = np.where(np.tri(queries, keys, dtype=bool), scores, -np.inf)
+    top = scores.max(3, keepdims=True, initial=-np.inf)
+    weights = np.where(scores == -np.inf, 0, np.exp(scores - top)).astype(scores.dtype)
+    sums = weights.sum(3, keepdims=True)
+    y[...] = np.where(sums == 0, 0, weights @ v / sums).astype(dtype.np)
+
+
+_CALLS: dict[tuple[str, str], Callable[[Declaration, list[int]], None]] = {
+    ("cublaslt", "matmul"): _matmul, ("cudnn", "conv"): _conv, ("cudnn", "attention"): _attention,
+}  # fmt: skip

@@ -15,7 +15,7 @@ from ..spec import KernelSource, Refusal
 from ..target import KernelTarget
 
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
-RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu", "library", "library_shim", "cublaslt"})
+RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu", "library", "library_shim", "cublaslt", "cudnn"})
 # Whose builders take how they multiply: "fp32", "tf32" (f32 with 10 bits of mantissa), "scalar" (without tensor cores).
 PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm", "attention"})
 _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
