@@ -67,9 +67,9 @@ def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
 
 def floats(site: Site, found: Builder, sums: str, precision: str) -> Work:
     """The work of floats whose sums go through the program `found`. 16-bit floats are multiplied by the tensor cores, and f32 where
-    `precision` is tf32."""
+    `precision` is tf32; nothing where it is "scalar"."""
     dtype = site.result.dtype
-    tensor = TF32 if dtype is F32 and precision == "tf32" else TENSOR.get(dtype, "")
+    tensor = TF32 if dtype is F32 and precision == "tf32" else "" if precision == "scalar" else TENSOR.get(dtype, "")
     how = ".tf32" if tensor == TF32 else ".tensor" if tensor else ""
     leaves = written.leaves_of(site.outer, found)
     return Work(site, *site.index[:2], sums, lambda channel, held: written.steps(found, dtype, channel, held=held), leaves,
@@ -100,13 +100,14 @@ class Matmul:
         self.product = self._product()
 
     def _tiles(self) -> Sequence[tuple[int, int]]:
-        """Those whose sums fit in the registers, beside the zero points of a thread's rows; of the tensor cores' the one that known
-        sizes choose."""
+        """Those whose sums fit in the registers, beside the zero points of a thread's rows or 16-bit numbers that are made f32; of the
+        tensor cores' the one that known sizes choose."""
         if self.work.tensor:
             shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
             known = all(isinstance(d, int) for shape in shapes for d in shape)
             return tensor_tiles(self.work.tensor, self._cut_of(self._sizes(*shapes)) if known else None)
-        return (SMALL,) if self.work.sums.endswith("64") else (TALL if self.work.zeros else LARGE, SMALL)
+        crowded = self.work.zeros or self.item == 2
+        return (SMALL,) if self.work.sums.endswith("64") else (TALL if crowded else LARGE, SMALL)
 
     def source(self) -> KernelSource:
         return KernelSource(self.product.text, self.bind, self.work.variant)

@@ -11,8 +11,10 @@ import numpy as np
 
 from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
-from . import nvrtc, source
+from . import cublaslt, cudnn, library, nvrtc, source
 from .driver import Command, Foreign, Transfer
+
+LibraryCall = cublaslt.Matmul | cudnn.GraphCall
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
 PINNED = 1  # cudaMemoryType: of the host, known to CUDA
@@ -70,7 +72,8 @@ class Gpu:
         self._device, self.dlpack = cupy.cuda.Device(number), (2, number)
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
-        self._kernels: list[tuple[int, source.Shape]] = []
+        self._kernels: list[tuple[int, source.Shape] | LibraryCall] = []
+        self._calls: dict[str, LibraryCall] = {}  # of libraries, by their texts
         self._modules: list[Any] = []  # kept loaded
         self._overlaps = int(self._device.compute_capability) >= 90
         with self._device:
@@ -139,15 +142,19 @@ class Gpu:
             self._runtime.streamWaitEvent(second, self._mark.ptr)
 
     def load(self, texts: Sequence[str]) -> list[int]:
-        wanted = list(dict.fromkeys(texts))
+        place = {}
+        with self._device, self._lock:
+            for text in filter(library.is_library, dict.fromkeys(texts)):
+                place[text] = len(self._kernels)
+                self._kernels.append(self._call(text))
+        wanted = [t for t in dict.fromkeys(texts) if t not in place]
         if not wanted:
-            return []
+            return [place[t] for t in texts]
         cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
         with self._device, self._lock:
             module = self._module()
             module.load(cubin)
             self._modules.append(module)
-            place = {}
             for text in wanted:
                 function, shape = module.get_function(source.entry(text)), source.shape_of(text)
                 if shape.shared > STATIC_SHARED:
@@ -155,6 +162,32 @@ class Gpu:
                 place[text] = len(self._kernels)
                 self._kernels.append((function.ptr, shape))
         return [place[t] for t in texts]
+
+    def _call(self, text: str) -> LibraryCall:
+        """The call of a library, which keeps what it made for sizes."""
+        if text not in self._calls:
+            declared, number = library.read(text), self._device.id
+            if declared.library == "cublaslt":
+                self._calls[text] = cublaslt.Matmul(cublaslt.handle(number), declared, self._zero)
+            else:
+                self._calls[text] = cudnn.GraphCall(cudnn.handle(number), declared, self._zero)
+        return self._calls[text]
+
+    def _zero(self, address: int, nbytes: int, stream: int) -> None:
+        self._runtime.memsetAsync(address, 0, nbytes, stream)
+
+    def choices(self, command: Command) -> int:
+        """In how many ways a command can be carried out: algorithms of a library, of which `choose` fixes one; 1 for a kernel."""
+        kernel = self._kernels[command.kernel]
+        with self._device:
+            return 1 if isinstance(kernel, tuple) else kernel.choices(command.words)
+
+    def choose(self, command: Command, number: int) -> None:
+        """From now on carries out what is called on such sizes in way `number` of `choices`; what was captured stays as it is."""
+        kernel = self._kernels[command.kernel]
+        if not isinstance(kernel, tuple):
+            with self._device:
+                kernel.choose(command.words, number)
 
     def run(self, commands: Sequence[Command | Transfer]) -> None:
         with self._device:
@@ -199,13 +232,16 @@ class Gpu:
             if c.flag:
                 self._runtime.memsetAsync(c.flag, 0, 8, stream)
                 follows = False
-            if c.blocks:
-                self._launch(c, stream, follows)
+            kernel = self._kernels[c.kernel]
+            if c.blocks and isinstance(kernel, tuple):
+                self._launch(*kernel, c, stream, follows)
                 follows = self._overlaps
+            elif c.blocks:
+                kernel(c.words, stream)
+                follows = False
 
-    def _launch(self, c: Command, stream: int, follows: bool) -> None:
+    def _launch(self, function: int, shape: source.Shape, c: Command, stream: int, follows: bool) -> None:
         """Launches a kernel; one that `follows` another may begin while that runs (prelude.cuh)."""
-        function, shape = self._kernels[c.kernel]
         words = np.ascontiguousarray(c.words)  # which the call copies
         parameters = (ctypes.c_void_p * 1)(words.ctypes.data)
         attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")

@@ -50,6 +50,7 @@ class Fake:
 
             def __init__(self, number: int):
                 assert number == 0
+                self.id = number
 
             def __enter__(self) -> Device:
                 return self
@@ -175,6 +176,7 @@ class Fake:
             do(lambda: kernel(words, blocks), "launch behind" if follows else "launch")
             return 0
 
+        self.do = do
         self.libcuda = SimpleNamespace(cuLaunchKernelEx=launch)
         runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
                                   pointerGetAttributes=lambda ptr: SimpleNamespace(type=int(is_pinned(ptr))))  # fmt: skip
