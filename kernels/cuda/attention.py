@@ -197,9 +197,8 @@ def _text(a: Attention, dtype: DType, products: Products) -> str:
     combine = f"if (p[{first + len(kinds)}]) return combine(x, blockIdx.x * {products.threads} + threadIdx.x);"
     body = ["Sizes x(p);", combine, "if (blockIdx.x >= x.attending) return copy_new(x, blockIdx.x - x.attending);"]
     body += products.run
-    return kernel(
-        products.threads, first + len(kinds) + 1, body, [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
-    )
+    helpers = [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
+    return kernel(products.threads, first + len(kinds) + 1, body, helpers, products.shared)
 
 
 def _words(node: Node, dtype: DType, acc: DType) -> dict[str, list[str]]:
