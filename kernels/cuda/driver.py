@@ -4,13 +4,14 @@ nothing at all (a device that only keeps account)."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ...ir.errors import GraphmillError
 from . import shim, source
+from .cubins import Cubin
 
 ALIGN = 256  # bytes, as cudaMalloc aligns
 
@@ -56,6 +57,14 @@ class Driver(Protocol):
     def wait(self, stream: int) -> None:
         """What is asked for from now on comes after what is under way on another stream, as CUDA's array interface numbers it."""
 
+    @property
+    def cubins(self) -> Mapping[str, Cubin]:
+        """What was compiled for the device, or taken from files, by text; nothing where kernels are no cubins."""
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        """Finds the cubins of these texts, compiling in up to `jobs` threads those that are missing, and why each of these was.
+        Raises CudaCompileError, CudaUnavailable."""
+
     def load(self, texts: Sequence[str]) -> list[int]:
         """What stands for the kernels of these texts in `launch`. Raises CudaCompileError, CudaUnavailable."""
 
@@ -90,9 +99,10 @@ class _Block:
 
 
 class Accounts:
-    """What lives in a device's memory."""
+    """What lives in the memory of a device that has no cubins."""
 
     def __init__(self) -> None:
+        self.cubins: dict[str, Cubin] = {}
         self.live: dict[int, int] = {}
         self.freed: list[tuple[int, int]] = []  # the latest last
 
@@ -108,6 +118,9 @@ class Accounts:
 
     def wait(self, stream: int) -> None:
         """Nothing is under way there either."""
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        return []
 
     def close(self) -> None:
         self.freed.clear()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...ir.locks import fork_safe_lock
-from . import nvrtc, source
+from . import cubins, nvrtc, source
+from .cubins import Cubin
 from .driver import Command
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
@@ -43,7 +44,9 @@ class Gpu:
         self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
+        self.cubins: dict[str, Cubin] = {}
         self._kernels: list[tuple[int, source.Shape]] = []
+        self._places: dict[str, int] = {}  # of texts among the kernels
         self._modules: list[Any] = []  # kept loaded
         with self._device:
             self._pool = cupy.cuda.MemoryPool()
@@ -89,23 +92,40 @@ class Gpu:
         with self._device:
             self._stream.wait_event(self._external(stream).record())
 
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        found, reasons = cubins.find([t for t in texts if t not in self.cubins], self.arch, jobs)
+        self.cubins |= found
+        return reasons
+
     def load(self, texts: Sequence[str]) -> list[int]:
-        wanted = list(dict.fromkeys(texts))
-        if not wanted:
-            return []
-        cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
+        self.compile(texts)
         with self._device, self._lock:
-            module = self._module()
-            module.load(cubin)
-            self._modules.append(module)
-            place = {}
-            for text in wanted:
-                function, shape = module.get_function(source.entry(text)), source.shape_of(text)
-                if shape.shared > STATIC_SHARED:
-                    self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shape.shared)
-                place[text] = len(self._kernels)
-                self._kernels.append((function.ptr, shape))
-        return [place[t] for t in texts]
+            for text in texts:
+                if text not in self._places:
+                    function, shape = self._function(text), source.shape_of(text)
+                    if shape.shared > STATIC_SHARED:
+                        self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shape.shared)
+                    self._places[text] = len(self._kernels)
+                    self._kernels.append((function.ptr, shape))
+        return [self._places[t] for t in texts]
+
+    def _function(self, text: str) -> Any:
+        """A text's kernel. What a file brought and the driver does not take is compiled anew."""
+        try:
+            return self._loaded(text)
+        except self._driver.CUDADriverError:
+            if not cubins.refuse(text, self.arch):
+                raise
+            del self.cubins[text]
+            self.compile([text])
+            return self._loaded(text)
+
+    def _loaded(self, text: str) -> Any:
+        module = self._module()
+        module.load(self.cubins[text].data)
+        function = module.get_function(source.entry(text))
+        self._modules.append(module)
+        return function
 
     def run(self, commands: Sequence[Command]) -> None:
         with self._device:
