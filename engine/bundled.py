@@ -140,14 +140,14 @@ def cubins_of(exe: Executable) -> tuple[list[tuple[str, str, bytes]], dict[str, 
 
 def adopt_cubins(loader: Loader, texts: Sequence[str]) -> None:
     """Takes the cubins of these kernels from a trusted file: they serve GPUs of their architecture, if nvrtc's options are ours."""
-    from ..kernels.cuda import cubins, source
+    from ..kernels.cuda import cubins, library, source
 
     there = loader.field("environment", dict)
     about = [there.get(name) for name in ("arch", "options", "nvrtc")]
     if not all(isinstance(x, str) for x in about):
         return
     stored = loader.objects()
-    for text in dict.fromkeys(texts):
+    for text in dict.fromkeys(t for t in texts if not library.is_library(t)):
         found = stored.get(cubins.key_of(text))
         if found is not None and found[0] == source.entry(text):
             cubins.adopt(text, cubins.Cubin(found[1], *about))

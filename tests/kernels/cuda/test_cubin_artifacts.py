@@ -9,8 +9,8 @@ from typing import Any
 
 import graphmill as gm
 import pytest
-from graphmill.engine import archive, artifact
-from graphmill.kernels.cuda import cubins, nvrtc, source
+from graphmill.engine import archive, artifact, bundled
+from graphmill.kernels.cuda import cubins, library, nvrtc, source
 
 from .fake_cupy import Fake
 from .harness import needs_shim
@@ -141,3 +141,13 @@ def test_devices_without_cubins_save_none(tmp_path: Path) -> None:
         gm.compile(MODEL, "cuda", device=device).save(path := tmp_path / "m.gmill")
         assert manifest_of(path)["objects"] == [] and manifest_of(path)["environment"] == {}
         gm.load(path, trust=True)
+
+
+def test_calls_of_libraries_have_no_cubins(saved: Path, no_nvrtc: None) -> None:
+    from graphmill.kernels.cuda.gpu import Gpu
+
+    call = library.declare("cublaslt", "matmul", 4, {})
+    texts = [step.source.text for step in gm.load(saved, trust=True).plan.kernels()]
+    cubins._adopted.clear()
+    bundled.adopt_cubins(artifact.Loader(saved, None), [call, *texts])
+    assert len(cubins._adopted) == len(set(texts)) and Gpu().compile([call, *texts]) == []
