@@ -91,7 +91,7 @@ class Driver(Protocol):
         """What was compiled for the device, or taken from files, by text; nothing where kernels are no cubins."""
 
     def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
-        """Finds the cubins of these texts, compiling in up to `jobs` threads those that are missing, and why each of these was.
+        """Finds and loads the cubins of these texts, compiling in up to `jobs` threads what is missing; why each of these was.
         Raises CudaCompileError, CudaUnavailable."""
 
     def load(self, texts: Sequence[str]) -> list[int]:

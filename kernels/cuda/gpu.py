@@ -75,6 +75,7 @@ class Gpu:
         self._lock = fork_safe_lock()
         self.cubins: dict[str, Cubin] = {}
         self._kernels: list[tuple[int, source.Shape] | LibraryCall] = []
+        self._functions: dict[str, Any] = {}  # by text, as the cubins
         self._places: dict[str, int] = {}  # of texts among the kernels
         self._modules: list[Any] = []  # kept loaded
         self._overlaps = int(self._device.compute_capability) >= 90
@@ -146,42 +147,36 @@ class Gpu:
     def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
         missing = [t for t in texts if t not in self.cubins and not library.is_library(t)]
         found, reasons = cubins.find(missing, self.arch, jobs)
-        self.cubins |= found
-        return reasons
+        refused = []
+        for text, cubin in found.items():
+            try:
+                self._functions[text] = self._loaded(text, cubin)
+                self.cubins[text] = cubin
+            except self._driver.CUDADriverError:
+                if not cubins.refuse(text, self.arch):
+                    raise
+                refused.append(text)  # what a file brought and the driver does not take is compiled anew
+        return reasons + self.compile(refused, jobs) if refused else reasons
+
+    def _loaded(self, text: str, cubin: Cubin) -> Any:
+        with self._device:
+            module = self._module()
+            module.load(cubin.data)
+            function, shared = module.get_function(source.entry(text)), source.shape_of(text).shared
+            if shared > STATIC_SHARED:
+                self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
+        self._modules.append(module)
+        return function
 
     def load(self, texts: Sequence[str]) -> list[int]:
         self.compile(texts)
         with self._device, self._lock:
             for text in texts:
                 if text not in self._places:
-                    kernel = self._call(text) if library.is_library(text) else self._kernel(text)
-                    self._places[text] = len(self._kernels)
-                    self._kernels.append(kernel)
+                    plain = not library.is_library(text)
+                    self._kernels.append((self._functions[text].ptr, source.shape_of(text)) if plain else self._call(text))
+                    self._places[text] = len(self._kernels) - 1
         return [self._places[t] for t in texts]
-
-    def _kernel(self, text: str) -> tuple[int, source.Shape]:
-        function, shape = self._function(text), source.shape_of(text)
-        if shape.shared > STATIC_SHARED:
-            self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shape.shared)
-        return function.ptr, shape
-
-    def _function(self, text: str) -> Any:
-        """A text's kernel. What a file brought and the driver does not take is compiled anew."""
-        try:
-            return self._loaded(text)
-        except self._driver.CUDADriverError:
-            if not cubins.refuse(text, self.arch):
-                raise
-            del self.cubins[text]
-            self.compile([text])
-            return self._loaded(text)
-
-    def _loaded(self, text: str) -> Any:
-        module = self._module()
-        module.load(self.cubins[text].data)
-        function = module.get_function(source.entry(text))
-        self._modules.append(module)
-        return function
 
     def _call(self, text: str) -> LibraryCall:
         """The call of a library, which keeps what it made for sizes."""
