@@ -186,7 +186,7 @@ def test_what_cudnn_is_asked_for(monkeypatch: Any) -> None:
     for number, why in ((0, "no engine"), (1, "workspace")):
         with pytest.raises(library.CudaLibraryError, match=why):
             gpu.choose(command, number)
-    assert gpu._calls[c.source.text]._plans_of(command.words.tolist()).chosen == 3
+    assert gpu._kernels[command.kernel]._plans_of(command.words.tolist()).chosen == 3
 
 
 def test_what_cudnn_is_asked_for_of_attention(monkeypatch: Any) -> None:
