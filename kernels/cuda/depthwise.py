@@ -146,7 +146,7 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
 
 
 def _leaves(node: Node, epilogue: Builder, wide: int) -> list[str]:
-    """Statements that read what the epilogue takes, on its way with the taps; it finds channels and places from this thread's on."""
+    """Statements that read what the epilogue takes, on its way with the taps, by places from this thread's first."""
     lines = []
     for k, (kind, i) in enumerate(epilogue.leaves):
         at = f"p[{slot_of(node, i)}]"
