@@ -21,6 +21,7 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from .executor import Executable
     from .outputs import Outputs
+    from .placed import Placed
 
 MOST_PINNED = 64 << 20  # bytes of one signature's inputs and outputs that are copied through pinned memory
 
@@ -107,10 +108,7 @@ class FixedRun:
         if x is None or x.shape != value.shape or x.dtype != value.dtype:
             expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
             raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
-        if x.nbytes and isinstance(value, CudaArray):
-            self.device.driver.copy(x.address, value.address, x.nbytes)
-        elif x.nbytes:
-            self.device.driver.write(x.address, np.ascontiguousarray(value))
+        self.device.write(x, value)
 
     def between(self, values: Mapping[str, np.ndarray | CudaArray], on_device: bool) -> dict[str, Any]:
         """A run from arrays wherever they lie to arrays of the host, or to new ones on the device. What is on the device already is
@@ -130,8 +128,8 @@ class FixedRun:
                 if fixed[name] is not self.inputs[name]:
                     self._copy(name, fixed[name])
             self._graph()
-            if on_device and self._memory:
-                nbytes = self._memory[-1].address + self._memory[-1].nbytes - self._memory[0].address
+            if on_device and memory:  # which is one block, as what is copied there
+                nbytes = memory[-1].address + memory[-1].nbytes - memory[0].address
                 device.driver.copy(memory[0].address, self._memory[0].address, nbytes)
         results: dict[str, Any] = self._views(memory)
         if not on_device:
@@ -217,7 +215,7 @@ class FixedRuns:
     def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
         return None if type(out) is not dict or out else self.run(given, workspace)
 
-    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | None,
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
                  on_device: bool) -> dict[str, Any] | None:  # fmt: skip
         """A run from values that were looked at."""
         results = self._run(values, on_device)

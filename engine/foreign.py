@@ -124,6 +124,18 @@ class Pointed(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
     dtype: np.dtype
+    writeable: bool = True
+
+    @property
+    def contiguous(self) -> bool:
+        if self.strides is None or 0 in self.shape:
+            return True
+        step = self.dtype.itemsize
+        for n, s in zip(self.shape[::-1], self.strides[::-1], strict=True):
+            if n != 1 and s != step:
+                return False
+            step *= n
+        return True
 
 
 def pointed(x: Any, stream: int, what: str) -> Pointed:
@@ -143,7 +155,13 @@ def pointed(x: Any, stream: int, what: str) -> Pointed:
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as e:
         raise InputError(f"{what} is a {type(x).__name__} that cannot be read by DLPack: {e}") from e
     strides = tuple([n * dtype.itemsize for n in t.strides[: t.ndim]]) if t.strides else None
-    return Pointed(capsule, (t.data or 0) + t.byte_offset, tuple(t.shape[: t.ndim]), strides, dtype)
+    return Pointed(capsule, (t.data or 0) + t.byte_offset, tuple(t.shape[: t.ndim]), strides, dtype, not _read_only(capsule))
+
+
+def _read_only(capsule: Any) -> bool:
+    """The first of a capsule's flags, which only those of version 1 have."""
+    name = _name(capsule)
+    return name == b"dltensor_versioned" and bool(ctypes.c_uint64.from_address(_pointer(capsule, name) + 24).value & 1)
 
 
 class _Placed:

@@ -131,6 +131,38 @@ def test_wrong_contents_on_the_device() -> None:
 
 
 @needs_shim
+def test_outputs_go_to_places_on_the_device() -> None:
+    exe, rng = compiled(CHAIN), np.random.default_rng(0)
+    place, host = Tensor(np.zeros((3, 4), np.float32), 4), np.empty((3, 4), np.float32)
+    for i in range(5):
+        x = Tensor(rng.standard_normal((3, 4)).astype(np.float32))
+        y = np.maximum(np.exp(x.a), 0)
+        got = exe.run({"x": x}, out={"z": place})
+        assert got["z"] is place and list(got) == ["y", "z"]
+        np.testing.assert_allclose(place.a, y**2, rtol=4e-6)
+        np.testing.assert_allclose(got["y"], y, rtol=2e-6)
+        got = exe.run({"x": x.a + 1 if i % 2 else Tensor(x.a + 1)}, out={"z": place}, on_device=True, stream=7)
+        np.testing.assert_allclose(got["y"].numpy(), np.exp(x.a + 1), rtol=2e-6)
+        got = exe.run({"x": x}, out={"y": host, "z": place})
+        assert got["y"] is host and got["z"] is place
+        np.testing.assert_allclose(host, y, rtol=2e-6)
+        assert exe.run({"x": x}, out={"y": host}, on_device=True)["y"] is host
+        exe.run({"x": x}, out={"z": x})  # which is the input
+        np.testing.assert_allclose(x.a, y**2, rtol=4e-6)
+    for wrong, match in (
+        ({"z": Tensor(np.zeros((3, 4), np.int32))}, "element type int32"),
+        ({"z": Tensor(np.zeros((2, 4), np.float32))}, r"has shape \[2, 4\], expected \[3, 4\]"),
+        ({"z": Tensor(np.zeros(12, np.float32))}, r"has shape \[12\]"),
+        ({"q": place}, "no output is named"),
+        ({"y": place, "z": place}, "share memory"),
+        ({"y": SimpleNamespace(__cuda_array_interface__={"shape": (3, 4), "typestr": "<f4", "data": (256, True), "version": 3})},
+         "is read-only"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=match):
+            exe.run({"x": place}, out=wrong)
+
+
+@needs_shim
 def test_outputs_by_dlpack() -> None:
     """The shim's memory is the host's, and so numpy reads it in place."""
     exe, x = compiled(CHAIN), np.ones((3, 4), np.float32)
