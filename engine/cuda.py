@@ -7,7 +7,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +32,15 @@ APART = 256  # bytes: where values of one block of memory begin
 MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
 
-@dataclass(frozen=True, eq=False)
 class CudaArray:
-    """A tensor in a device's memory: contiguous, but that `perm` may say in which order the axes are looked at."""
+    """A tensor in a device's memory, never changed in place: contiguous, but that `perm` may say in which order the axes are looked
+    at. `memory` is what keeps it alive."""
 
-    driver: Driver
-    memory: Memory  # kept alive
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    perm: tuple[int, ...] | None = None
+    __slots__ = ("__weakref__", "address", "driver", "dtype", "memory", "perm", "shape")
+
+    def __init__(self, driver: Driver, memory: Memory, address: int, shape: tuple[int, ...], dtype: np.dtype,
+                 perm: tuple[int, ...] | None = None):  # fmt: skip
+        self.driver, self.memory, self.address, self.shape, self.dtype, self.perm = driver, memory, address, shape, dtype, perm
 
     @property
     def size(self) -> int:
@@ -58,19 +56,19 @@ class CudaArray:
 
     def reshape(self, shape: Sequence[int]) -> CudaArray:
         assert self.perm is None, "an array that is looked at in another order is not reshaped"
-        return replace(self, shape=tuple(shape))
+        return CudaArray(self.driver, self.memory, self.address, tuple(shape), self.dtype)
 
     def view(self, dtype: np.dtype) -> CudaArray:
         """Bytes as elements of another type; one-dimensional."""
-        return replace(self, shape=(self.nbytes // dtype.itemsize,), dtype=dtype)
+        return CudaArray(self.driver, self.memory, self.address, (self.nbytes // dtype.itemsize,), dtype)
 
     def __getitem__(self, first: slice) -> CudaArray:
         """The first elements along axis 0."""
-        return replace(self, shape=(min(first.stop, self.shape[0]), *self.shape[1:]))
+        return CudaArray(self.driver, self.memory, self.address, (min(first.stop, self.shape[0]), *self.shape[1:]), self.dtype)
 
     def transpose(self, perm: Sequence[int]) -> CudaArray:
         assert self.perm is None, "an array is looked at in another order once"
-        return replace(self, shape=tuple(self.shape[a] for a in perm), perm=tuple(perm))
+        return CudaArray(self.driver, self.memory, self.address, tuple([self.shape[a] for a in perm]), self.dtype, tuple(perm))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.driver.dlpack
@@ -134,7 +132,7 @@ class Cuda:
         """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
         starts = list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
         whole = self.empty(starts.pop())
-        return [replace(whole, address=whole.address + at, shape=(n,)) for at, n in zip(starts, sizes, strict=True)]
+        return [CudaArray(self.driver, whole.memory, whole.address + at, (n,), BYTE) for at, n in zip(starts, sizes, strict=True)]
 
     def bring(self, values: Sequence[Any]) -> list[CudaArray]:
         ours = [x for x in values if isinstance(x, CudaArray)]
