@@ -12,10 +12,12 @@ import graphmill as gm
 import ml_dtypes
 import numpy as np
 import pytest
-from graphmill.engine.cuda import CudaArray, stream_number
+from graphmill.engine import fixed
+from graphmill.engine.cuda import CudaArray
+from graphmill.engine.cuda_foreign import stream_number
 from graphmill.engine.foreign import Pointed, capsule_of, pointed
 from graphmill.ir.errors import InputError
-from graphmill.kernels.cuda.driver import CudaMemoryError, Null
+from graphmill.kernels.cuda.driver import CudaMemoryError, Null, Shim
 from onnx import parser as onnx_parser
 
 from ..kernels.cuda.fake_cupy import Fake
@@ -108,6 +110,16 @@ def test_tensors_are_read_where_they_lie(skip: int) -> None:
         np.testing.assert_allclose(z.numpy(), want, rtol=4e-6)
     old = Tensor(tensors[0].a, old=True)
     np.testing.assert_allclose(exe.run({"x": old})["y"], np.maximum(np.exp(old.a), 0), rtol=2e-6)
+
+
+@needs_shim
+def test_much_memory_is_not_pinned(monkeypatch: Any) -> None:
+    monkeypatch.setattr(fixed, "MOST_PINNED", 0)
+    monkeypatch.setattr(Shim, "pinned", lambda self, nbytes: pytest.fail("memory was pinned") if nbytes else np.empty(0, np.uint8))
+    exe, rng = compiled(CHAIN), np.random.default_rng(0)
+    for _ in range(5):
+        x = rng.standard_normal((3, 4)).astype(np.float32)
+        np.testing.assert_allclose(exe.run({"x": x})["y"], np.maximum(np.exp(x), 0), rtol=2e-6)
 
 
 @needs_shim
@@ -213,15 +225,15 @@ def test_streams(monkeypatch: Any) -> None:
     got["y"].__dlpack__()
     got["y"].__dlpack__(stream=-1)
     assert fake.calls == ["5 waits for ours", "1 waits for ours"]
-    fixed = exe.fixed({"x": x})
-    fixed.run()
+    places = exe.fixed({"x": x})
+    places.run()
     fake.calls.clear()
-    fixed.run(stream=77)
+    places.run(stream=77)
     assert fake.calls == ["ours waits for 77", "graph", "77 waits for ours"]
-    fixed.set("x", Tensor(np.zeros((3, 4), np.float32)))
+    places.set("x", Tensor(np.zeros((3, 4), np.float32)))
     assert fake.calls[-2:] == ["copy", "synchronize"]
-    fixed.run()
-    np.testing.assert_array_equal(fixed.outputs["y"].numpy(), np.ones((3, 4)))
+    places.run()
+    np.testing.assert_array_equal(places.outputs["y"].numpy(), np.ones((3, 4)))
 
 
 def test_handles_of_streams() -> None:
