@@ -15,7 +15,7 @@ import numpy as np
 from ..ir.errors import InputError, RunError
 from ..ir.locks import fork_safe_lock
 from ..kernels.cuda.driver import Command, Driver, Foreign, Memory, Transfer
-from ..kernels.cuda.source import shape_of
+from ..kernels.cuda.source import words_of
 from .cuda_foreign import LEGACY_STREAM, on_device, stream_number
 from .device import Between, fetch
 from .foreign import Pointed, capsule_of
@@ -251,7 +251,7 @@ class CudaResolved:
         self._patches = [(word, which, int(p.words[word])) for word, which in p.patched]
         self._commands, self._captured = list[Command](), OrderedDict[tuple[int, ...], Any]()
         for step, (kernel, first, blocks, flag) in zip(bound.kernels, p.table.tolist(), strict=True):
-            words = self._words[first : first + shape_of(step.source.text).words]
+            words = self._words[first : first + words_of(step.source.text)]
             self._commands.append(Command(kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
 
     def run(self, addresses: Sequence[int], threads: int, between: Between) -> None:

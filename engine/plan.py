@@ -17,7 +17,7 @@ import numpy as np
 from ..ir.core import Graph, Node, Value
 from ..ir.errors import UnsupportedError
 from ..ir.interp import bind_symbols, last_readers, region_symbols, where
-from ..ir.layout import lies_alike
+from ..ir.layout import lies_alike, views_alike
 from ..ir.limits import Budget
 from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
@@ -258,9 +258,12 @@ def _step(node: Node, select: Selector | None, served: list[Served], todo: list)
 
 
 def _plain_view(node: Node) -> bool:
-    """A view is free where the data lies in logical order."""
-    return node.op.has("view") and all(isinstance(v.type, TensorType) and v.type.layout is None and v.type.shape is not None
-               for v in (node.operands[0], node.results[0]) if v is not None)  # fmt: skip
+    """A view is free where the data lies in logical order, or has its channels last and keeps them."""
+    if not node.op.has("view") or node.operands[0] is None:
+        return False
+    x, y = node.operands[0].type, node.results[0].type
+    known = isinstance(x, TensorType) and isinstance(y, TensorType) and x.shape is not None and y.shape is not None
+    return known and views_alike(x.shape, x.layout, y.shape, y.layout)  # type: ignore[union-attr, arg-type]
 
 
 def _free_transpose(node: Node) -> bool:

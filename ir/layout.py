@@ -53,3 +53,12 @@ def lies_alike(shape: tuple, layout: Layout | None, perm: tuple[int, ...], resul
 def physical(shape: tuple, layout: Layout | None) -> tuple:
     """The dims of `shape` in the order in which they lie in memory."""
     return shape if layout is None else tuple(shape[a] for a in layout.perm)
+
+
+def views_alike(shape: tuple, layout: Layout | None, result_shape: tuple, result: Layout | None) -> bool:
+    """Whether a tensor of this shape, reshaped to `result_shape` in the layout `result`, is the same bytes: both are row-major, or
+    have their channels last and the same first two axes, behind which spatial axes are merged or split."""
+    if layout is None or result is None:
+        return layout is result
+    last = layout == channels_last(len(shape)) and result == channels_last(len(result_shape))
+    return last and shape[:2] == result_shape[:2]

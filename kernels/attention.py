@@ -4,25 +4,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..ir.core import Node
+from ..ir.core import Node, Value
 from ..ir.types import BOOL, FLOATS, TensorType
-from .operands import refuse_layouts
+from .operands import refuse_layouts, slot_of
 from .spec import Call, Refusal
 
 
-def refuse_attention(node: Node) -> Refusal | None:
-    """Why there is no kernel for a node, None where there may be one."""
-    q, k, v = (x.tensor for x in node.operands[:3])  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class Attention:
+    """Attention alone, or in the region of the fused node `outer` behind splits of what it reads.
+
+    `index[i]` is the operand of `outer` that its operand i is, None where that is left out; queries, keys and values [B,S,H*D]
+    may be columns of one, from `first[i]` on.
+    """
+
+    outer: Node
+    node: Node
+    index: tuple[int | None, ...]
+    first: tuple[int, int, int] = (0, 0, 0)
+
+    def has(self, i: int) -> bool:
+        """Whether operand i is there."""
+        return self.node.operand(i) is not None
+
+    def slot(self, i: int) -> int:
+        """The parameter slot of operand i."""
+        return slot_of(self.outer, self.index[i])  # type: ignore[arg-type]
+
+
+def attention_of(node: Node) -> Attention | Refusal:
+    """The attention of a node, or why there is no kernel for it."""
+    a = _take_apart(node)
+    if isinstance(a, Refusal):
+        return a
+    q, k, v = (x.tensor for x in a.node.operands[:3])  # type: ignore[union-attr]
     refusal = refuse_layouts(node)
     if refusal is None and (len({q.dtype, k.dtype, v.dtype}) > 1 or q.dtype not in FLOATS):
         refusal = Refusal("queries, keys and values are of different types", {"q": q, "k": k, "v": v})
-    if refusal is None and len(node.results) > 3:
+    if refusal is None and len(a.node.results) > 3:
         refusal = Refusal("the scores are asked for as a result")
-    if refusal is None and (node.attr("scale") or 0) < 0:
-        refusal = Refusal("the scale is negative", {"scale": node.attr("scale")})
-    return refusal or _refuse_mask(node, k)
+    if refusal is None and (a.node.attr("scale") or 0) < 0:
+        refusal = Refusal("the scale is negative", {"scale": a.node.attr("scale")})
+    return refusal or _refuse_mask(a.node, k) or a
+
+
+def _take_apart(node: Node) -> Attention | Refusal:
+    if node.op.name != "fused":
+        return Attention(node, node, tuple(None if v is None else i for i, v in enumerate(node.operands)))
+    region = node.regions[0]
+    *splits, inner = region.nodes
+    if inner.op.name != "attention" or list(region.outputs) != list(inner.results):
+        return Refusal("a region of attention ends in one and returns its results", {"last": inner.op.name})
+    index: list[int | None] = []
+    first = [0, 0, 0]
+    for i, v in enumerate(inner.operands):
+        x = v if v is None or v.node not in splits or i > 2 else _source(v.node)  # type: ignore[arg-type]
+        if v is not None and (x is None or x.graph is not region or x.node is not None):
+            return Refusal(
+                "an operand is neither an input of the region nor cut from one along its last axis", {f"%{v.name}": v.type}
+            )
+        index.append(None if x is None else x.index)
+        if x is not v:
+            first[i] = sum(r.tensor.shape[-1] for r in v.node.results[: v.index])  # type: ignore[index, misc, union-attr]
+    return Attention(node, inner, tuple(index), tuple(first))  # type: ignore[arg-type]
+
+
+def _source(split: Node) -> Value | None:
+    """What a node splits, where that is [B,S,columns] and its parts are columns of known number."""
+    x = split.operands[0]
+    if x is None or split.op.name != "split" or x.tensor.rank != 3 or split.attr("axis") % 3 != 2:
+        return None
+    return x if all(isinstance(r.tensor.shape[2], int) for r in split.results) else None  # type: ignore[index]
 
 
 def _refuse_mask(node: Node, k: TensorType) -> Refusal | None:
@@ -49,6 +104,7 @@ class Lie(NamedTuple):
     batch_step: int
     head_step: int
     step: int
+    at: int = 0  # where element 0 is
 
     @property
     def steps(self) -> tuple[int, int, int]:
@@ -69,27 +125,30 @@ class Extent(NamedTuple):
     mask: tuple[int, ...]
 
 
-def extent_of(node: Node, call: Call) -> Extent:
+def extent_of(a: Attention, call: Call) -> Extent:
     """The sizes of attention at those of the call."""
-    heads = node.attr("q_num_heads"), node.attr("kv_num_heads")
-    shapes = [*call.operands, *(None,) * (7 - len(call.operands))]
-    q, k, v = _lie(shapes[0], heads[0]), _lie(shapes[1], heads[1]), _lie(shapes[2], heads[1])  # type: ignore[arg-type]
+    heads = a.node.attr("q_num_heads"), a.node.attr("kv_num_heads")
+    shapes = [None if i is None else call.operands[i] for i in a.index]
+    shapes += [None] * (7 - len(shapes))
+    q, k, v = (_lie(shapes[i], heads[i > 0], a.node.operands[i], a.first[i]) for i in range(3))  # type: ignore[arg-type]
     past = shapes[4][2] if shapes[4] is not None else 0
     mask = [1] * 4
     if shapes[3] is not None:
         mask = [1] * (4 - len(shapes[3])) + list(shapes[3])
-    steps = [0 if mask[a] == 1 else math.prod(mask[a + 1 :]) for a in range(3)]
+    steps = [0 if mask[axis] == 1 else math.prod(mask[axis + 1 :]) for axis in range(3)]
     return Extent(q, k, v, _lie(call.results[0], heads[0]), past, past + k.length, q.heads // max(k.heads, 1), (*steps, mask[3]))
 
 
-def _lie(shape: Sequence[int], count: int | None) -> Lie:
+def _lie(shape: Sequence[int], count: int | None, part: Value | None = None, first: int = 0) -> Lie:
+    """How the heads of a tensor lie, or of the columns from `first` on that are `part`."""
     if len(shape) == 4:
         b, h, s, d = shape
         return Lie(b, h, s, d, h * s * d, s * d, d)
-    b, s, hd = shape
+    b, s, columns = shape
     assert count is not None
-    d = hd // count
-    return Lie(b, count, s, d, s * hd, d, hd)
+    width = columns if part is None or part.node is None else part.tensor.shape[2]  # type: ignore[index]
+    d = width // count
+    return Lie(b, count, s, d, s * columns, d, columns, first)
 
 
 def key_ends(node: Node) -> list[str]:

@@ -18,7 +18,7 @@ from ...ir.core import Graph, Node, Value
 from ...ir.interp import region_symbols
 from ...ir.rewrite import Builder, refuse
 from ...ir.symbols import Apply, Dim, DimLike, Symbol, as_symbol, bounds, symbols_of
-from ...ir.types import F32, F64, I32, I64, TensorType
+from ...ir.types import F32, F64, I32, I64, Shape, TensorType
 
 
 @dataclass
@@ -317,24 +317,42 @@ def _resize(node: Node, b: Builder, place: Place) -> Any:
 @opens("attention")
 def _attention(node: Node, b: Builder, place: Place) -> Any:
     """softmax(q k' * scale + mask) v, for as many heads of keys as of queries and no past."""
+    heads, groups = node.attr("q_num_heads"), node.attr("kv_num_heads")
     q, k, v = (x.tensor for x in node.operands[:3])  # type: ignore[union-attr]
-    plain = set(node.attrs) <= {"scale"} and all(x is None for x in node.operands[4:]) and len(node.results) == 1
-    shapes, mask = [t.shape or () for t in (q, k, v)], node.operand(3)
+    plain = set(node.attrs) <= {"scale", "q_num_heads", "kv_num_heads"} and all(x is None for x in node.operands[4:])
+    shapes, mask = [_cut(t.shape or (), n) for t, n in ((q, heads), (k, groups), (v, groups))], node.operand(3)
     width = shapes[0][-1] if shapes[0] else None
     scale = node.attr("scale") if node.attr("scale") is not None else isinstance(width, int) and width**-0.5
-    if not plain or not scale or any(len(s) != 4 for s in shapes) or shapes[0][1] != shapes[1][1] or q.dtype not in (F32, F64):
+    alike = all(len(s) == 4 for s in shapes) and shapes[0][1] == shapes[1][1] and q.dtype in (F32, F64)
+    if not plain or len(node.results) > 1 or not scale or not alike:
         return refuse("there is a past, a cap or a mask of causality, or heads are shared")
     if mask is not None and (mask.tensor.dtype is not q.dtype or not mask.tensor.shape or mask.tensor.shape[-1] != shapes[1][2]):
         return refuse("the mask is boolean, or shorter than the keys")
-    scores = b.op("matmul", node.operands[0], b.op("transpose", node.operands[1], perm=(0, 1, 3, 2)))
-    scores = b.op("mul", scores, _like(node.operands[0], scale, b))  # type: ignore[arg-type]
-    if mask is None:
-        return b.op("matmul", b.op("softmax", scores, axis=-1), node.operands[2])
-    weights = b.op("softmax", b.op("add", scores, mask), axis=-1)
-    if mask.array is None or np.isneginf(mask.array.max(-1)).any():  # a query that sees no key gives zeros
+    first, keys, values = (_heads_first(x, s, b) for x, s in zip(node.operands, shapes))  # type: ignore[arg-type]
+    scores = b.op("matmul", first, b.op("transpose", keys, perm=(0, 1, 3, 2)))
+    scores = b.op("mul", scores, _like(first, scale, b))
+    weights = b.op("softmax", scores if mask is None else b.op("add", scores, mask), axis=-1)
+    if mask is not None and (mask.array is None or np.isneginf(mask.array.max(-1)).any()):  # a query that sees no key gives zeros
         blind = b.op("equal", b.op("reduce_max", mask, _ints(b, -1)), _like(scores, -np.inf, b))
         weights = b.op("where", blind, _like(scores, 0, b), weights)
-    return b.op("matmul", weights, node.operands[2])
+    y = b.op("matmul", weights, values)
+    return (
+        y if q.rank == 4 else b.op("reshape", b.op("transpose", y, perm=(0, 2, 1, 3)), _ints(b, 0, 0, shapes[2][1] * shapes[2][3]))
+    )  # type: ignore[arg-type]
+
+
+def _cut(shape: Shape, heads: int | None) -> Shape:
+    """[batch, length, heads * size] as [batch, heads, length, size]."""
+    if len(shape) != 3 or not heads or not isinstance(shape[2], int):
+        return shape
+    return shape[0], heads, shape[1], shape[2] // heads
+
+
+def _heads_first(x: Value, shape: Shape, b: Builder) -> Value:
+    """`x`, which may have its heads in the last axis, in the shape [batch, heads, length, size]."""
+    if x.tensor.rank == 4:
+        return x
+    return b.op("transpose", b.op("reshape", x, _ints(b, 0, 0, shape[1], shape[3])), perm=(0, 2, 1, 3))  # type: ignore[arg-type]
 
 
 @opens("group_norm")

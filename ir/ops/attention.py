@@ -101,6 +101,7 @@ def _attention_examples() -> list:
         ex(*half, name="f16"),
         ex(q.astype(np.float64), k.astype(np.float64), v.astype(np.float64), name="f64"),
         ex(q[:0], k[:0], v[:0], name="empty_batch"),
+        ex(rand(2, 3, 32), rand(2, 5, 32), rand(2, 5, 24), rand(3, 5), q_num_heads=4, kv_num_heads=4, name="rank_3_alike"),
     ]
 
 

@@ -1,10 +1,12 @@
 """Fusion: which nodes become one kernel.
 
-Three kinds of group are made, in this order. *Anchor and epilogue*: a convolution or matrix product and the elementwise nodes that
+Four kinds of group are made, in this order. *Anchor and epilogue*: a convolution or matrix product and the elementwise nodes that
 read it, as far as the target's kernel takes them. *Rows and reductions*: a softmax, normalization or reduction with the elementwise
-nodes before and behind it. *Loops*: elementwise trees of one result. A group's inner values are read by nobody outside; hence no
-path leaves a group and comes back, and putting the fused node where the last member stood is safe. The one exception is the sum
-that a normalization reads: where it is read later as well (a residual), it is a second result.
+nodes before and behind it. *Attention* and the splits that it reads. *Loops*: elementwise trees of one result.
+
+A group's inner values are read by nobody outside; hence no path leaves a group and comes back, and putting the fused node where the
+last member stood is safe. The one exception is the sum that a normalization reads: where it is read later as well (a residual), it
+is a second result.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ MOST_NODES = 5000  # of a graph in which second results are looked for: that tak
 @register
 @dataclass(frozen=True)
 class Fuse:
-    """Groups nodes into `fused` regions. `epilogues`, `rows` and `loops` turn the three kinds off."""
+    """Groups nodes into `fused` regions. `epilogues`, `rows`, `attention` and `loops` turn the four kinds off."""
 
     name: ClassVar[str] = "fuse"
     epilogues: bool = True
     rows: bool = True
+    attention: bool = True
     loops: bool = True
 
     def run(self, module: Module, ctx: Context) -> None:
@@ -47,6 +50,11 @@ class Fuse:
                 for node in graph.nodes:
                     if node.graph is graph and (node.op.name in ROWS or node.op.reduction is not None):
                         _fuse_rows(node, "rows" if node.op.name in ROWS else "reduce", ctx.target, ctx.log)
+            if self.attention:
+                for node in graph.nodes:
+                    if node.op.name == "attention" and _splits(node):
+                        reason = fuse_attention(node, ctx.target)
+                        ctx.log.record("fuse split into attention", node, "refused" if reason else "applied", reason or "")
             if self.loops:
                 _fuse_loops(graph, ctx.target, ctx.log)
 
@@ -190,6 +198,27 @@ def _behind(anchor: Node, most: int = 16) -> list[Node]:
             break
         out.append(user)
     return out
+
+
+# ---- attention --------------------------------------------------------------------------------------------------
+
+
+def fuse_attention(node: Node, target: Target) -> str | None:
+    """Makes an attention and the splits that it alone reads one node: the reason why not."""
+    return _fuse([*_splits(node), node], "attention", target, list(node.results))
+
+
+def _splits(attention: Node) -> list[Node]:
+    """What cuts the queries, keys and values, where nobody else reads a part."""
+    made = dict.fromkeys(v.node for v in attention.operands[:3] if v is not None)
+    return [
+        n
+        for n in made
+        if n is not None
+        and n.op.name == "split"
+        and n.graph is attention.graph
+        and all(not r.is_output and set(r.users) <= {attention} for r in n.results)
+    ]
 
 
 # ---- loops ------------------------------------------------------------------------------------------------------

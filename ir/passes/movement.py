@@ -140,7 +140,7 @@ def _full_slice(m: Match, b: Builder) -> Any:
     return m["x"]
 
 
-def _slice_range(node: Node) -> tuple[int, int, int] | None:
+def slice_range(node: Node) -> tuple[int, int, int] | None:
     """(axis, start, end) of a slice along one axis of known size, forwards, with constant bounds."""
     x, given = node.operands[0].tensor, [contents(v) for v in node.operands[1:]]  # type: ignore[union-attr]
     numbers = [None if a is None or a.size != 1 else a.ravel()[0] for a in given]
@@ -174,7 +174,7 @@ def concat_ranges(concat: Node, axis: int) -> list[tuple[int, int]] | None:
 
 def _slice_of_concat(m: Match, b: Builder) -> Any:
     """What lies within one operand of the concat is taken from there."""
-    taken, concat = _slice_range(m.root), m.node("concat")
+    taken, concat = slice_range(m.root), m.node("concat")
     ranges = None if taken is None else concat_ranges(concat, taken[0])
     if taken is None or ranges is None:
         return refuse("the slice's bounds or the sizes of what is concatenated are not known")

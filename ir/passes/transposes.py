@@ -17,6 +17,7 @@ from ..infer import contents, infer_module
 from ..op import OPS
 from ..rewrite import Builder, Match, Pattern, Refusal, Rule, refuse, rewrite
 from ..types import TensorType
+from . import heads
 from .manager import Context, register
 from .movement import inverse, perm_of
 
@@ -148,13 +149,14 @@ def _rules() -> tuple[Rule, ...]:
              keeps_inner=True),
         Rule("pad(transpose(x)) => transpose(pad(x))", Pattern("pad"), _one_operand(_pad), keeps_inner=True),
         Rule("concat(transpose(x), ...) => transpose(concat(x, ...))", Pattern("concat"), _concat, keeps_inner=True),
+        heads.RULE,
     )  # fmt: skip
 
 
 @register
 @dataclass(frozen=True)
 class SinkTransposes:
-    """Applies the rules of this file; `canonicalize` then cancels the transposes that met."""
+    """Applies the rules of this file and of heads.py; `canonicalize` then cancels the transposes that met."""
 
     name: ClassVar[str] = "sink-transposes"
 

@@ -14,8 +14,8 @@ from ...ir.core import Node
 from ...ir.recording import greatest, least
 from ...ir.reduction import Reduction
 from ...ir.types import BOOL, F32
-from ..attention import Extent, extent_of, key_ends, refuse_attention
-from ..operands import fill_in, first_int, first_result, slot_of
+from ..attention import Extent, attention_of, extent_of, key_ends
+from ..operands import fill_in, first_int, first_result
 from ..printer import literal
 from ..spec import KernelSource, Launch, Refusal
 from .blocks import PAD
@@ -35,9 +35,6 @@ score_panel = gemm_panel(ACC_NAME, VECTOR, HIGH, VECTORS)
 value_panel = gemm_panel(TYPE_NAME, VECTOR, HIGH, VECTORS, PROGRAM, True)
 
 def kernel(p, tile, ntiles):
-    q = param(p, 0)
-    k = param(p, 1)
-    v = param(p, 2)
     y = param(p, RESULT)
 NAMES
     keys = (total + WIDE - 1) // WIDE * WIDE
@@ -196,33 +193,33 @@ for t in range(0, whole, 8):
 """
 
 
-@serves("attention")
+@serves("attention", "fused.attention")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of attention, with all that the operator has but scores as a result."""
-    refusal = refuse_attention(node)
-    if refusal is not None:
-        return refusal
-    q = node.operands[0].tensor  # type: ignore[union-attr]
-    acc = Reduction.accumulator(q.dtype)
+    a = attention_of(node)
+    if isinstance(a, Refusal):
+        return a
+    q = a.node.operands[0].tensor  # type: ignore[union-attr]
+    acc, item = Reduction.accumulator(q.dtype), q.dtype.itemsize
     first = first_result(node)
-    ints = [*INTS, *(f"m_{a}" for a in "nhst")]
+    ints = [*INTS, *(f"m_{axis}" for axis in "nhst")]
     names = [f"{name} = param(p, {first_int(node) + i})" for i, name in enumerate(ints)]
-    names += [f"{name} = param(p, {slot_of(node, i)})" for i, name in ((3, "mask"), (4, "pk"), (5, "pv"), (6, "lens"))
-              if node.operand(i) is not None]  # fmt: skip
+    names += [f"{name} = param(p, {a.slot(i)}) + {name}_at * {item}" for i, name in enumerate("qkv")]
+    names += [f"{name} = param(p, {a.slot(i)})" for i, name in ((3, "mask"), (4, "pk"), (5, "pv"), (6, "lens")) if a.has(i)]
     names += [f"{name} = param(p, {first + 1 + j})" for j, name in enumerate(("new_k", "new_v")[: len(node.results) - 1])]
-    text = _assemble(node, names)
+    text = _assemble(a.node, names)
     text = text.replace("_ACC(", f"_{acc}(").replace("ACC(", f"{acc}(").replace("_TYPE(", f"_{q.dtype}(")
-    if node.operand(3) is not None:
-        text = text.replace("_MASKTYPE(", f"_{node.operand(3).tensor.dtype}(")  # type: ignore[union-attr]
-    t, item = tiling(acc.itemsize), q.dtype.itemsize
+    if a.has(3):
+        text = text.replace("_MASKTYPE(", f"_{a.node.operand(3).tensor.dtype}(")  # type: ignore[union-attr]
+    t = tiling(acc.itemsize)
     text = fill_in(text, RESULT=first, COUNT=len(node.results), SIZE=acc.itemsize, ITEM=item, ROWS=ROWS, PAD=PAD, STAGE=STAGE,
                    ENTRIES=8 * (ROWS + PAD), ACC_NAME=repr(acc.name), TYPE_NAME=repr(q.dtype.name), VECTOR=t.lanes,
                    HIGH=t.rows[VECTORS], VECTORS=VECTORS, WIDE=VECTORS * t.lanes, PROGRAM=repr(SUMS))  # fmt: skip
-    return KernelSource(text, lambda call: _bind(extent_of(node, call), acc.itemsize), "blocks of queries")
+    return KernelSource(text, lambda call: _bind(extent_of(a, call), acc.itemsize), "blocks of queries")
 
 
 INTS = ("batch", "kv_heads", "groups", "queries", "total", "past", "d_size", "e_size", "block", "bytes", "q_n", "q_h", "q_s", "k_n",
-        "k_h", "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s")  # fmt: skip
+        "k_h", "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s", "q_at", "k_at", "v_at")  # fmt: skip
 
 
 def _bind(x: Extent, size: int) -> Launch:
@@ -232,7 +229,8 @@ def _bind(x: Extent, size: int) -> Launch:
     block = greatest(1, least(ROWS // high, SCORES_BYTES // greatest(high * keys * size, 1))) * high
     numbers = keys * q[3] + total * columns + ROWS * q[3] + block * keys + (ROWS + PAD) * columns
     scratch = _up(numbers * size, 64)
-    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *q.steps, *k.steps, *v.steps, *y.steps, *mask)
+    steps = (*q.steps, *k.steps, *v.steps, *y.steps, q.at, k.at, v.at)
+    ints = (q[0], k[1], groups, q[2], total, past, q[3], v[3], block, scratch, *steps, *mask)
     pairs, blocks = q[0] * k[1], -(-groups * q[2] // block)
     # Whole heads where there are enough; where there is much to do, tiles that end now and then, so that a run can be stopped.
     wanted = greatest(WANTED_TILES, least(pairs * groups * q[2] * total * _up(q[3] + v[3], wide) // LONG, MAX_TILES))

@@ -11,8 +11,8 @@ from __future__ import annotations
 from ...ir.core import Node
 from ...ir.reduction import Reduction
 from ...ir.types import BF16, BOOL, F16, DType
-from ..attention import Extent, extent_of, key_ends, refuse_attention
-from ..operands import fill_in, first_int, first_result, slot_of
+from ..attention import Attention, Extent, attention_of, extent_of, key_ends
+from ..operands import fill_in, first_int, first_result
 from ..printer import literal
 from ..spec import Call, KernelSource, Launch, Refusal
 from .attention_tiles import MOST, Products, tensor_cores, tiles
@@ -26,7 +26,7 @@ COPIED = 1024  # elements of the keys and values that are results in a block
 _INTS = {
     "FastDiv": ("splits", "chunks", "blocks", "kv_heads", "queries", "d_size", "e_size", "total", "by_rows"),
     "u32": ("attending", "few", "rows", "past", "pairs", "keys", "depth", "width"),
-    "i64": ("q_n", "q_h", "q_s", "k_n", "k_h", "k_s", "v_n", "v_h", "v_s", "y_n", "y_h", "y_s", "m_n", "m_h", "m_s", "m_t"),
+    "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nhs"), "m_t", "q_at", "k_at", "v_at"),
 }
 _FRAME = """
 using Acc = ACC;
@@ -125,22 +125,22 @@ _COPY = """
 """
 
 
-@serves("attention")
-def build(node: Node) -> KernelSource | Refusal:
-    """The kernel of attention, with all that the operator has but scores as a result."""
-    refusal = refuse_attention(node)
-    if refusal is not None:
-        return refusal
-    dtype = node.operands[0].tensor.dtype  # type: ignore[union-attr]
-    products = _products(node, dtype)
+@serves("attention", "fused.attention")
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """The kernel of attention, with all that the operator has but scores as a result; "scalar": without tensor cores."""
+    a = attention_of(node)
+    if isinstance(a, Refusal):
+        return a
+    dtype = a.node.operands[0].tensor.dtype  # type: ignore[union-attr]
+    products = _products(a.node, dtype, precision)
 
     def bind(call: Call) -> Launch:
-        return _bind(extent_of(node, call), products, len(node.results))
+        return _bind(extent_of(a, call), products, len(node.results))
 
-    return KernelSource(lambda: _text(node, dtype, products), bind, "tensor cores" if products.threads == 128 else "tiles")
+    return KernelSource(lambda: _text(a, dtype, products), bind, "tensor cores" if products.threads == 128 else "tiles")
 
 
-def _products(node: Node, dtype: DType) -> Products:
+def _products(node: Node, dtype: DType, precision: str) -> Products:
     """What multiplies, by the element type and what is known of the heads' sizes."""
     sizes = []
     for i, heads in ((0, node.attr("q_num_heads")), (2, node.attr("kv_num_heads"))):
@@ -148,7 +148,7 @@ def _products(node: Node, dtype: DType) -> Products:
         last = t.shape[-1]  # type: ignore[index]
         sizes.append(last if t.rank == 4 else last // heads if isinstance(last, int) else None)
     known = [n for n in sizes if isinstance(n, int)]
-    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST:
+    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST and precision != "scalar":
         return tensor_cores(dtype, max(known), ("k", "v", *(("pk", "pv") if node.operand(4) is not None else ())))
     return tiles(dtype, sizes[1] if isinstance(sizes[1], int) else None)
 
@@ -167,7 +167,7 @@ def _bind(x: Extent, tile: Products, results: int) -> Launch:
     checked_size(x.q.length)
     divisors = (splits, chunks, blocks, x.k.heads, x.q.length, x.k.size, x.v.size, x.total, rows)
     counts = (attending, int(few), rows, x.past, pairs, x.total, x.k.size, x.v.size)
-    ints = (*counts, *x.q.steps, *x.k.steps, *x.v.steps, *x.y.steps, *x.mask)
+    ints = (*counts, *x.q.steps, *x.k.steps, *x.v.steps, *x.y.steps, *x.mask, x.q.at, x.k.at, x.v.at)
     combine = blocks_for(checked_size(pairs * rows * x.v.size), tile.threads) if splits > 1 else 0
     passes = attending + blocks_for(copied, COPIED), combine
     return Launch((*map(fast_div, divisors), *ints), 1, numbers * tile.size, passes)
@@ -178,25 +178,27 @@ def _splits(blocks: int, keys: int) -> int:
     return max(1, min(BUSY // max(blocks, 1), keys // SHORT))
 
 
-def _text(node: Node, dtype: DType, products: Products) -> str:
-    acc, first, result = Reduction.accumulator(dtype), first_int(node), first_result(node)
-    operands = {name: slot_of(node, i) for i, name in enumerate(("q", "k", "v", "mask", "pk", "pv", "lens")) if node.operand(i)}
-    operands |= {name: result + j for j, name in enumerate(("y", "new_k", "new_v")[: len(node.results)])}
+def _text(a: Attention, dtype: DType, products: Products) -> str:
+    acc, first, result = Reduction.accumulator(dtype), first_int(a.outer), first_result(a.outer)
+    operands = {name: a.slot(i) for i, name in enumerate(("q", "k", "v", "mask", "pk", "pv", "lens")) if a.has(i)}
+    operands |= {name: result + j for j, name in enumerate(("y", "new_k", "new_v")[: len(a.node.results)])}
     operands["scratch"] = first - 1
     kinds = [(kind, name) for kind, names in _INTS.items() for name in names]
     slots = {name: first + k for k, (_, name) in enumerate(kinds)}
     members = [f"i64 {', '.join(operands)};", *(f"{kind} {', '.join(names)};" for kind, names in _INTS.items())]
-    initial = ", ".join(f"{name}(p[{slot}])" for name, slot in (operands | slots).items())
+    places = {name: f"p[{slot}]" for name, slot in (operands | slots).items()}
+    for name in "qkv":
+        places[name] += f" + {places[name + '_at']} * {dtype.itemsize}"
+    initial = ", ".join(f"{name}({place})" for name, place in places.items())
     frame = _FRAME
-    for word, lines in _words(node, dtype, acc).items():
+    for word, lines in _words(a.node, dtype, acc).items():
         frame = _insert(frame, word, lines)
     frame = fill_in(_insert(frame, "MEMBERS", members), INITIAL=initial, COPIED=COPIED, COPIERS=products.threads, ACC=acc)
     combine = f"if (p[{first + len(kinds)}]) return combine(x, blockIdx.x * {products.threads} + threadIdx.x);"
     body = ["Sizes x(p);", combine, "if (blockIdx.x >= x.attending) return copy_new(x, blockIdx.x - x.attending);"]
     body += products.run
-    return kernel(
-        products.threads, first + len(kinds) + 1, body, [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
-    )
+    helpers = [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
+    return kernel(products.threads, first + len(kinds) + 1, body, helpers, products.shared)
 
 
 def _words(node: Node, dtype: DType, acc: DType) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...ir.errors import GraphmillError
 from . import shim, source
+from .library_shim import LibraryCall
 
 ALIGN = 256  # bytes, as cudaMalloc aligns
 
@@ -178,7 +179,7 @@ class Shim(Accounts):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kernels: list[shim.Kernel] = []
+        self._kernels: list[shim.Kernel | LibraryCall] = []
 
     def pinned(self, nbytes: int) -> np.ndarray:
         return np.full(nbytes, 0xA5, np.uint8)
@@ -277,7 +278,7 @@ class Null(Accounts):
 
     def load(self, texts: Sequence[str]) -> list[int]:
         for t in texts:
-            source.shape_of(t)
+            source.words_of(t)
         first = len(self._texts)
         self._texts += texts
         return list(range(first, len(self._texts)))

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
-from . import nvrtc, source
+from . import cublaslt, cudnn, library, nvrtc, source
 from .driver import Command, Foreign, Transfer
+
+LibraryCall = cublaslt.Matmul | cudnn.GraphCall
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
 PINNED = 1  # cudaMemoryType: of the host, known to CUDA
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel may have without asking
+
+
+class CudaLaunchError(GraphmillError):
+    """The driver refuses to launch a kernel."""
 
 
 @functools.cache
@@ -35,6 +44,25 @@ def _cupy() -> Any:
     return cupy
 
 
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute, of a value that is a number."""
+
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint), ("stream", ctypes.c_void_p),
+                ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint)]  # fmt: skip
+
+
+@functools.cache
+def _libcuda() -> Any:
+    """The driver's library, for what CuPy does not offer."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
 class Gpu:
     """One GPU, and a stream on it (see `driver.Driver`). Memory comes from a pool of its own, given back with it."""
 
@@ -44,8 +72,10 @@ class Gpu:
         self._device, self.dlpack = cupy.cuda.Device(number), (2, number)
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
-        self._kernels: list[tuple[int, source.Shape]] = []
+        self._kernels: list[tuple[int, source.Shape] | LibraryCall] = []
+        self._calls: dict[str, LibraryCall] = {}  # of libraries, by their texts
         self._modules: list[Any] = []  # kept loaded
+        self._overlaps = int(self._device.compute_capability) >= 90
         with self._device:
             self._pool, self._pinned = cupy.cuda.MemoryPool(), cupy.cuda.PinnedMemoryPool()
             self._stream = cupy.cuda.Stream(non_blocking=True)
@@ -114,15 +144,19 @@ class Gpu:
             self._runtime.streamWaitEvent(second, self._mark.ptr)
 
     def load(self, texts: Sequence[str]) -> list[int]:
-        wanted = list(dict.fromkeys(texts))
+        place = {}
+        with self._device, self._lock:
+            for text in filter(library.is_library, dict.fromkeys(texts)):
+                place[text] = len(self._kernels)
+                self._kernels.append(self._call(text))
+        wanted = [t for t in dict.fromkeys(texts) if t not in place]
         if not wanted:
-            return []
+            return [place[t] for t in texts]
         cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
         with self._device, self._lock:
             module = self._module()
             module.load(cubin)
             self._modules.append(module)
-            place = {}
             for text in wanted:
                 function, shape = module.get_function(source.entry(text)), source.shape_of(text)
                 if shape.shared > STATIC_SHARED:
@@ -130,6 +164,32 @@ class Gpu:
                 place[text] = len(self._kernels)
                 self._kernels.append((function.ptr, shape))
         return [place[t] for t in texts]
+
+    def _call(self, text: str) -> LibraryCall:
+        """The call of a library, which keeps what it made for sizes."""
+        if text not in self._calls:
+            declared, number = library.read(text), self._device.id
+            if declared.library == "cublaslt":
+                self._calls[text] = cublaslt.Matmul(cublaslt.handle(number), declared, self._zero)
+            else:
+                self._calls[text] = cudnn.GraphCall(cudnn.handle(number), declared, self._zero)
+        return self._calls[text]
+
+    def _zero(self, address: int, nbytes: int, stream: int) -> None:
+        self._runtime.memsetAsync(address, 0, nbytes, stream)
+
+    def choices(self, command: Command) -> int:
+        """In how many ways a command can be carried out: algorithms of a library, of which `choose` fixes one; 1 for a kernel."""
+        kernel = self._kernels[command.kernel]
+        with self._device:
+            return 1 if isinstance(kernel, tuple) else kernel.choices(command.words)
+
+    def choose(self, command: Command, number: int) -> None:
+        """From now on carries out what is called on such sizes in way `number` of `choices`; what was captured stays as it is."""
+        kernel = self._kernels[command.kernel]
+        if not isinstance(kernel, tuple):
+            with self._device:
+                kernel.choose(command.words, number)
 
     def run(self, commands: Sequence[Command | Transfer]) -> None:
         with self._device:
@@ -165,18 +225,32 @@ class Gpu:
             return self._elapsed(before, after) / 1e3
 
     def _issue(self, commands: Sequence[Command | Transfer], stream: int) -> None:
+        follows = False  # whether a kernel is the last that was asked for
         for c in commands:
             if isinstance(c, Transfer):
                 self._transfer(c, stream)
+                follows = False
                 continue
             if c.flag:
                 self._runtime.memsetAsync(c.flag, 0, 8, stream)
-            if c.blocks:
-                function, shape = self._kernels[c.kernel]
-                words = np.ascontiguousarray(c.words)  # which the call copies
-                parameters = np.array([words.ctypes.data], np.uint64)
-                self._driver.launchKernel(function, c.blocks, 1, 1, shape.threads, 1, 1, shape.shared, stream,
-                                          parameters.ctypes.data, 0)  # fmt: skip
+                follows = False
+            kernel = self._kernels[c.kernel]
+            if c.blocks and isinstance(kernel, tuple):
+                self._launch(*kernel, c, stream, follows)
+                follows = self._overlaps
+            elif c.blocks:
+                kernel(c.words, stream)
+                follows = False
+
+    def _launch(self, function: int, shape: source.Shape, c: Command, stream: int, follows: bool) -> None:
+        """Launches a kernel; one that `follows` another may begin while that runs (prelude.cuh)."""
+        words = np.ascontiguousarray(c.words)  # which the call copies
+        parameters = (ctypes.c_void_p * 1)(words.ctypes.data)
+        attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")
+        config = _Config((c.blocks, 1, 1), (shape.threads, 1, 1), shape.shared, stream, ctypes.pointer(attribute), int(follows))
+        code = _libcuda().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), parameters, None)
+        if code:
+            raise CudaLaunchError(f"cuLaunchKernelEx: error {code} for {c.blocks} blocks of {shape}")
 
     def _transfer(self, c: Transfer, stream: int) -> None:
         host = c.host.ctypes.data

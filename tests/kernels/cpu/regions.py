@@ -27,11 +27,33 @@ def fused(build, *arrays, layout=None, constants=(), kernel="loops"):
 
 
 def apply(graph, name, *operands, **attrs):
+    return apply_all(graph, name, *operands, **attrs)[0]
+
+
+def apply_all(graph, name, *operands, results=1, **attrs):
+    """A node of several results; `None` is an operand that is left out."""
     op = OPS[name]
     all_attrs = {k: a.default for k, a in op.attrs.items()} | attrs
-    t = op.infer(InferContext(op, [v.type for v in operands], all_attrs, 1, [v.array for v in operands]))
-    t = t[0] if isinstance(t, list) else t
-    return graph.add(op, operands, attrs, names=[name], types=[t]).results[0]
+    given = [[None if v is None else get(v) for v in operands] for get in (lambda v: v.type, lambda v: v.array)]
+    t = op.infer(InferContext(op, given[0], all_attrs, results, given[1]))
+    types = (t if isinstance(t, list) else [t])[:results]
+    return graph.add(op, operands, attrs, names=[f"{name}{i}" for i in range(results)], types=types).results
+
+
+def packed_attention(heads, kv, projections, *more, results=1, **attrs):
+    """Attention of queries, keys and values that are columns: `projections` has (array, sizes of its parts) whose parts in turn are
+    these; `more` are its other operands."""
+
+    def build(body, inputs):
+        arrays, parts = inputs[: len(projections)], []
+        for x, (_, sizes) in zip(arrays, projections, strict=True):
+            where = body.module.add_const("sizes", np.array(sizes, np.int64))
+            parts += apply_all(body, "split", x, where, axis=-1, results=len(sizes)) if len(sizes) > 1 else [x]
+        others = iter(inputs[len(projections) :])
+        given = [None if x is None else next(others) for x in more]
+        return apply_all(body, "attention", *parts[:3], *given, q_num_heads=heads, kv_num_heads=kv, results=results, **attrs)
+
+    return fused(build, *(x for x, _ in projections), *(x for x in more if x is not None), kernel="attention")
 
 
 def by_references(node: Node, arrays) -> list[np.ndarray]:

@@ -8,7 +8,8 @@ from graphmill.kernels.cpu.target import select
 from graphmill.kernels.spec import Refusal
 
 from .cases import check_case
-from .harness import check_native, make_node
+from .harness import assert_close, check_native, make_node, run_kernel
+from .regions import by_references, packed_attention
 
 NAN, INF = np.nan, np.inf
 
@@ -87,3 +88,33 @@ def test_empty(empty):
 def test_scores_as_a_result_are_refused():
     case = qkv()
     assert isinstance(select(make_node("attention", case, results=4)), Refusal)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_columns_of_projections(dtype):
+    tolerance = {np.float16: 4e-3, np.float32: 2e-5, np.float64: 1e-12}[dtype]
+    lens, past = np.array([5, 2], np.int64), [rand(2, 2, 7, 8, seed=6, dtype=dtype), rand(2, 2, 7, 6, seed=7, dtype=dtype)]
+    for heads, projections, more, results, attrs in (
+        (2, [(rand(2, 5, 44, dtype=dtype), [16, 16, 12])], [], 1, {}),
+        (2, [(rand(2, 50, 48, dtype=dtype), [16, 16, 16])], [rand(2, 1, 50, 50)], 3, {"is_causal": 1}),
+        (4, [(rand(2, 5, 60, dtype=dtype), [32, 16, 12])], [None, *past], 3, {}),
+        (4, [(rand(2, 5, 60, dtype=dtype), [32, 16, 12])], [None, None, None, lens], 1, {"is_causal": 1}),
+        (2, [(rand(2, 3, 16, dtype=dtype), [16]), (rand(2, 9, 28, seed=1, dtype=dtype), [16, 12])], [], 3, {}),
+        (2, [(rand(0, 5, 44, dtype=dtype), [16, 16, 12])], [], 3, {}),
+    ):
+        node = packed_attention(heads, 2, projections, *more, results=results, **attrs)
+        arrays = [x for x, _ in projections] + [x for x in more if x is not None]
+        want = by_references(node, arrays)
+        for got, w in zip(run_kernel(node, arrays, [w.shape for w in want]), want, strict=True):
+            assert_close(got, w, tolerance, tolerance)
+
+
+def test_regions_that_are_no_columns_are_refused():
+    projection = rand(2, 4, 12)
+    node = packed_attention(1, 1, [(projection, [4, 4, 4])])
+    split = node.regions[0].nodes[0]
+    split.set_attr("axis", 1)
+    assert "cut from one along its last axis" in select(node).reason
+    split.set_attr("axis", 2)
+    node.regions[0].set_outputs(split.results[:1])
+    assert "ends in one" in select(node).reason

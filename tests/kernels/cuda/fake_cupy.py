@@ -38,6 +38,7 @@ class Fake:
             return real(texts)
 
         monkeypatch.setattr(gpu, "_cupy", lambda: self.cupy())
+        monkeypatch.setattr(gpu, "_libcuda", lambda: self.libcuda)
         monkeypatch.setattr(source, "program", program)
         monkeypatch.setattr(nvrtc, "compile_program", lambda text, arch: nvrtc.Compiled(b"cubin", {}))
 
@@ -49,6 +50,7 @@ class Fake:
 
             def __init__(self, number: int):
                 assert number == 0
+                self.id = number
 
             def __enter__(self) -> Device:
                 return self
@@ -162,17 +164,23 @@ class Fake:
         def memset(ptr: int, value: int, size: int, stream: int) -> None:
             do(lambda: ctypes.memset(ptr, value, size) and None, "memset")
 
-        def launch(f: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, parameters: int,
-                   extra: int) -> None:  # fmt: skip
-            kernel = fake.functions[f]
-            assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, 0) and (bx, shared) == (kernel.shape.threads, kernel.shape.shared)
-            address = ctypes.c_uint64.from_address(parameters).value
-            words = np.ctypeslib.as_array((ctypes.c_int64 * kernel.shape.words).from_address(address)).copy()
-            do(lambda: kernel(words, gx), "launch")
+        def launch(config: Any, function: ctypes.c_void_p, parameters: Any, extra: None) -> int:
+            c, kernel = config._obj, fake.functions[function.value]
+            assert [*c.grid[1:], *c.block[1:]] == [1, 1, 1, 1] and (c.block[0], c.shared) == (
+                kernel.shape.threads,
+                kernel.shape.shared,
+            )
+            assert c.count == 0 or (c.attributes[0].id, c.attributes[0].value) == (6, 1)
+            words = np.ctypeslib.as_array((ctypes.c_int64 * kernel.shape.words).from_address(parameters[0])).copy()
+            blocks, follows = c.grid[0], bool(c.count)
+            do(lambda: kernel(words, blocks), "launch behind" if follows else "launch")
+            return 0
 
+        self.do = do
+        self.libcuda = SimpleNamespace(cuLaunchKernelEx=launch)
         runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
                                   pointerGetAttributes=lambda ptr: SimpleNamespace(type=int(is_pinned(ptr))))  # fmt: skip
-        driver = SimpleNamespace(launchKernel=launch, funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value))
+        driver = SimpleNamespace(funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value))
         cuda = SimpleNamespace(runtime=runtime, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, Event=Event,
                                MemoryPool=MemoryPool, PinnedMemoryPool=PinnedMemoryPool, get_elapsed_time=lambda start, end: 2.0)  # fmt: skip
         return SimpleNamespace(cuda=cuda)

@@ -9,6 +9,7 @@ from graphmill.kernels.cuda.target import select
 from graphmill.kernels.spec import Refusal
 
 from ..cpu.harness import make_node
+from ..cpu.regions import by_references, packed_attention
 from .cases import case
 from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs_nvrtc, needs_shim
 
@@ -60,8 +61,7 @@ def others() -> list[Case]:
     q = [a.copy() for a in q]
     q[2][1, 1, 2] = INF
     found.append(attention(q))
-    operands = [rand(2, 50, 32), rand(2, 20, 16, seed=1), rand(2, 20, 12, seed=2)]
-    return [*found, attention(operands, {"q_num_heads": 4, "kv_num_heads": 2}, 3)]
+    return found
 
 
 @needs_shim
@@ -103,7 +103,48 @@ def test_few_queries_and_many_keys(dtype) -> None:
 
 
 @needs_shim
-def test_blind_rows_infinities_nan_and_heads_in_the_last_axis() -> None:
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_heads_in_the_last_axis(dtype) -> None:
+    found = []
+    for s, t, heads, kv, d, e in ((1, 1, 1, 1, 1, 1), (7, 33, 2, 2, 63, 16), (70, 70, 4, 2, 64, 64), (2, 600, 3, 1, 16, 20)):
+        operands = [
+            rand(2, s, heads * d, dtype=dtype),
+            rand(2, t, kv * d, seed=1, dtype=dtype),
+            rand(2, t, kv * e, seed=2, dtype=dtype),
+        ]
+        found.append(attention([*operands, rand(2, 1, s, t, seed=3)], {"q_num_heads": heads, "kv_num_heads": kv}, 3))
+    check(found)
+
+
+def packed(heads, kv, projections, *more, results=1, **attrs) -> Case:
+    node = packed_attention(heads, kv, projections, *more, results=results, **attrs)
+    arrays = [x for x, _ in projections] + [x for x in more if x is not None]
+    tolerance, source = TOLERANCE[arrays[0].dtype.type], select(node)
+    assert not isinstance(source, Refusal), source
+    what = f"columns of {[(x.shape, sizes) for x, sizes in projections]} {attrs}"
+    return Case(what, node, source, arrays, by_references(node, arrays), tolerance, tolerance)
+
+
+def columns(dtype) -> list[Case]:
+    past = [rand(2, 2, 7, 64, seed=6, dtype=dtype), rand(2, 2, 7, 40, seed=7, dtype=dtype)]
+    across = [(rand(2, 3, 16, dtype=dtype), [16]), (rand(2, 600, 28, seed=1, dtype=dtype), [16, 12])]
+    return [
+        packed(2, 2, [(rand(1, 70, 384, dtype=dtype), [128, 128, 128])]),
+        packed(2, 2, [(rand(2, 5, 44, dtype=dtype), [16, 16, 12])], rand(2, 1, 5, 5), is_causal=1, results=3),
+        packed(4, 2, [(rand(2, 70, 464, dtype=dtype), [256, 128, 80])], None, *past, results=3),
+        packed(1, 1, [(rand(2, 9, 51, dtype=dtype), [17, 17, 17])]),
+        packed(2, 2, across, results=3),
+    ]
+
+
+@needs_shim
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_columns_of_projections(dtype) -> None:
+    check(columns(dtype))
+
+
+@needs_shim
+def test_blind_rows_infinities_and_nan() -> None:
     check(others())
 
 
@@ -114,5 +155,5 @@ def test_scores_as_a_result_are_refused() -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_compiles_for_gpus(arch: str) -> None:
-    cases = cases_of(OPS)[0] + [c for dtype in TOLERANCE for c in sizes(dtype)[:5]]
+    cases = cases_of(OPS)[0] + [c for dtype in TOLERANCE for c in (*sizes(dtype)[:5], *columns(dtype))]
     check_compiles([c.source.text for c in cases], arch)
