@@ -104,6 +104,11 @@ class CudaArray:
         return out.transpose(tuple(perm))
 
 
+def spread(sizes: Sequence[int]) -> list[int]:
+    """Where values of such sizes begin in one block of memory, and at last where it ends."""
+    return list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
+
+
 class Cuda:
     """A CUDA device as the engine sees it (`device.Device`)."""
 
@@ -130,8 +135,8 @@ class Cuda:
 
     def empty_each(self, sizes: Sequence[int]) -> list[CudaArray]:
         """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
-        starts = list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
-        whole = self.empty(starts.pop())
+        *starts, nbytes = spread(sizes)
+        whole = self.empty(nbytes)
         return [CudaArray(self.driver, whole.memory, whole.address + at, (n,), BYTE) for at, n in zip(starts, sizes, strict=True)]
 
     def bring(self, values: Sequence[Any]) -> list[CudaArray]:

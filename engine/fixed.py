@@ -13,7 +13,7 @@ from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
 from ..kernels.cuda.driver import Driver, Transfer
 from .binding import bind_dims, read_inputs
-from .cuda import Cuda, CudaArray, CudaResolved
+from .cuda import Cuda, CudaArray, CudaResolved, spread
 from .device import CLOSED
 from .steps import Frame
 from .workspace import Workspace
@@ -58,12 +58,13 @@ class FixedRun:
         self.inputs: dict[str, CudaArray] = {n: m.view(x.dtype).reshape(x.shape) for m, (n, x) in zip(places, values.items())}
         for name, x in values.items():
             self._copy(name, x)
-        roots = {b: i for i, b in enumerate(bound.outputs)}
-        self._made = [(n, roots[p.buffer.root()], p) for n, p in zip(exe.outputs, [made[v] for v in graph.outputs]) if p.buffer]
-        self._memory = device.empty_each([b.nbytes for b in bound.outputs])
-        self.outputs = self._views(self._memory)
+        *self._starts, self._nbytes = spread([b.nbytes for b in bound.outputs])
+        starts, found = dict(zip(bound.outputs, self._starts)), [made[v] for v in graph.outputs]
+        self._made = [(n, starts[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
+        self._block = device.empty(self._nbytes)
+        self.outputs = self._views(self._block)
         self._reads = [v.name for v in bound.inputs]
-        self._addresses = [self.inputs[name].address for name in self._reads] + [m.address for m in self._memory]
+        self._addresses = [self.inputs[name].address for name in self._reads] + [self._block.address + s for s in self._starts]
         self._keep, self._bound, self._resolved = frame.workspace, bound, frame.workspace.resolve(bound)
         assert isinstance(self._resolved, CudaResolved)
         self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
@@ -80,9 +81,10 @@ class FixedRun:
     def _graph(self) -> Callable[[], None]:
         return self.capture((), ())
 
-    def _views(self, memory: Sequence[CudaArray]) -> dict[str, CudaArray]:
-        """The outputs in such memory."""
-        return {name: memory[i][: p.nbytes].view(p.dtype).reshape(p.shape) for name, i, p in self._made}
+    def _views(self, block: CudaArray) -> dict[str, CudaArray]:
+        """The outputs in one block of memory."""
+        driver, memory, at = block.driver, block.memory, block.address
+        return {name: CudaArray(driver, memory, at + start, shape, dtype) for name, start, shape, dtype in self._made}
 
     def run(self, stream: Any = None) -> None:
         """Launches a run on what the inputs hold; with `stream` (as for `Executable.run`) in the order of that stream. Raises
@@ -119,8 +121,8 @@ class FixedRun:
                 fixed[name] = x
             else:
                 self._copy(name, x)
-        memory = device.empty_each([m.nbytes for m in self._memory]) if on_device else self._memory
-        addresses = [fixed[name].address for name in self._reads] + [m.address for m in memory]
+        block = device.empty(self._nbytes) if on_device else self._block
+        addresses = [fixed[name].address for name in self._reads] + [block.address + start for start in self._starts]
         if addresses == self._addresses:
             self._graph()
         elif not self._resolved.again(addresses):
@@ -128,13 +130,12 @@ class FixedRun:
                 if fixed[name] is not self.inputs[name]:
                     self._copy(name, fixed[name])
             self._graph()
-            if on_device and memory:  # which is one block, as what is copied there
-                nbytes = memory[-1].address + memory[-1].nbytes - memory[0].address
-                device.driver.copy(memory[0].address, self._memory[0].address, nbytes)
-        results: dict[str, Any] = self._views(memory)
+            if on_device and self._nbytes:
+                device.driver.copy(block.address, self._block.address, self._nbytes)
+        results: dict[str, Any] = self._views(block)
         if not on_device:
             results = {name: x.numpy() for name, x in results.items()}
-        elif len(memory) < len(results):
+        elif len(self._starts) < len(results):  # some lie in the same place
             results = dict(zip(results, device.owned(list(results.values()), [])))
         self.check()
         return results
