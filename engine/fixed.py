@@ -19,6 +19,7 @@ from .steps import Frame
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from .bound import Bound
     from .executor import Executable
     from .outputs import Outputs
     from .placed import Placed
@@ -75,7 +76,7 @@ class FixedRun:
     def staged(self) -> Staged | None:
         """The way from and to memory of the host; None where that would pin much of it."""
         nbytes = sum(x.nbytes for x in [*self.inputs.values(), *self.outputs.values()])
-        return Staged(self) if nbytes <= MOST_PINNED else None
+        return Staged(self, self._bound, self._resolved) if nbytes <= MOST_PINNED else None
 
     @cached_property
     def _graph(self) -> Callable[[], None]:
@@ -148,15 +149,6 @@ class FixedRun:
         """A run with copies before and after it as one call."""
         return self._resolved.capture(self._addresses, before, after)
 
-    @property
-    def reports(self) -> Sequence[Transfer]:
-        """The copies after which `complain` can be asked."""
-        return self._resolved.reports
-
-    def complain(self) -> None:
-        """`check` for a run that is over, the `reports` with it."""
-        self._bound.complain(self._resolved.seen())
-
 
 class _Staging:
     """Pinned memory of the host beside values that lie one behind the other on the device, so that one copy takes all."""
@@ -175,11 +167,11 @@ class _Staging:
 class Staged:
     """A fixed run with pinned memory beside its places: copies in, kernels and copies out are one graph."""
 
-    def __init__(self, fixed: FixedRun):
+    def __init__(self, fixed: FixedRun, bound: Bound, resolved: CudaResolved):
         driver = self._driver = fixed.device.driver
-        self._fixed = fixed
+        self._bound, self._resolved = bound, resolved
         self._inputs, self._outputs = _Staging(driver, fixed.inputs, True), _Staging(driver, fixed.outputs, False)
-        self._graph = fixed.capture(self._inputs.transfers, [*self._outputs.transfers, *fixed.reports])
+        self._graph = fixed.capture(self._inputs.transfers, [*self._outputs.transfers, *resolved.reports])
 
     def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs of the run's types and shapes to outputs, which are the caller's. Raises RunError where a kernel found its
@@ -188,7 +180,7 @@ class Staged:
             np.copyto(place, given[name])
         self._graph()
         self._driver.synchronize()
-        self._fixed.complain()
+        self._bound.complain(self._resolved.seen())
         return {name: place.copy() for name, place in self._outputs.arrays.items()}
 
 
