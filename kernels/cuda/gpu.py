@@ -99,8 +99,10 @@ class Gpu:
         pass
 
     def pinned(self, nbytes: int) -> np.ndarray:
+        if not nbytes:
+            return np.empty(0, np.uint8)
         with self._device:
-            return np.frombuffer(self._pinned.malloc(max(nbytes, 1)), np.uint8, nbytes)
+            return np.frombuffer(self._pinned.malloc(nbytes), np.uint8, nbytes)
 
     def write(self, address: int, a: np.ndarray) -> None:
         at = a.ctypes.data
