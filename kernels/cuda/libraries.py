@@ -34,7 +34,7 @@ def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
         return matmul(node, precision)
     if name in ("conv", "conv_transpose"):
         return conv(node, precision)
-    if name == "attention":
+    if name in ("attention", "fused.attention"):
         return attention(node)
     return Refusal(f"no library is asked for {name}")
 

@@ -15,7 +15,7 @@ from ...ir.core import Node
 from ...ir.layout import channels_last
 from ...ir.recording import least
 from ...ir.types import BF16, F16, F32, F64, DType
-from ..attention import attention_of, extent_of
+from ..attention import Attention, attention_of, extent_of
 from ..convolutions import biased_sums, geometry, refuse_conv
 from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
@@ -119,22 +119,25 @@ def _refuse_windows(site: Site, form: Form, precision: str) -> Refusal | None:
 def attention(node: Node) -> KernelSource | Refusal:
     """Scaled dot product attention of 16-bit floats: all keys, or causal; with a mask that is added or without."""
     a = attention_of(node)
-    refusal = a if isinstance(a, Refusal) else _refuse_sdpa(node)
-    if isinstance(a, Refusal) or refusal is not None:
-        return refusal  # type: ignore[return-value]
+    refusal = a if isinstance(a, Refusal) else _refuse_sdpa(a.node)
+    if refusal is not None:
+        return refusal
+    assert isinstance(a, Attention)
     result, first = first_result(node), first_int(node)
-    scale = node.attr("scale")
-    fields = {"type": node.results[0].tensor.dtype, "q": 0, "k": 1, "v": 2, "mask": 3 if node.operand(3) is not None else None,
-              "y": result, "workspace": result + 1, "causal": int(bool(node.attr("is_causal"))),
-              "scale": None if scale is None else float(scale).hex(), "sizes": first}  # fmt: skip
+    scale = a.node.attr("scale")
+    slots = {name: a.slot(i) for i, name in enumerate(("q", "k", "v", "mask")) if a.has(i)}
+    fields = {"type": node.results[0].tensor.dtype, **slots, "y": result, "workspace": result + 1,
+              "causal": int(bool(a.node.attr("is_causal"))), "scale": None if scale is None else float(scale).hex(),
+              "sizes": first}  # fmt: skip
 
     def bind(call: Call) -> Launch:
         e = extent_of(a, call)
-        ints = (e.q.batch, e.q.heads, e.k.heads, e.q.length, e.k.length, e.k.size, e.v.size, *e.q.steps, *e.k.steps, *e.v.steps,
-                *e.y.steps, *e.mask[:3])  # fmt: skip
+        lies = e.q, e.k, e.v, e.y
+        ints = (e.q.batch, e.q.heads, e.k.heads, e.q.length, e.k.length, e.k.size, e.v.size, *(x.at for x in lies[:3]),
+                *(step for x in lies for step in x.steps), *e.mask[:3])  # fmt: skip
         return Launch(ints, least(1, e.q.batch * e.q.heads * e.q.length * e.v.size), WORKSPACE)
 
-    return KernelSource(declare("cudnn", "attention", first + 22, fields), bind, "cudnn")
+    return KernelSource(declare("cudnn", "attention", first + 25, fields), bind, "cudnn")
 
 
 def _refuse_sdpa(node: Node) -> Refusal | None:

@@ -26,7 +26,7 @@ from ..cpu.harness import aligned, aligned_empty, assert_close, make_node, refer
 from ..cpu.test_gemm import SHAPES, expect, fused, rand
 from .fake_cublaslt import FakeLt
 from .fake_cupy import Fake
-from .harness import ARCHITECTURES, Case, check, check_compiles, needs_nvrtc, needs_shim
+from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs_nvrtc, needs_shim
 from .test_gemm import CLOSE
 
 
@@ -119,6 +119,17 @@ def test_what_is_asked_of_no_library() -> None:
         assert "batches" in str(libraries.select(make_node("matmul", [rand(*a), rand(*b)])))
     assert "i32" in str(libraries.select(make_node("matmul", [np.ones((2, 2), np.int32)] * 2)))
     assert "no library" in str(libraries.select(make_node("exp", [rand(3)])))
+
+
+@needs_shim
+@pytest.mark.parametrize("rung", ["libraries", "scalar"])
+def test_examples(rung: str) -> None:
+    cases, refused = cases_of(["matmul", "gemm", "conv", "attention"], rung)
+    assert all("has no kernel" in r or "scores are asked for" in r for r in refused), refused
+    assert (rung == "libraries") == any(c.source.variant == "cublaslt" for c in cases)
+    for c in cases:
+        c.rtol, c.atol = 2e-3, 2e-3
+    check(cases)
 
 
 def test_a_text() -> None:
