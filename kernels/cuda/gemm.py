@@ -100,8 +100,8 @@ class Matmul:
         self.product = self._product()
 
     def _tiles(self) -> Sequence[tuple[int, int]]:
-        """Those whose sums fit in the registers, beside the zero points of a thread's rows or 16-bit numbers that are made f32; of the
-        tensor cores' the one that known sizes choose."""
+        """Those whose sums fit in the registers, beside the zero points of a thread's rows or 16-bit numbers that are made f32; of
+        the tensor cores' the one that known sizes choose."""
         if self.work.tensor:
             shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
             known = all(isinstance(d, int) for shape in shapes for d in shape)
