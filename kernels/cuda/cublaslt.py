@@ -22,7 +22,8 @@ TYPES = {"f32": 0, "f64": 1, "f16": 2, "bf16": 14}  # cudaDataType
 COMPUTE = {"f32": 68, "f64": 70, "tf32": 77}  # cublasComputeType_t
 TRANSA, TRANSB, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
 BATCH_COUNT, BATCH_OFFSET = 5, 6  # cublasLtMatrixLayoutAttribute_t
-MAX_WORKSPACE, ALIGNMENT_OF_A = 1, 5  # cublasLtMatmulPreferenceAttributes_t; B, C and D follow A
+MAX_WORKSPACE, REDUCTION_SCHEMES, ALIGNMENT_OF_A = 1, 3, 5  # cublasLtMatmulPreferenceAttributes_t; B, C and D follow A
+IN_COMPUTE_TYPE = 2  # cublasLtReductionScheme_t: the others add the parts of a cut reduction in the result's type, so in 16 bits
 EPILOGUES = {"none": 1, "relu": 2, "gelu_tanh": 32}  # cublasLtEpilogue_t
 WITH_BIAS = 4
 MOST_ALGORITHMS = 32  # that the heuristic is asked for
@@ -163,6 +164,7 @@ class _Plan:
         a, b, addend, y, _ = aligned
         preference, found, count = self._new("MatmulPreference"), (_Algorithm * MOST_ALGORITHMS)(), ctypes.c_int()
         self._set("MatmulPreference", preference, MAX_WORKSPACE, ctypes.c_uint64(WORKSPACE))
+        self._set("MatmulPreference", preference, REDUCTION_SCHEMES, ctypes.c_uint32(IN_COMPUTE_TYPE))
         for i, nbytes in enumerate((b, a, addend if "addend" in self._declared.fields else y, y)):
             self._set("MatmulPreference", preference, ALIGNMENT_OF_A + i, ctypes.c_uint32(nbytes))
         descriptors = self._product, self._b, self._a, self._y, self._y, preference

@@ -13,7 +13,7 @@ import numpy as np
 TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
 NUMBERS = {"MatmulDesc": {3: ctypes.c_int32, 4: ctypes.c_int32, 7: ctypes.c_int32, 8: ctypes.c_void_p},
            "MatrixLayout": {5: ctypes.c_int32, 6: ctypes.c_int64},
-           "MatmulPreference": {1: ctypes.c_uint64, **dict.fromkeys((5, 6, 7, 8), ctypes.c_uint32)}}  # fmt: skip
+           "MatmulPreference": {1: ctypes.c_uint64, **dict.fromkeys((3, 5, 6, 7, 8), ctypes.c_uint32)}}  # fmt: skip
 
 
 class FakeLt:
@@ -58,7 +58,8 @@ class FakeLt:
     def cublasLtMatmulAlgoGetHeuristic(self, handle: Any, product: Any, a: Any, b: Any, c: Any, d: Any, preference: Any, most: int,
                                        found: Any, count: Any) -> int:  # fmt: skip
         assert handle.value == 77 and ctypes.sizeof(found._obj) == 96 * most
-        assert set(self.living[preference.value]) == {1, 5, 6, 7, 8} and self.living[preference.value][1] == 32 << 20
+        wanted = self.living[preference.value]
+        assert set(wanted) == {1, 3, 5, 6, 7, 8} and wanted[1] == 32 << 20 and wanted[3] == 2  # parts are added in f32
         count._obj.value = self._count
         for i in range(self._count):
             found._obj[i].data[0], found._obj[i].state = i, 0
