@@ -180,12 +180,27 @@ class _Plan:
             self._set("MatmulDesc", self._product, BIAS_POINTER, address)
 
     def run(self, words: list[int], stream: int) -> None:
-        a, b, y, workspace = (ctypes.c_void_p(self._declared.address(name, words)) for name in ("a", "b", "y", "workspace"))
-        addend = ctypes.c_void_p(self._declared.address("addend", words)) if "addend" in self._declared.fields else y
+        """Asks for the product by the chosen algorithm. The heuristic also names some that the library then refuses: the first of
+        the others that it takes is chosen in the place of such a one."""
         self._point_at_bias(words)
+        refused: CudaLibraryError | None = None
+        for number in (self.chosen, *(i for i in range(len(self.algorithms)) if i != self.chosen)):
+            try:
+                self._ask(self.algorithms[number], words, stream)
+            except CudaLibraryError as e:
+                refused = refused or e
+            else:
+                self.chosen = number
+                return
+        assert refused is not None
+        raise refused
+
+    def _ask(self, algorithm: _Algorithm, words: list[int], stream: int) -> None:
+        a, b, y = (ctypes.c_void_p(self._declared.address(name, words)) for name in ("a", "b", "y"))
+        addend = ctypes.c_void_p(self._declared.address("addend", words)) if "addend" in self._declared.fields else y
         self._lt("Matmul", self._lt.handle, self._product, ctypes.byref(self._alpha), b, self._b, a, self._a,
-                 ctypes.byref(self._beta), addend, self._y, y, self._y, ctypes.byref(self.algorithms[self.chosen]), workspace,
-                 ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream))  # fmt: skip
+                 ctypes.byref(self._beta), addend, self._y, y, self._y, ctypes.byref(algorithm),
+                 ctypes.c_void_p(self._declared.workspace(words)), ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream))  # fmt: skip
 
     def __del__(self) -> None:
         for kind, made in self._made:

@@ -132,7 +132,7 @@ class _Plans:
             raise CudaLibraryError(f"cuDNN takes operands at multiples of {ALIGNED} bytes, and one lies elsewhere; "
                                    "copy it or compile with rung='tensor'")  # fmt: skip
         _asked(lambda: self._dnn.frontend.set_stream(handle=self._dnn.handle, stream=stream))
-        _asked(lambda: self._graph.execute_plan_at_index(pointers, d.address("workspace", words), self.chosen, self._dnn.handle))
+        _asked(lambda: self._graph.execute_plan_at_index(pointers, d.workspace(words), self.chosen, self._dnn.handle))
 
 
 def _asked(call: Callable[[], Any]) -> Any:
