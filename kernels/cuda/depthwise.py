@@ -121,9 +121,9 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
     ]
     for line in _TAPS.strip().split("\n"):
         body += indent(tap, 3) if line.strip() == "TAP" else [line]
-    body += written.leaves(node, epilogue)
+    body += written.addresses(written.leaves_of(node, epilogue))
     body += [f"auto finish = [&]({sums} acc, u32 column, u32 to) {{", *indent(written.steps(epilogue, d, "column")), "};"]
     body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
     body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], channel + j, unit * {wide} + j));"]
     body += [f"store_pack(y, unit * {wide}, out);"]
-    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), f"using E = element_{d};"])
+    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), "constexpr int RESIDENT = 2;", f"using E = element_{d};"])
