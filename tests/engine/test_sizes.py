@@ -17,6 +17,11 @@ BODIES = {
     "expand": "(%x: f32[$n], %c: f32[7]) -> %y { %s = shape(%x) : ? %z = slice(%c, %from, %s) : ? %y = expand(%z, %s) : ? }",
     "mask": "(%x: f32[1,1,$n,4], %z: f32[7,7]) -> %y { %k = slice(%x, %from, %seven, %two) : ? %y = attention(%x, %k, %k, %z) : ? }",
     "keys": "(%x: f32[1,1,$n,4], %z: f32[1,1,7,4]) -> %y { %y = attention(%z, %x, %z) : ? }",
+    "matmul": "(%x: f32[2,$n], %z: f32[7,5]) -> %y { %y = matmul(%x, %z) : ? }",
+    "gemm": "(%x: f32[2,$n], %z: f32[4,$m]) -> %y { %a = gemm(%x, %z) {transB = 1} : ? %y = relu(%a) : ? }",
+    "conv": "(%x: f32[1,$n,4,4], %z: f32[3,7,1,1]) -> %y { %y = conv(%x, %z) : ? }",
+    "concat": "(%x: f32[2,$n], %z: f32[2,7]) -> %y { %y = concat(%x, %z) {axis = 0} : ? }",
+    "layer_norm": "(%x: f32[2,$n], %z: f32[7]) -> %y { %a = relu(%x) : ? %y = layer_norm(%a, %z) : ? }",
 }
 SHAPES = {"add": [1, 7], "fused": [1, 7], "symbols": [1, 7], "rows": [1, 7], "capped": [1, 5, 7], "expand": [1, 5, 7], "mask": [7]}
 
@@ -37,7 +42,7 @@ def test_sizes_that_do_not_go_together(name: str, target: str) -> None:
 
     for n in (*SHAPES.get(name, [7]), 9):
         if n == 9:
-            with pytest.raises(RunError, match=r"broadcast|sizes"):
+            with pytest.raises(RunError, match=r"broadcast|sizes|inner dimensions|channels|expected"):
                 run(n)
         else:
             run(n)
