@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from .bound import Bound
     from .executor import Executable
-    from .outputs import Outputs
-    from .placed import Placed
 
 MOST_PINNED = 64 << 20  # bytes of one signature's inputs and outputs that are copied through pinned memory
 
@@ -71,6 +68,11 @@ class FixedRun:
         self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
         bound.check(self._resolved)
         device.settle(values.values())
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the device that it keeps."""
+        return self._keep.arena.nbytes + self._nbytes + sum(x.nbytes for x in self.inputs.values())
 
     @cached_property
     def staged(self) -> Staged | None:
@@ -182,52 +184,3 @@ class Staged:
         self._driver.synchronize()
         self._bound.complain(self._resolved.seen())
         return {name: place.copy() for name, place in self._outputs.arrays.items()}
-
-
-class FixedRuns:
-    """The short way of `Executable.run` on CUDA (as `replay.Replay` is the CPU's): for one signature, a fixed run that waits for
-    the next caller. Runs give None where inputs look otherwise, or while another thread has it: the careful way serves then.
-    `idle` is how often others wanted its room since the last run."""
-
-    def __init__(self, exe: Executable, inputs: Mapping[str, np.ndarray | CudaArray]):
-        """Raises InputError where the model has no `FixedRun`."""
-        self._looks = [(name, x.shape, x.dtype) for name, x in inputs.items()]
-        self.signature = tuple([x.shape for x in inputs.values()])
-        self.idle = 0
-        self._waiting = deque([FixedRun(exe, inputs)])
-
-    def run(self, given: Any, workspace: Workspace) -> dict[str, np.ndarray] | None:
-        """A run from arrays of numpy's to such."""
-        if type(given) is not dict or len(given) != len(self._looks):
-            return None
-        for name, _, _ in self._looks:
-            if type(given.get(name)) is not np.ndarray:
-                return None
-        return self._run(given, on_device=False)
-
-    def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
-        return None if type(out) is not dict or out else self.run(given, workspace)
-
-    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
-                 on_device: bool) -> dict[str, Any] | None:  # fmt: skip
-        """A run from values that were looked at."""
-        results = self._run(values, on_device)
-        return results if outputs is None or results is None else outputs.finish(results)
-
-    def _run(self, given: Mapping[str, Any], on_device: bool) -> dict[str, Any] | None:
-        for name, shape, dtype in self._looks:
-            x = given[name]
-            if x is None or x.shape != shape or x.dtype != dtype:
-                return None
-        try:
-            fixed = self._waiting.pop()
-        except IndexError:
-            return None
-        self.idle = 0
-        try:
-            staged = None if on_device else fixed.staged
-            if staged is None or any(type(x) is not np.ndarray for x in given.values()):
-                return fixed.between(given, on_device)
-            return staged.run(given)
-        finally:
-            self._waiting.append(fixed)

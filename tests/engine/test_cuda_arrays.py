@@ -12,7 +12,7 @@ import graphmill as gm
 import ml_dtypes
 import numpy as np
 import pytest
-from graphmill.engine import fixed
+from graphmill.engine import fixed, fixed_runs
 from graphmill.engine.cuda import CudaArray
 from graphmill.engine.cuda_foreign import stream_number
 from graphmill.engine.foreign import Pointed, capsule_of, pointed
@@ -247,7 +247,22 @@ def test_handles_of_streams() -> None:
         stream_number("x")
 
 
-def test_many_signatures_have_bounded_memory_and_use_graphs_again() -> None:
+def test_many_small_signatures_all_have_places() -> None:
+    exe = compiled(CHAIN, device="null")
+    for _ in range(2):
+        for n in range(1, 31):
+            exe.run({"x": np.zeros((n, 4), np.float32)})
+    log = exe.device.driver.log  # type: ignore[attr-defined]
+    log.clear()
+    for n in range(1, 31):
+        exe.run({"x": np.zeros((n, 4), np.float32)})
+        exe.run({"x": np.zeros((n, 4), np.float32)})
+    kinds = [entry[0] for entry in log]
+    assert kinds.count("read") == kinds.count("write") == 60 and kinds.count("capture") == 30
+
+
+def test_many_signatures_have_bounded_memory_and_use_graphs_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr(fixed_runs, "MOST_BYTES", 0)
     exe, rng = compiled(CHAIN, device="null"), np.random.default_rng(0)
     driver = exe.device.driver  # type: ignore[attr-defined]
     assert isinstance(driver, Null)
