@@ -122,11 +122,12 @@ class Executable:
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
 
-    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
-        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; see `FixedRun`."""
+    def fixed(self, inputs: Mapping[str, Any], *, bind: Mapping[str, Any] | None = None) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; `bind` are arrays of the
+        caller's that are to be such places, by name. See `FixedRun`."""
         from .fixed import FixedRun
 
-        return FixedRun(self, inputs)
+        return FixedRun(self, inputs, bind)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip

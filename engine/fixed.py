@@ -12,7 +12,7 @@ from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
 from ..kernels.cuda.driver import Driver, Transfer
 from .binding import bind_dims, read_inputs
-from .cuda import Cuda, CudaArray, CudaResolved, spread
+from .cuda import WIDEST, Cuda, CudaArray, CudaResolved, spread
 from .device import CLOSED
 from .steps import Frame
 from .workspace import Workspace
@@ -32,9 +32,10 @@ class FixedRun:
     or its interface waits for it. Not for several threads at once.
     """
 
-    def __init__(self, exe: Executable, inputs: Mapping[str, Any]):
-        """`inputs` give the sizes, and the first contents. Raises InputError where the target is not CUDA or where the model is
-        more than one segment (control flow, nodes on the host, sizes that only running tells)."""
+    def __init__(self, exe: Executable, inputs: Mapping[str, Any], bind: Mapping[str, Any] | None = None):
+        """`inputs` give the sizes, and the first contents; `bind` are arrays of the caller's on the device, by the names of inputs
+        and outputs whose places they are to be. Raises InputError where the target is not CUDA, where the model is more than one
+        segment (control flow, nodes on the host, sizes that only running tells), and for arrays that cannot be such places."""
         if not isinstance(exe.device, Cuda):
             raise InputError("fixed places are offered by target = 'cuda'")
         if exe.device.closed:
@@ -54,20 +55,45 @@ class FixedRun:
                 raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
         places = device.empty_each([x.nbytes for x in values.values()]) if values else []
         self.inputs: dict[str, CudaArray] = {n: m.view(x.dtype).reshape(x.shape) for m, (n, x) in zip(places, values.items())}
-        for name, x in values.items():
-            self._copy(name, x)
         *self._starts, self._nbytes = spread([b.nbytes for b in bound.outputs])
-        starts, found = dict(zip(bound.outputs, self._starts)), [made[v] for v in graph.outputs]
-        self._made = [(n, starts[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
+        roots, found = {b: i for i, b in enumerate(bound.outputs)}, [made[v] for v in graph.outputs]
+        self._made = [(n, roots[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
         self._block = device.empty(self._nbytes)
         self.outputs = self._views(self._block)
+        lie = [self._block.address + start for start in self._starts]
+        theirs = self._bind(bind or {}, lie)
+        for name, x in values.items():
+            self._copy(name, x)
         self._reads = [v.name for v in bound.inputs]
-        self._addresses = [self.inputs[name].address for name in self._reads] + [self._block.address + s for s in self._starts]
+        self._addresses = [self.inputs[name].address for name in self._reads] + lie
         self._keep, self._bound, self._resolved = frame.workspace, bound, frame.workspace.resolve(bound)
         assert isinstance(self._resolved, CudaResolved)
         self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
         bound.check(self._resolved)
-        device.settle(values.values())
+        device.settle([*values.values(), *theirs])
+
+    def _bind(self, bind: Mapping[str, Any], lie: list[int]) -> list[CudaArray]:
+        """Takes arrays of the caller's for places, and writes to `lie` where values lie then."""
+        theirs: dict[str, CudaArray] = {}
+        for name, x in bind.items():
+            places = self.inputs if name in self.inputs else self.outputs
+            what, a = f"bind: the array of {name}", self.device.adopt(x, f"bind: the array of {name}", ordered=False, to_read=False)
+            if name not in places:
+                raise InputError(f"bind: nothing is named {name}, expected one of {', '.join([*self.inputs, *self.outputs])}")
+            wanted = places[name]
+            if a is None or a.shape != wanted.shape or a.dtype != wanted.dtype or a.address % WIDEST:
+                raise InputError(f"{what} is no place for it, expected {wanted.dtype}{list(wanted.shape)} on the device, from a "
+                                 f"multiple of {WIDEST} bytes on")  # fmt: skip
+            for other, b in theirs.items():
+                if a.address < b.address + b.nbytes and b.address < a.address + a.nbytes:
+                    raise InputError(f"{what} shares memory with that of {other}; give each memory of its own")
+            if places is self.outputs:
+                (i,) = [i for n, i, _, _ in self._made if n == name]
+                if [k for _, k, _, _ in self._made].count(i) > 1:
+                    raise InputError(f"{what}: another output lies in the same place; leave it out")
+                lie[i] = a.address
+            theirs[name] = places[name] = a
+        return list(theirs.values())
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +113,7 @@ class FixedRun:
     def _views(self, block: CudaArray) -> dict[str, CudaArray]:
         """The outputs in one block of memory."""
         driver, memory, at = block.driver, block.memory, block.address
-        return {name: CudaArray(driver, memory, at + start, shape, dtype) for name, start, shape, dtype in self._made}
+        return {name: CudaArray(driver, memory, at + self._starts[i], shape, dtype) for name, i, shape, dtype in self._made}
 
     def run(self, stream: Any = None) -> None:
         """Launches a run on what the inputs hold; with `stream` (as for `Executable.run`) in the order of that stream. Raises
@@ -113,7 +139,8 @@ class FixedRun:
         if x is None or x.shape != value.shape or x.dtype != value.dtype:
             expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
             raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
-        self.device.write(x, value)
+        if getattr(value, "address", None) != x.address:  # else it is the place
+            self.device.write(x, value)
 
     def between(self, values: Mapping[str, np.ndarray | CudaArray], on_device: bool) -> dict[str, Any]:
         """A run from arrays wherever they lie to arrays of the host, or to new ones on the device. What is on the device already is
