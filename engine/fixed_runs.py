@@ -101,7 +101,7 @@ class FixedRuns:
             if signature in self._places or not self._room():
                 return
             try:
-                self._places[signature] = _Place(FixedRun(exe, values))
+                self._places[signature] = _Place(FixedRun(exe, values, met=True))
                 workspace.drop()
             except InputError:
                 self._offered = False

@@ -200,7 +200,7 @@ def test_the_null_device_keeps_account() -> None:
     reads = ["read", "read"]
     # What comes for the second time at the same addresses is captured; a signature that came twice gets places of its own, where
     # one graph copies the inputs, computes and copies the outputs, which lie in one block.
-    assert log == [*once, *reads, "write", "capture", *once[1:], *reads, *once, "capture", *once, "read"]
+    assert log == [*once, *reads, "write", "capture", *once[1:], *reads, "write", "capture", *once, "read"]
 
 
 def test_memory_is_freed() -> None:
