@@ -33,10 +33,10 @@ class FixedRun:
     """
 
     def __init__(self, exe: Executable, inputs: Mapping[str, Any], bind: Mapping[str, Any] | None = None, *, met: bool = False):
-        """`inputs` give the sizes, and the first contents, on which all is run once unless they were `met` before; `bind` are arrays
-        of the caller's on the device, by the names of inputs and outputs whose places they are to be. Raises InputError where the
-        target is not CUDA, where the model is more than one segment (control flow, nodes on the host, sizes that only running
-        tells), and for arrays that cannot be such places."""
+        """`inputs` give the sizes, and the first contents, on which all is run once unless they were `met` before; `bind` are
+        arrays of the caller's on the device, by the names of inputs and outputs whose places they are to be. Raises InputError
+        where the target is not CUDA, where the model is more than one segment (control flow, nodes on the host, sizes that only
+        running tells), and for arrays that cannot be such places."""
         if not isinstance(exe.device, Cuda):
             raise InputError("fixed places are offered by target = 'cuda'")
         if exe.device.closed:
