@@ -43,21 +43,12 @@ class FixedRun:
             raise InputError(CLOSED)
         device = self.device = exe.device
         values = read_inputs(exe.module, inputs, device)
-        env, symbols = bind_dims(exe.module, values)
-        fed = sum(nbytes_of(x) for x in env.values())
-        budget = Budget(exe.options.limits, exe.given + fed, fed)
-        frame = Frame(dict(env), dict(symbols), budget, exe.threads, Workspace(device))
-        bound = exe.plan.segments.at(0, frame) if exe.plan.steps else None
-        if bound is None or bound.stop != len(exe.plan.steps) or exe.plan.segments.reads_contents(0):
-            raise InputError("the model is more than one segment; run it by Executable.run")
-        graph, made = exe.module.main, dict(bound.results)
-        for v in graph.outputs:
-            if v not in made or made[v].buffer is None:
-                raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
+        bound, frame = _one_segment(exe, values)
+        made = dict(bound.results)
         places = device.empty_each([x.nbytes for x in values.values()]) if values else []
         self.inputs: dict[str, CudaArray] = {n: m.view(x.dtype).reshape(x.shape) for m, (n, x) in zip(places, values.items())}
         *self._starts, self._nbytes = spread([b.nbytes for b in bound.outputs])
-        roots, found = {b: i for i, b in enumerate(bound.outputs)}, [made[v] for v in graph.outputs]
+        roots, found = {b: i for i, b in enumerate(bound.outputs)}, [made[v] for v in exe.module.main.outputs]
         self._made = [(n, roots[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
         self._block = device.empty(self._nbytes)
         self.outputs = self._views(self._block)
@@ -70,7 +61,7 @@ class FixedRun:
         self._keep, self._bound, self._resolved = frame.workspace, bound, frame.workspace.resolve(bound)
         assert isinstance(self._resolved, CudaResolved)
         if not met:
-            self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
+            self._resolved.run(self._addresses, exe.threads, lambda: frame.budget.check_time(bound.name))
             bound.check(self._resolved)
         device.settle([*values.values(), *theirs])
 
@@ -179,6 +170,22 @@ class FixedRun:
     def capture(self, before: Sequence[Transfer], after: Sequence[Transfer]) -> Callable[[], None]:
         """A run with copies before and after it as one call."""
         return self._resolved.capture(self._addresses, before, after)
+
+
+def _one_segment(exe: Executable, values: Mapping[str, Any]) -> tuple[Bound, Frame]:
+    """The segment that is the whole model, for such inputs, and a frame that has them. Raises InputError where it is not."""
+    env, symbols = bind_dims(exe.module, values)
+    fed = sum(nbytes_of(x) for x in env.values())
+    budget = Budget(exe.options.limits, exe.given + fed, fed)
+    frame = Frame(dict(env), dict(symbols), budget, exe.threads, Workspace(exe.device))
+    bound = exe.plan.segments.at(0, frame) if exe.plan.steps else None
+    if bound is None or bound.stop != len(exe.plan.steps) or exe.plan.segments.reads_contents(0):
+        raise InputError("the model is more than one segment; run it by Executable.run")
+    made = dict(bound.results)
+    for v in exe.module.main.outputs:
+        if v not in made or made[v].buffer is None:
+            raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
+    return bound, frame
 
 
 class _Staging:
