@@ -40,10 +40,9 @@ class _Place:
             return None
         self.idle = 0
         try:
-            staged = None if on_device else fixed.staged
-            if staged is None or any(type(x) is not np.ndarray for x in given.values()):
-                return fixed.between(given, on_device)
-            return staged.run(given)
+            host = not on_device and all(type(x) is np.ndarray for x in given.values())
+            staged = fixed.staged if host else None
+            return fixed.between(given, on_device) if staged is None else staged.run(given)
         finally:
             self.waiting.append(fixed)
 

@@ -247,6 +247,12 @@ def test_streams(monkeypatch: Any) -> None:
     got["y"].__dlpack__()
     got["y"].__dlpack__(stream=-1)
     assert fake.calls == ["5 waits for ours", "1 waits for ours"]
+    fake.calls.clear()
+    exe.run({"x": x.a}, on_device=True)  # whose outputs may lie where the default stream still reads
+    assert fake.calls[:2] == ["write", "ours waits for 1"]
+    fake.calls.clear()
+    exe.run({"x": x.a})
+    assert fake.calls == ["captured 4", "graph", "synchronize"]
     places = exe.fixed({"x": x})
     places.run()
     fake.calls.clear()
