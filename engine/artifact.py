@@ -33,7 +33,7 @@ from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_ar
 from .bundled import Chosen, keep_receipt, packed_of, packing_environment
 from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
-from .options import PRECISIONS, Options
+from .options import PRECISIONS, RUNGS, Options
 from .report import CompileReport
 
 FORMAT = 2
@@ -44,8 +44,8 @@ MOST_MANIFEST = 16 << 20  # bytes
 MOST_RANK = 64
 CHEAP = 16 << 20  # a member of so many bytes is always verified
 # Options that belong to the program, not to its user.
-OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32")
-CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS}
+OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32", "rung")
+CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS, "rung": RUNGS}
 _ADVICE = "compile the model again with this version"
 
 
@@ -241,7 +241,7 @@ class Loader:
         try:
             text = str(self.archive.member(GRAPH), "ascii")
             module = parse_module(text, blobs)
-            count = sum(1 for _ in module.walk())
+            count = module.count()
             if count > limits.nodes:
                 raise LimitError(
                     f"{self.archive.name} has {count} nodes, more than the limit of {limits.nodes}; raise Limits.nodes"

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .fixed import FixedRun, FixedRuns
 
 MOST_REPLAYS = 8
+MOST_MET = 64  # signatures of a model on a device that are remembered: one that comes again gets a short way, if there is room
+LEAST_IDLE = 64  # how often others must have wanted the room of a short way since it was of use, before they get it
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
 
 
@@ -44,7 +46,7 @@ class Executable:
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
-        self._met: deque[tuple] = deque(maxlen=MOST_REPLAYS)  # signatures of runs on a device
+        self._met: deque[tuple] = deque(maxlen=MOST_MET)  # signatures of runs on a device
         self._fixes = True  # whether the model may have a `FixedRun`
         self._replays: list[
             Replay | StepByStep | FixedRuns
@@ -83,6 +85,7 @@ class Executable:
         out: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         on_device: bool = False,
+        stream: Any = None,
     ) -> dict[str, Any]:
         """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.
 
@@ -91,24 +94,28 @@ class Executable:
 
         `out` maps names of outputs, not necessarily all, to arrays of the caller's that are to hold them, and which are what is
         returned then; after an error their contents are undefined. After `timeout` seconds the run ends with DeadlineError.
-        On target "cuda", inputs with CUDA's array interface (of CuPy, PyTorch, Numba) are read where they lie, and with `on_device`
-        outputs stay in the device's memory too, as arrays with that interface.
+        On target "cuda", inputs in the device's memory (of CuPy, PyTorch, Numba: DLPack or CUDA's array interface) are read where
+        they lie, and with `on_device` outputs stay there, too, as arrays that have both. With `stream` (CuPy's, PyTorch's or a
+        handle) the run comes after what is under way on that stream, and what the stream is asked for behind it comes after the
+        run; nobody waits on the host then, unless outputs go there or kernels have to tell whether their operands were right.
         Raises InputError for inputs and arrays that do not fit, RunError naming the node that failed, LimitError where a limit
         would be passed.
         """
         if timeout is not None:
             with interrupted_by(deadline(timeout)):
-                return self.run(inputs, out=out, on_device=on_device)
-        if on_device and (out is not None or self.device.is_host):
-            raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
+                return self.run(inputs, out=out, on_device=on_device, stream=stream)
         workspace = self._workspace()
         try:
-            for replay in () if on_device else self._replays:
-                results = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
-                if results is not None:
-                    break
+            if on_device or stream is not None:
+                results = self._run_beside(inputs, out, workspace, on_device, stream)
             else:
-                results = self._run_closely(inputs, out, workspace, on_device)
+                for replay in self._replays:
+                    found = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
+                    if found is not None:
+                        results = found
+                        break
+                else:
+                    results = self._run_closely(inputs, out, workspace)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
@@ -149,17 +156,31 @@ class Executable:
         except IndexError:
             return Workspace(self.device)
 
-    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace,
-                     on_device: bool) -> dict[str, Any]:  # fmt: skip
-        """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""
-        values = read_inputs(self.module, inputs, self.device)
+    def _run_beside(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace, on_device: bool,
+                    stream: Any) -> dict[str, Any]:  # fmt: skip
+        """A run whose outputs stay on the device, or that goes along with a stream of the caller's."""
+        if on_device and (out is not None or self.device.is_host):
+            raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
+        if stream is None:
+            return self._run_closely(inputs, out, workspace, on_device)
+        with self.device.beside(stream):
+            return self._run_closely(inputs, out, workspace, on_device, ordered=True)
+
+    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace, on_device: bool = False,
+                     ordered: bool = False) -> dict[str, Any]:  # fmt: skip
+        """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature.
+        `ordered`: a stream waits for it, with what it reads."""
+        values = read_inputs(self.module, inputs, self.device, ordered)
         outputs = None if out is None else Outputs(out, self._named, values.values())
-        for replay in () if on_device else self._replays:
-            direct = outputs is not None and isinstance(replay, Replay)
-            results = replay.run_into(values, workspace, outputs.direct if direct else {})  # type: ignore[union-attr]
+        for replay in self._replays:
+            results = replay.run_read(values, workspace, outputs, on_device)
             if results is not None:
-                return results if outputs is None else outputs.finish(results)
-        return self._run_first(values, outputs, workspace, on_device)
+                break
+        else:
+            results = self._run_first(values, outputs, workspace, on_device)
+        if not ordered:
+            self.device.settle(values.values())
+        return results
 
     def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace,
                    on_device: bool) -> dict[str, Any]:  # fmt: skip
@@ -173,12 +194,12 @@ class Executable:
             frame.places = outputs.places() if self.device.is_host else {}
         frame.on_device = on_device
         results = self._plan.run(frame)
-        if on_device:
-            return dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
         if self.device.is_host:
             self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         else:
             self._keep_fixed(values, workspace)
+        if on_device:
+            return dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
         named = dict(zip(self._output_names, results))
         named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
@@ -194,8 +215,9 @@ class Executable:
 
     def _keep_fixed(self, values: dict[str, Any], workspace: Workspace) -> None:
         """Keeps the short way for inputs that look like these, met for the second time, on a device. It has an arena of
-        its own, for which the workspace gives up its memory."""
-        if not self._fixes or not all(type(x) is np.ndarray and x.dtype != object for x in values.values()):
+        its own, for which the workspace gives up its memory. Where there is no room, that way makes room which nobody went for
+        longest, but none that was of use lately: a model with many signatures would make them anew all the time."""
+        if not self._fixes or any(x is None or isinstance(x, (list, dict)) or x.dtype == object for x in values.values()):
             return
         signature = tuple([x.shape for x in values.values()])
         if signature not in self._met:
@@ -205,8 +227,16 @@ class Executable:
             return
         from .fixed import FixedRuns
 
+        kept = [r for r in self._replays if isinstance(r, FixedRuns)]
+        for fixed in kept:
+            fixed.idle += 1
+        if len(kept) == MOST_REPLAYS:
+            longest = max(kept, key=lambda fixed: fixed.idle)
+            if longest.idle < LEAST_IDLE:
+                return
+            kept.remove(longest)
         try:
-            self._replays = [FixedRuns(self, values), *self._replays[: MOST_REPLAYS - 1]]
+            self._replays = [FixedRuns(self, values), *kept]
             workspace.drop()
         except InputError:
             self._fixes = False

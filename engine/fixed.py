@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
+from ..kernels.cuda.driver import Driver, Transfer
 from .binding import bind_dims, read_inputs
 from .cuda import Cuda, CudaArray, CudaResolved
 from .device import CLOSED
@@ -18,6 +20,9 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .executor import Executable
+    from .outputs import Outputs
+
+MOST_PINNED = 64 << 20  # bytes of one signature's inputs and outputs that are copied through pinned memory
 
 
 class FixedRun:
@@ -35,7 +40,7 @@ class FixedRun:
             raise InputError("fixed places are offered by target = 'cuda'")
         if exe.device.closed:
             raise InputError(CLOSED)
-        device = self._device = exe.device
+        device = self.device = exe.device
         values = read_inputs(exe.module, inputs, device)
         env, symbols = bind_dims(exe.module, values)
         fed = sum(nbytes_of(x) for x in env.values())
@@ -48,71 +53,190 @@ class FixedRun:
         for v in graph.outputs:
             if v not in made or made[v].buffer is None:
                 raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
-        copies = [x.numpy() if isinstance(x, CudaArray) else x for x in env.values()]
-        self.inputs: dict[str, CudaArray] = {v.name: x for v, x in zip(env, device.bring(copies), strict=True)}
-        memory = dict(zip(bound.outputs, device.empty_each([b.nbytes for b in bound.outputs]), strict=True))
-        self.outputs: dict[str, CudaArray] = {}
-        for name, v in zip(exe.outputs, graph.outputs, strict=True):
-            p = made[v]
-            assert p.buffer is not None
-            self.outputs[name] = memory[p.buffer.root()][: p.nbytes].view(p.dtype).reshape(p.shape)
-        addresses = [self.inputs[v.name].address for v in bound.inputs] + [m.address for m in memory.values()]
-        self._keep = frame.workspace, memory
-        self._resolved: CudaResolved = frame.workspace.resolve(bound)
-        self._resolved.run(addresses, exe.threads, lambda: budget.check_time(bound.name))
+        places = device.empty_each([x.nbytes for x in values.values()]) if values else []
+        self.inputs: dict[str, CudaArray] = {n: m.view(x.dtype).reshape(x.shape) for m, (n, x) in zip(places, values.items())}
+        for name, x in values.items():
+            self._copy(name, x)
+        roots = {b: i for i, b in enumerate(bound.outputs)}
+        self._made = [(n, roots[p.buffer.root()], p) for n, p in zip(exe.outputs, [made[v] for v in graph.outputs]) if p.buffer]
+        self._memory = device.empty_each([b.nbytes for b in bound.outputs])
+        self.outputs = self._views(self._memory)
+        self._reads = [v.name for v in bound.inputs]
+        self._addresses = [self.inputs[name].address for name in self._reads] + [m.address for m in self._memory]
+        self._keep, self._bound, self._resolved = frame.workspace, bound, frame.workspace.resolve(bound)
+        assert isinstance(self._resolved, CudaResolved)
+        self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
         bound.check(self._resolved)
-        self._bound, self._graph = bound, self._resolved.capture(addresses)
+        device.settle(values.values())
 
-    def run(self) -> None:
-        """Launches a run on what the inputs hold. Raises InputError where the executable was closed."""
-        if self._device.closed:
+    @cached_property
+    def staged(self) -> Staged | None:
+        """The way from and to memory of the host; None where that would pin much of it."""
+        nbytes = sum(x.nbytes for x in [*self.inputs.values(), *self.outputs.values()])
+        return Staged(self) if nbytes <= MOST_PINNED else None
+
+    @cached_property
+    def _graph(self) -> Callable[[], None]:
+        return self.capture((), ())
+
+    def _views(self, memory: Sequence[CudaArray]) -> dict[str, CudaArray]:
+        """The outputs in such memory."""
+        return {name: memory[i][: p.nbytes].view(p.dtype).reshape(p.shape) for name, i, p in self._made}
+
+    def run(self, stream: Any = None) -> None:
+        """Launches a run on what the inputs hold; with `stream` (as for `Executable.run`) in the order of that stream. Raises
+        InputError where the executable was closed."""
+        if self.device.closed:
             raise InputError(CLOSED)
-        self._graph()
+        if stream is None:
+            return self._graph()
+        with self.device.beside(stream):
+            return self._graph()
 
-    def set(self, name: str, value: np.ndarray) -> None:
-        """Copies an array of the host, of the input's type and shape, into an input. Raises InputError."""
+    def set(self, name: str, value: Any) -> None:
+        """Copies an array of the input's type and shape, of the host or in the device's memory, into an input. Raises
+        InputError."""
+        if not isinstance(value, (np.ndarray, CudaArray)):
+            value = self.device.adopt(value, name, ordered=False) or np.asarray(value)
+            self._copy(name, value)
+            return self.device.settle([value])
+        self._copy(name, value)
+
+    def _copy(self, name: str, value: np.ndarray | CudaArray) -> None:
         x = self.inputs.get(name)
         if x is None or x.shape != value.shape or x.dtype != value.dtype:
             expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
             raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
-        if x.nbytes:
-            self._device.driver.write(x.address, np.ascontiguousarray(value))
+        if x.nbytes and isinstance(value, CudaArray):
+            self.device.driver.copy(x.address, value.address, x.nbytes)
+        elif x.nbytes:
+            self.device.driver.write(x.address, np.ascontiguousarray(value))
+
+    def between(self, values: Mapping[str, np.ndarray | CudaArray], on_device: bool) -> dict[str, Any]:
+        """A run from arrays wherever they lie to arrays of the host, or to new ones on the device. What is on the device already is
+        read there where such addresses came before, which takes a graph for them; else it is copied, and so are outputs."""
+        device, fixed = self.device, self.inputs.copy()
+        for name, x in values.items():
+            if isinstance(x, CudaArray):
+                fixed[name] = x
+            else:
+                self._copy(name, x)
+        memory = device.empty_each([m.nbytes for m in self._memory]) if on_device else self._memory
+        addresses = [fixed[name].address for name in self._reads] + [m.address for m in memory]
+        if addresses == self._addresses:
+            self._graph()
+        elif not self._resolved.again(addresses):
+            for name in self._reads:
+                if fixed[name] is not self.inputs[name]:
+                    self._copy(name, fixed[name])
+            self._graph()
+            if on_device and self._memory:
+                nbytes = self._memory[-1].address + self._memory[-1].nbytes - self._memory[0].address
+                device.driver.copy(memory[0].address, self._memory[0].address, nbytes)
+        results: dict[str, Any] = self._views(memory)
+        if not on_device:
+            results = {name: x.numpy() for name, x in results.items()}
+        elif len(memory) < len(results):
+            results = dict(zip(results, device.owned(list(results.values()), [])))
+        self.check()
+        return results
 
     def check(self) -> None:
         """Waits for the last run. Raises RunError where a kernel found its operands' contents wrong (an index out of range)."""
         self._bound.check(self._resolved)
 
+    def capture(self, before: Sequence[Transfer], after: Sequence[Transfer]) -> Callable[[], None]:
+        """A run with copies before and after it as one call."""
+        return self._resolved.capture(self._addresses, before, after)
+
+    @property
+    def reports(self) -> Sequence[Transfer]:
+        """The copies after which `complain` can be asked."""
+        return self._resolved.reports
+
+    def complain(self) -> None:
+        """`check` for a run that is over, the `reports` with it."""
+        self._bound.complain(self._resolved.seen())
+
+
+class _Staging:
+    """Pinned memory of the host beside values that lie one behind the other on the device, so that one copy takes all."""
+
+    def __init__(self, driver: Driver, values: Mapping[str, CudaArray], to_device: bool):
+        places = [x for x in values.values() if x.nbytes]
+        first = min([x.address for x in places], default=0)
+        memory = driver.pinned(max([x.address + x.nbytes for x in places], default=0) - first)
+        self.transfers = [Transfer(to_device, first, memory)] if places else []
+        self.arrays: dict[str, np.ndarray] = {}
+        for name, x in values.items():
+            at = x.address - first if x.nbytes else 0
+            self.arrays[name] = memory[at : at + x.nbytes].view(x.dtype).reshape(x.shape)
+
+
+class Staged:
+    """A fixed run with pinned memory beside its places: copies in, kernels and copies out are one graph."""
+
+    def __init__(self, fixed: FixedRun):
+        driver = self._driver = fixed.device.driver
+        self._fixed = fixed
+        self._inputs, self._outputs = _Staging(driver, fixed.inputs, True), _Staging(driver, fixed.outputs, False)
+        self._graph = fixed.capture(self._inputs.transfers, [*self._outputs.transfers, *fixed.reports])
+
+    def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs of the run's types and shapes to outputs, which are the caller's. Raises RunError where a kernel found its
+        operands' contents wrong."""
+        for name, place in self._inputs.arrays.items():
+            np.copyto(place, given[name])
+        self._graph()
+        self._driver.synchronize()
+        self._fixed.complain()
+        return {name: place.copy() for name, place in self._outputs.arrays.items()}
+
 
 class FixedRuns:
     """The short way of `Executable.run` on CUDA (as `replay.Replay` is the CPU's): for one signature, a fixed run that waits for
-    the next caller. `run` gives None where inputs look otherwise, or while another thread has it: the careful way serves then."""
+    the next caller. Runs give None where inputs look otherwise, or while another thread has it: the careful way serves then.
+    `idle` is how often others wanted its room since the last run."""
 
-    def __init__(self, exe: Executable, inputs: Mapping[str, np.ndarray]):
+    def __init__(self, exe: Executable, inputs: Mapping[str, np.ndarray | CudaArray]):
         """Raises InputError where the model has no `FixedRun`."""
         self._looks = [(name, x.shape, x.dtype) for name, x in inputs.items()]
         self.signature = tuple([x.shape for x in inputs.values()])
+        self.idle = 0
         self._waiting = deque([FixedRun(exe, inputs)])
 
     def run(self, given: Any, workspace: Workspace) -> dict[str, np.ndarray] | None:
+        """A run from arrays of numpy's to such."""
         if type(given) is not dict or len(given) != len(self._looks):
             return None
+        for name, _, _ in self._looks:
+            if type(given.get(name)) is not np.ndarray:
+                return None
+        return self._run(given, on_device=False)
+
+    def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
+        return None if type(out) is not dict or out else self.run(given, workspace)
+
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | None,
+                 on_device: bool) -> dict[str, Any] | None:  # fmt: skip
+        """A run from values that were looked at."""
+        results = self._run(values, on_device)
+        return results if outputs is None or results is None else outputs.finish(results)
+
+    def _run(self, given: Mapping[str, Any], on_device: bool) -> dict[str, Any] | None:
         for name, shape, dtype in self._looks:
-            x = given.get(name)
-            if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
+            x = given[name]
+            if x is None or x.shape != shape or x.dtype != dtype:
                 return None
         try:
             fixed = self._waiting.pop()
         except IndexError:
             return None
+        self.idle = 0
         try:
-            for name, x in given.items():
-                fixed.set(name, x)
-            fixed.run()
-            results = {name: x.numpy() for name, x in fixed.outputs.items()}
-            fixed.check()
+            staged = None if on_device else fixed.staged
+            if staged is None or any(type(x) is not np.ndarray for x in given.values()):
+                return fixed.between(given, on_device)
+            return staged.run(given)
         finally:
             self._waiting.append(fixed)
-        return results
-
-    def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
-        return None if type(out) is not dict or out else self.run(given, workspace)

@@ -8,7 +8,7 @@ again the other way round. So numpy alone keeps track of who owns the memory.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,8 @@ _DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "ma
 # DLDataTypeCode of the types that numpy refuses.
 _CODES = {4: "bf16", 10: "f8e4m3fn", 11: "f8e4m3fnuz", 12: "f8e5m2", 13: "f8e5m2fnuz", 14: "f8e8m0"}
 _UINT = 1
-_TYPE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}  # of the DLDataType in what a capsule of this name holds
+_KINDS = {0: "i", 1: "u", 2: "f", 6: "b", 5: "c"}  # DLDataTypeCode of numpy's own types
+_TENSOR_AT = {b"dltensor": 0, b"dltensor_versioned": 32}  # where the DLTensor stands in what a capsule of this name holds
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
@@ -95,12 +96,71 @@ def _capsule(x: Any) -> Any:
         return x.__dlpack__()
 
 
+class _DLTensor(ctypes.Structure):
+    """DLTensor of DLPack's header: where, on what device (kind and number), and what lies there."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("device", ctypes.c_int32 * 2), ("ndim", ctypes.c_int32), ("type", ctypes.c_uint8 * 4),
+                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
+                ("byte_offset", ctypes.c_uint64)]  # fmt: skip
+
+
+def _tensor(capsule: Any) -> _DLTensor:
+    name = _name(capsule)
+    if name not in _TENSOR_AT:
+        raise ValueError(f"the capsule is named {name!r}, expected one of {sorted(_TENSOR_AT)}")
+    return _DLTensor.from_address(_pointer(capsule, name) + _TENSOR_AT[name])
+
+
 def _data_type(capsule: Any) -> Any:
     """The DLDataType of a capsule: bytes of its code, its bits, and its lanes (two)."""
-    name = _name(capsule)
-    if name not in _TYPE_AT:
-        raise ValueError(f"the capsule is named {name!r}, expected one of {sorted(_TYPE_AT)}")
-    return (ctypes.c_uint8 * 4).from_address(_pointer(capsule, name) + _TYPE_AT[name])
+    return _tensor(capsule).type
+
+
+class Pointed(NamedTuple):
+    """A tensor in memory of a device, which `owner` keeps alive. Strides are in bytes, None where it is C-contiguous."""
+
+    owner: Any
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: np.dtype
+
+
+def pointed(x: Any, stream: int, what: str) -> Pointed:
+    """A tensor of another library in memory of a device, by DLPack: what the `stream` is asked for from now on comes after what
+    makes the tensor (-1: that is so already). Raises InputError, in which `what` names it."""
+    try:
+        try:
+            capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
+        except TypeError:  # older than version 1
+            capsule = x.__dlpack__(stream=stream)
+        t = _tensor(capsule)
+        code, bits, *lanes = t.type
+        name = _CODES.get(code)
+        dtype = DTYPES[name].np if name is not None else np.dtype(f"{_KINDS[code]}{bits // 8}")
+        if lanes != [1, 0] or bits != 8 * dtype.itemsize:
+            raise ValueError(f"elements of {bits} bits, DLPack's type {code}")
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as e:
+        raise InputError(f"{what} is a {type(x).__name__} that cannot be read by DLPack: {e}") from e
+    strides = tuple([n * dtype.itemsize for n in t.strides[: t.ndim]]) if t.strides else None
+    return Pointed(capsule, (t.data or 0) + t.byte_offset, tuple(t.shape[: t.ndim]), strides, dtype)
+
+
+class _Placed:
+    """Memory of a device as numpy is told of it, which never looks there."""
+
+    def __init__(self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype):
+        self.owner = owner
+        self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3}
+
+
+def capsule_of(x: Pointed, device: tuple[int, int], **asked: Any) -> Any:
+    """A capsule of DLPack's for a C-contiguous tensor in memory of a device. numpy makes it, as if it were memory of the host."""
+    plain = x.dtype if x.dtype.kind in _KINDS.values() else np.dtype(f"u{x.dtype.itemsize}")
+    array = np.asarray(_Placed(x.owner, x.address, x.shape, plain)).view(x.dtype)
+    capsule = Exported(array).__dlpack__(**asked)
+    _tensor(capsule).device[:] = device
+    return capsule
 
 
 class Exported:

@@ -23,7 +23,8 @@ from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
 from .binding import Symbols
 from .bound import Bound
-from .device import fetch
+from .control import handed_on
+from .device import fetch, plain
 from .segment import Segments
 from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep, Watch
 from .ways import Leg, Run, Trip, Way, Ways
@@ -112,6 +113,9 @@ class Region:
         self.plan, self.around, self.threads = plan, around, threads
         self.symbols = region_symbols(plan.graph, symbols)
         self._ways = plan.ways
+        node = plan.graph.parent
+        assert node is not None
+        _, self._there = handed_on(node)
 
     def __call__(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """The outputs of a region without inputs, for `given` values around it in physical order."""
@@ -154,7 +158,7 @@ class Region:
             def run() -> tuple[Any, ...]:
                 frame = self._frame(outer.workspace, outer.budget, given, args)
                 frame.watch = watch
-                return tuple(self.plan.run(frame))
+                return self._outputs(frame)
 
             return watch.call(self.plan, run)
 
@@ -162,13 +166,17 @@ class Region:
 
     def _frame(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> Frame:
         """A frame of the region with its inputs in it."""
-        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace)
+        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace, on_device=True)
         for v, x in zip(self.plan.graph.inputs, args, strict=True):
-            x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
+            x = np.asarray(x) if isinstance(v.type, TensorType) and not hasattr(x, "shape") else x
             frame.put(v, x)
             frame.hold(v)
             bind_symbols(v.type, x, frame.symbols)
         return frame
+
+    def _outputs(self, frame: Frame) -> tuple[Any, ...]:
+        """The outputs of a run in this frame; on the device only what the operator hands on."""
+        return tuple([plain(x) if i in self._there else fetch(x) for i, x in enumerate(self.plan.run(frame))])
 
     def _run_closely(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
         """A run that checks and binds everything, and notes which way it went."""
@@ -176,7 +184,7 @@ class Region:
         frame = self._frame(workspace, budget, given, args)
         frame.legs = [] if workspace.device.is_host else None
         shapes = {v: _shape(v, frame.values[v]) for v in [*self.plan.graph.inputs, *self.around]}
-        results = tuple(self.plan.run(frame))
+        results = self._outputs(frame)
         budget.held = held
         if frame.legs is not None:
             self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))

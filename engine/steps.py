@@ -24,7 +24,8 @@ from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, dtype_of, type_of
 from ..kernels.spec import Call, KernelSource, Launch
 from .binding import Symbols
-from .device import Device, fetch
+from .control import handed_on
+from .device import Device, fetch, plain
 from .memory import aligned_copy, as_aligned
 from .workspace import Workspace
 
@@ -86,10 +87,11 @@ class Frame:
 
     def put(self, v: Value, x: Any) -> None:
         """Stores a result given in logical order."""
-        if isinstance(x, np.ndarray) and isinstance(v.type, TensorType):
+        if isinstance(v.type, TensorType):
             if v.type.layout is not None:
-                x = x.transpose(v.type.layout.perm)
-            x = np.require(x, requirements=["C", "A"])
+                x = fetch(x).transpose(v.type.layout.perm)
+            if isinstance(x, np.ndarray):
+                x = np.require(x, requirements=["C", "A"])
         self.values[v] = x
 
     def hold(self, v: Value, sign: int = 1) -> None:
@@ -184,11 +186,12 @@ class HostStep(Step):
 
     def run(self, frame: Frame) -> None:
         node = self.node
-        operands = [fetch(frame.logical(v)) for v in node.operands]
+        values = [frame.logical(v) for v in node.operands]
         if not self.plans:
-            results = self._reference(operands, frame)
+            results = self._reference([fetch(x) for x in values], frame)
         else:
-            results = self._control(operands, frame)
+            there, _ = handed_on(node)
+            results = self._control([plain(x) if i in there else fetch(x) for i, x in enumerate(values)], frame)
         for v, x in zip(node.results, results):
             frame.put(v, x)
             bind_symbols(v.type, x, frame.symbols)

@@ -126,13 +126,13 @@ _COPY = """
 
 
 @serves("attention", "fused.attention")
-def build(node: Node) -> KernelSource | Refusal:
-    """The kernel of attention, with all that the operator has but scores as a result."""
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """The kernel of attention, with all that the operator has but scores as a result; "scalar": without tensor cores."""
     a = attention_of(node)
     if isinstance(a, Refusal):
         return a
     dtype = a.node.operands[0].tensor.dtype  # type: ignore[union-attr]
-    products = _products(a.node, dtype)
+    products = _products(a.node, dtype, precision)
 
     def bind(call: Call) -> Launch:
         return _bind(extent_of(a, call), products, len(node.results))
@@ -140,7 +140,7 @@ def build(node: Node) -> KernelSource | Refusal:
     return KernelSource(lambda: _text(a, dtype, products), bind, "tensor cores" if products.threads == 128 else "tiles")
 
 
-def _products(node: Node, dtype: DType) -> Products:
+def _products(node: Node, dtype: DType, precision: str) -> Products:
     """What multiplies, by the element type and what is known of the heads' sizes."""
     sizes = []
     for i, heads in ((0, node.attr("q_num_heads")), (2, node.attr("kv_num_heads"))):
@@ -148,7 +148,7 @@ def _products(node: Node, dtype: DType) -> Products:
         last = t.shape[-1]  # type: ignore[index]
         sizes.append(last if t.rank == 4 else last // heads if isinstance(last, int) else None)
     known = [n for n in sizes if isinstance(n, int)]
-    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST:
+    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST and precision != "scalar":
         return tensor_cores(dtype, max(known), ("k", "v", *(("pk", "pv") if node.operand(4) is not None else ())))
     return tiles(dtype, sizes[1] if isinstance(sizes[1], int) else None)
 
@@ -197,9 +197,8 @@ def _text(a: Attention, dtype: DType, products: Products) -> str:
     combine = f"if (p[{first + len(kinds)}]) return combine(x, blockIdx.x * {products.threads} + threadIdx.x);"
     body = ["Sizes x(p);", combine, "if (blockIdx.x >= x.attending) return copy_new(x, blockIdx.x - x.attending);"]
     body += products.run
-    return kernel(
-        products.threads, first + len(kinds) + 1, body, [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
-    )
+    helpers = [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
+    return kernel(products.threads, first + len(kinds) + 1, body, helpers, products.shared)
 
 
 def _words(node: Node, dtype: DType, acc: DType) -> dict[str, list[str]]:

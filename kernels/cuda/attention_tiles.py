@@ -19,6 +19,7 @@ class Products(NamedTuple):
     small: int
     columns: int
     size: int  # bytes of a number
+    shared: int = 0  # bytes of dynamic shared memory
 
 
 # Threads stand 16 by 16. A tile is R * 16 queries by N * 16 keys; a thread has R by N scores of it, and R rows by COLUMNS / 16
@@ -159,16 +160,17 @@ def tiles(dtype: DType, size: int | None) -> Products:
 
 
 # A warp has 16 queries and all keys and columns of a tile. The scores of a tile lie in its registers as the weights must for the
-# second product, so they never leave them (the weights are rounded to 16 bits). While one product runs, the operand of the next
-# one is on its way to shared memory, where rows have 16 bytes more than a multiple of 128: the 8 that ldmatrix reads at once lie
-# in different banks.
+# second product, so they never leave them (the weights are rounded to 16 bits). While a tile is worked on, the next one is on its
+# way to shared memory, where rows have 16 bytes more than a multiple of 128: the 8 that ldmatrix reads at once lie in different
+# banks.
 _TENSOR_TEXT = """
 constexpr u32 PITCH = WIDTH + 8, KEYS = 64, ROWS = 64;
-struct alignas(16) Halves { u16 keys[KEYS * PITCH], values[KEYS * PITCH]; };
+struct alignas(16) Halves { u16 keys[2][KEYS * PITCH], values[2][KEYS * PITCH]; };
 
-// Rows t0 .. t0 + KEYS - 1, of `size` numbers each from the address find(t) on; zeros behind the last one.
-template <class F> DEVICE void fetch(const Sizes& x, u16* to, u32 size, u32 t0, bool aligned, F find) {
-    for (u32 i = threadIdx.x; i < KEYS * (WIDTH / 8); i += 128) {
+// Rows t0 .. t0 + KEYS - 1, of `size` numbers each from the address find(t) on, zeros behind the last one; nothing from `end` on.
+// A group of copies in any case, so that all can be counted.
+template <class F> DEVICE void fetch(const Sizes& x, u16* to, u32 size, i32 t0, i32 end, bool aligned, F find) {
+    for (u32 i = threadIdx.x; t0 < end && i < KEYS * (WIDTH / 8); i += 128) {
         u32 t = i / (WIDTH / 8), e = i % (WIDTH / 8) * 8;
         u16* at = to + t * PITCH + e;
         u32 there = t0 + t < x.keys && e < size ? minimum(size - e, 8u) : 0;
@@ -186,6 +188,19 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
     Place b = place_of(x, blockIdx.x, ROWS, WIDTH);
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = lane % 4 * 2, octet = lane / 8;
     Row row[2] = {row_of(x, b, warp * 16 + lane / 4), row_of(x, b, warp * 16 + lane / 4 + 8)};
+    i32 begin = x.keys, end = 0;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++)
+        if (row[i].lo < row[i].hi) begin = minimum(begin, row[i].lo), end = maximum(end, row[i].hi);
+    begin = block_min<128>(begin) / i32(KEYS) * KEYS, end = block_max<128>(end);
+    keep_part(x, b, KEYS, begin, end);
+    i64 steps = x.k_n | x.k_h | x.k_s | x.v_n | x.v_h | x.v_s | x.depth | x.width;
+    bool aligned = ((ADDRESSES) & 15) == 0 && (steps & 7) == 0;
+    auto keys = [&](u32 t) { return key_of(x, b, t); };
+    auto values = [&](u32 t) { return value_of(x, b, t); };
+    fetch(x, shared.keys[0], x.depth, begin, end, aligned, keys);
+    fetch(x, shared.values[0], x.width, begin, end, aligned, values);
+    fetch(x, shared.keys[1], x.depth, begin + KEYS, end, aligned, keys);
     u32 q[WIDTH / 16][4];
 #pragma unroll
     for (u32 k = 0; k < WIDTH / 16; k++)
@@ -198,21 +213,11 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
         }
     f32 top[2] = {-inf, -inf}, sum[2] = {}, y[WIDTH / 8][4] = {};
     bool seen[2] = {};
-    i32 begin = x.keys, end = 0;
-#pragma unroll
-    for (u32 i = 0; i < 2; i++)
-        if (row[i].lo < row[i].hi) begin = minimum(begin, row[i].lo), end = maximum(end, row[i].hi);
-    begin = block_min<128>(begin) / i32(KEYS) * KEYS, end = block_max<128>(end);
-    keep_part(x, b, KEYS, begin, end);
-    i64 steps = x.k_n | x.k_h | x.k_s | x.v_n | x.v_h | x.v_s | x.depth | x.width;
-    bool aligned = ((ADDRESSES) & 15) == 0 && (steps & 7) == 0;
-    auto keys = [&](u32 t) { return key_of(x, b, t); };
-    auto values = [&](u32 t) { return value_of(x, b, t); };
-    if (begin < end) fetch(x, shared.keys, x.depth, begin, aligned, keys);
-    for (i32 t0 = begin; t0 < end; t0 += KEYS) {
-        copy_async_wait<0>();
+    u32 half = 0;
+    for (i32 t0 = begin; t0 < end; t0 += KEYS, half ^= 1) {
+        copy_async_wait<2>();
         __syncthreads();  // the keys are there, and nobody reads the values of the tile before
-        fetch(x, shared.values, x.width, t0, aligned, values);
+        fetch(x, shared.values[half ^ 1], x.width, t0 + KEYS, end, aligned, values);
         f32 s[KEYS / 8][4] = {};
 #pragma unroll
         for (u32 k = 0; k < WIDTH / 16; k++) {
@@ -220,7 +225,7 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
 #pragma unroll
             for (u32 n = 0; n < KEYS / 16; n++) {
                 u32 r[4];
-                ldmatrix_x4(r, shared.keys + (16 * n + octet / 2 * 8 + lane % 8) * PITCH + 16 * k + octet % 2 * 8);
+                ldmatrix_x4(r, shared.keys[half] + (16 * n + octet / 2 * 8 + lane % 8) * PITCH + 16 * k + octet % 2 * 8);
                 u32 first[2] = {r[0], r[1]}, second[2] = {r[2], r[3]};
                 MULTIPLY(s[2 * n], q[k], first);
                 MULTIPLY(s[2 * n + 1], q[k], second);
@@ -251,9 +256,9 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
                 sum[i] += v;
             }
         }
-        copy_async_wait<0>();
+        copy_async_wait<2>();
         __syncthreads();  // the values are there, and nobody reads the keys
-        if (t0 + i32(KEYS) < end) fetch(x, shared.keys, x.depth, t0 + KEYS, aligned, keys);
+        fetch(x, shared.keys[half], x.depth, t0 + 2 * KEYS, end, aligned, keys);
 #pragma unroll
         for (u32 k = 0; k < KEYS / 16; k++) {
             u32 w[4] = {both(s[2 * k][0], s[2 * k][1]), both(s[2 * k][2], s[2 * k][3]),
@@ -262,7 +267,7 @@ DEVICE void attend(const Sizes& x, Halves& shared) {
             for (u32 e = 0; e < WIDTH / 16; e++) {
                 if (16 * e >= x.width) break;
                 u32 r[4];
-                ldmatrix_x4_trans(r, shared.values + (16 * k + octet % 2 * 8 + lane % 8) * PITCH + 16 * e + octet / 2 * 8);
+                ldmatrix_x4_trans(r, shared.values[half] + (16 * k + octet % 2 * 8 + lane % 8) * PITCH + 16 * e + octet / 2 * 8);
                 u32 first[2] = {r[0], r[1]}, second[2] = {r[2], r[3]};
                 MULTIPLY(y[2 * e], w, first);
                 MULTIPLY(y[2 * e + 1], w, second);
@@ -287,7 +292,8 @@ MOST = 128  # numbers of a head that tensor cores serve: more would not fit the 
 
 def tensor_cores(dtype: DType, size: int, operands: tuple[str, ...]) -> Products:
     """Products of 16-bit floats, of heads of up to `size` numbers, on tensor cores. `operands` hold keys and values."""
-    words = {"WIDTH": 64 if size <= 64 else MOST, "MULTIPLY": "mma_f16" if dtype is F16 else "mma_bf16",
+    width = 64 if size <= 64 else MOST
+    words = {"WIDTH": width, "MULTIPLY": "mma_f16" if dtype is F16 else "mma_bf16",
              "ADDRESSES": " | ".join(f"x.{name}" for name in operands)}  # fmt: skip
     text = fill_in(_TENSOR_TEXT.replace("TYPE", str(dtype)), **words)
-    return Products(text, ("__shared__ Halves shared;", "attend(x, shared);"), 128, 64, 64, int(words["WIDTH"]), 4)
+    return Products(text, ("attend(x, *SHARED(Halves));",), 128, 64, 64, width, 4, shared=4 * 64 * (width + 8) * 2)

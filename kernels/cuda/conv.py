@@ -8,6 +8,7 @@ channel][output channel], of which neighbouring threads read neighbours. Depthwi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -18,11 +19,11 @@ from ..convolutions import Geometry, biased_sums, geometry, grouped_weight, refu
 from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch, Refusal
-from .gemm import LARGE, SMALL, TALL, floats
+from .gemm import SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
 from .text import checked_size
-from .tiles import Product, Work, piece
+from .tiles import Product, Work, piece, tensor_tiles
 
 # A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
 TILES = (TALL, SMALL)
@@ -123,8 +124,7 @@ class Conv:
         for shape in (*call.operands, *call.results):
             checked_size(math.prod(shape or ()))
         g = geometry(self.site.anchor, call.operands[self.work.x], call.operands[self.work.w])
-        columns, depth = g.out_channels // g.group, g.taps * g.per_group
-        places = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if self.transposed else g.outputs
+        rows, columns, depth, batches = self._cut_of(g)
         pixels = math.prod(g.outputs)
         out = [g.out_channels, pixels, fast_div(pixels), fast_div(g.per_group), g.n, g.per_group]
         if self.packed:
@@ -140,8 +140,19 @@ class Conv:
             aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
             extra.append(aligned + 2 * (self.packed and columns % wide == 0))
         extra += self.work.more(call, 1, g.out_channels)
-        phases = math.prod(self.counts)
-        return self.product.launch(g.n * math.prod(places), columns, depth, g.group * phases, extra)
+        return self.product.launch(rows, columns, depth, batches, extra)
+
+    def _cut_of(self, g: Geometry) -> tuple[int, int, int, int]:
+        """Rows, columns, steps of the reduction, entries of the batch."""
+        places = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if self.transposed else g.outputs
+        batches = g.group * math.prod(self.counts)
+        return g.n * math.prod(places), g.out_channels // g.group, g.taps * g.per_group, batches
+
+    def _tensor_tiles(self) -> Sequence[tuple[int, int]]:
+        shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
+        known = all(isinstance(d, int) for shape in shapes for d in shape)
+        cut = self._cut_of(geometry(self.site.anchor, *shapes)) if known else None
+        return tensor_tiles(self.work.tensor, cut, not self.transposed)
 
     def _product(self) -> Product:
         node, work = self.site.outer, self.work
@@ -173,11 +184,11 @@ class Conv:
         setup.append(work.loader(work.w, "right", kind, values, "columns", f"{group} * columns"))
         if work.tensor:
             setup.append(f"const i64 left_at = (i64)({x}), right_at = (i64)({w});")
-        tiles = (LARGE, SMALL) if work.tensor else TILES[1:] if work.sums == "f64" else TILES
-        return Product(self.site.result.dtype, work.sums, first_int(node), first_result(node), names, setup, self._place(group),
-                       work.finish(f"({group} * columns + column)"), tiles, down=not self.y_last,
-                       after=[*after, *work.before], helpers=[piece("windows")], rows=rows, depth=depth,
-                       cut=not self.transposed, tensor=work.tensor, along=(self.x_last, not self.packed))  # fmt: skip
+        tiles = self._tensor_tiles() if work.tensor else TILES[1:] if work.sums == "f64" else TILES
+        return Product(work, self.site.result.dtype, first_int(node), first_result(node), names, setup, self._place(group),
+                       f"({group} * columns + column)", tiles, down=not self.y_last, after=[*after, *work.before],
+                       helpers=[piece("windows")], rows=rows, depth=depth, cut=not self.transposed,
+                       along=(self.x_last, not self.packed))  # fmt: skip
 
     def _word(self, i: int) -> int:
         return Product.words_at(first_int(self.site.outer), i)

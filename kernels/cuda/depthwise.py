@@ -11,14 +11,14 @@ rows of it are on their way before the first is waited for: these kernels mostly
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from ...ir.core import Node
 from ...ir.types import F64
 from ..convolutions import geometry
 from ..epilogue import Builder, Site
-from ..operands import fill_in, first_int, first_result, slot_of
+from ..operands import fill_in, first_int, first_result
 from ..spec import Call, KernelSource, Launch
 from . import epilogue as written
 from .conv import axis_words, input_steps, phase_counts
@@ -135,28 +135,30 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
         place = f"o{a}" if counts[a] == 1 else f"o{a} / {counts[a]}"
         body.append(f"at[{a}] = i32({place}) * axes[{a}].mul + axes[{a}].add;")
     body += [f"const i64 x = p[{site.slot(0)}];", f"const u32 x_at = q * x_n + channel / FastDiv(p[{at + 3}]) * x_c;"]
-    body += _leaves(node, epilogue, wide) if wide > 1 else written.leaves(node, epilogue)
+    leaves = written.leaves_of(node, epilogue)
+    body += _held(leaves, wide) if wide > 1 else written.addresses(leaves)
     body += [f"{sums} sums[{wide}] = {{}};"]
     body += _sums(_window(site), wide)
-    body += [f"auto finish = [&]({sums} acc, u32 column, u32 to) {{", *indent(written.steps(epilogue, d, "column")), "};"]
+    steps = written.steps(epilogue, d, "column", held=("channel", "full") if wide > 1 else ())
+    body += [f"auto finish = [&]({sums} acc, u32 j, u32 column, u32 to) {{", *indent(steps), "};"]
     body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
-    body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], {'j, j' if wide > 1 else 'channel, unit'}));"]
+    body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], j, channel + j, unit * {wide} + j));"]
     body += [f"store_pack(y, unit * {wide}, out);"]
-    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), f"using E = element_{d};"])
+    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), "constexpr int RESIDENT = 2;", f"using E = element_{d};"])
 
 
-def _leaves(node: Node, epilogue: Builder, wide: int) -> list[str]:
-    """Statements that read what the epilogue takes, on its way with the taps, by places from this thread's first."""
-    lines = []
-    for k, (kind, i) in enumerate(epilogue.leaves):
-        at = f"p[{slot_of(node, i)}]"
-        if kind == "scalar":
-            lines.append(f"const E::Memory one{k} = *(const E::Memory*){at}, *const leaf{k} = &one{k};")
-        else:
-            place = "channel, channels" if kind == "channel" else f"unit * {wide}, units * {wide}"
-            lines.append(f"const auto pack{k} = read_pack<E, {wide}>({at}, {place}, ({at} & 15) == 0);")
-            lines.append(f"const auto* const leaf{k} = pack{k}.at;")
-    return lines
+def _held(leaves: Sequence[written.Leaf], wide: int) -> list[str]:
+    """Statements that read what the epilogue takes, on its way with the taps: packs in `held`, and single numbers."""
+    fields, lines = [], []
+    for leaf in leaves:
+        at = f"p[{leaf.slot}]"
+        if leaf.kind == "scalar":
+            lines.append(f"const E::Memory one_{leaf.name} = *(const E::Memory*){at}, *const {leaf.name} = &one_{leaf.name};")
+            continue
+        place = "channel, channels" if leaf.kind == "channel" else f"unit * {wide}, units * {wide}"
+        fields.append(f"Pack<E, {wide}> {leaf.name};")
+        lines.append(f"held.{leaf.name} = read_pack<E, {wide}>({at}, {place}, ({at} & 15) == 0);")
+    return [f"struct {{ {' '.join(fields)} }} held;", *lines] if fields else lines
 
 
 def _window(site: Site) -> tuple[int, int] | None:

@@ -58,12 +58,13 @@ class Compiled:
 # ---- the library ------------------------------------------------------------------------------------------------
 
 
-def _wheel_folders() -> Iterator[str]:
-    """Where NVIDIA's wheels put their libraries, which CuPy's wheels use too."""
+def _wheel_folders(part: str) -> Iterator[str]:
+    """Where NVIDIA's wheels put their libraries, which CuPy's wheels use too: all of CUDA 13 in one place, before that each `part`
+    of CUDA in one of its own."""
     found = importlib.util.find_spec("nvidia")
     for root in (found.submodule_search_locations or ()) if found else ():
         yield from sorted(glob.glob(os.path.join(root, "cu[0-9]*", "lib")), reverse=True)
-        yield os.path.join(root, "cuda_nvrtc", "lib")
+        yield os.path.join(root, part, "lib")
 
 
 def _system_folders() -> Iterator[str]:
@@ -81,13 +82,15 @@ def _cupy_major() -> str:
     return ""
 
 
-def candidates() -> list[str]:
-    """The nvrtc libraries of this machine, best first: of CuPy's version before others, of the wheels before the system's."""
-    found = [p for folder in (*_wheel_folders(), *_system_folders()) for p in glob.glob(os.path.join(folder, "libnvrtc.so.*"))]
+def candidates(name: str = "nvrtc", part: str = "cuda_nvrtc") -> list[str]:
+    """The libraries of this name on this machine, best first: of CuPy's version of CUDA before others, of the wheels before the
+    system's."""
+    folders = (*_wheel_folders(part), *_system_folders())
+    found = [p for folder in folders for p in glob.glob(os.path.join(folder, f"lib{name}.so.*"))]
     by_version = [p for p in found if re.search(r"\.so\.\d+$", p)]
     cupy = _cupy_major()
     by_version.sort(key=lambda p: bool(cupy) and not p.endswith(f".{cupy}"))
-    system = ctypes.util.find_library("nvrtc")
+    system = ctypes.util.find_library(name)
     return by_version + ([system] if system else [])
 
 
