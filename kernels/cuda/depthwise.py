@@ -136,7 +136,8 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
         body.append(f"at[{a}] = i32({place}) * axes[{a}].mul + axes[{a}].add;")
     body += [f"const i64 x = p[{site.slot(0)}];", f"const u32 x_at = q * x_n + channel / FastDiv(p[{at + 3}]) * x_c;"]
     leaves = written.leaves_of(node, epilogue)
-    body += _held(leaves, wide) if wide > 1 else written.addresses(leaves)
+    constant = [node.operands[i].is_const for _, i in epilogue.leaves]  # type: ignore[union-attr]
+    body += _held(leaves, constant, wide) if wide > 1 else written.addresses(leaves)
     body += [f"{sums} sums[{wide}] = {{}};"]
     body += _sums(_window(site), wide)
     steps = written.steps(epilogue, d, "column", held=("channel", "full") if wide > 1 else ())
@@ -147,17 +148,19 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
     return kernel(THREADS, words, body, [piece("tile"), piece("windows"), "constexpr int RESIDENT = 2;", f"using E = element_{d};"])
 
 
-def _held(leaves: Sequence[written.Leaf], wide: int) -> list[str]:
-    """Statements that read what the epilogue takes, on its way with the taps: packs in `held`, and single numbers."""
+def _held(leaves: Sequence[written.Leaf], constant: Sequence[bool], wide: int) -> list[str]:
+    """Statements that read what the epilogue takes, on its way with the taps: packs in `held`, and single numbers. Those that are
+    `constant` lie at multiples of 16 bytes."""
     fields, lines = [], []
-    for leaf in leaves:
+    for leaf, fixed in zip(leaves, constant, strict=True):
         at = f"p[{leaf.slot}]"
         if leaf.kind == "scalar":
             lines.append(f"const E::Memory one_{leaf.name} = *(const E::Memory*){at}, *const {leaf.name} = &one_{leaf.name};")
             continue
         place = "channel, channels" if leaf.kind == "channel" else f"unit * {wide}, units * {wide}"
         fields.append(f"Pack<E, {wide}> {leaf.name};")
-        lines.append(f"held.{leaf.name} = read_pack<E, {wide}>({at}, {place}, ({at} & 15) == 0);")
+        whole = "true" if fixed else f"({at} & 15) == 0"
+        lines.append(f"held.{leaf.name} = read_pack<E, {wide}>({at}, {place}, {whole});")
     return [f"struct {{ {' '.join(fields)} }} held;", *lines] if fields else lines
 
 

@@ -14,22 +14,26 @@ from ...ir.core import Node
 from ...ir.types import F64, DType
 from ..elementwise import take_apart
 from ..printer import Printer, register
-from ..space import ONE, Space
+from ..space import APART, ONE, Space
 from ..spec import Call, KernelSource, Launch, Refusal
 from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, declared, indent, kernel
 
 THREADS = 256
+FEW = 8  # channels of which neighbouring threads find all in the same lines of the cache, in whatever order they read
 Compute = Callable[[Printer, Mapping[int, str]], Sequence[str]]
 
 
 @serves("fused.loops")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of an elementwise node, or of a fused region of them whose results have one shape."""
-    loop = take_apart(node)
+    loop = take_apart(node, any_order=True)
     if isinstance(loop, Refusal):
         return loop
+    channels = (loop.space.result.shape or ())[1:2]
+    if any(APART in c for c in loop.space.classes) and not all(isinstance(n, int) and n <= FEW for n in channels):
+        return Refusal("operands of many channels lie in another layout, tiles move them faster", {"result": loop.space.result})
     wide = elements_of_thread(loop.space, loop.loaded, loop.results)
     text = partial(loop_text, loop.space, loop.loaded, loop.results, loop.compute)
     return KernelSource(text, lambda call: bind(loop.space, wide, call), "loops", in_place=loop.in_place)
