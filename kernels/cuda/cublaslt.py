@@ -22,7 +22,8 @@ TYPES = {"f32": 0, "f64": 1, "f16": 2, "bf16": 14}  # cudaDataType
 COMPUTE = {"f32": 68, "f64": 70, "tf32": 77}  # cublasComputeType_t
 TRANSA, TRANSB, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
 BATCH_COUNT, BATCH_OFFSET = 5, 6  # cublasLtMatrixLayoutAttribute_t
-MAX_WORKSPACE, ALIGNMENT_OF_A = 1, 5  # cublasLtMatmulPreferenceAttributes_t; B, C and D follow A
+MAX_WORKSPACE, REDUCTION_SCHEMES, ALIGNMENT_OF_A = 1, 3, 5  # cublasLtMatmulPreferenceAttributes_t; B, C and D follow A
+IN_COMPUTE_TYPE = 2  # cublasLtReductionScheme_t: the others add the parts of a cut reduction in the result's type, so in 16 bits
 EPILOGUES = {"none": 1, "relu": 2, "gelu_tanh": 32}  # cublasLtEpilogue_t
 WITH_BIAS = 4
 MOST_ALGORITHMS = 32  # that the heuristic is asked for
@@ -163,6 +164,7 @@ class _Plan:
         a, b, addend, y, _ = aligned
         preference, found, count = self._new("MatmulPreference"), (_Algorithm * MOST_ALGORITHMS)(), ctypes.c_int()
         self._set("MatmulPreference", preference, MAX_WORKSPACE, ctypes.c_uint64(WORKSPACE))
+        self._set("MatmulPreference", preference, REDUCTION_SCHEMES, ctypes.c_uint32(IN_COMPUTE_TYPE))
         for i, nbytes in enumerate((b, a, addend if "addend" in self._declared.fields else y, y)):
             self._set("MatmulPreference", preference, ALIGNMENT_OF_A + i, ctypes.c_uint32(nbytes))
         descriptors = self._product, self._b, self._a, self._y, self._y, preference
@@ -178,12 +180,27 @@ class _Plan:
             self._set("MatmulDesc", self._product, BIAS_POINTER, address)
 
     def run(self, words: list[int], stream: int) -> None:
-        a, b, y, workspace = (ctypes.c_void_p(self._declared.address(name, words)) for name in ("a", "b", "y", "workspace"))
-        addend = ctypes.c_void_p(self._declared.address("addend", words)) if "addend" in self._declared.fields else y
+        """Asks for the product by the chosen algorithm. The heuristic also names some that the library then refuses: the first of
+        the others that it takes is chosen in the place of such a one."""
         self._point_at_bias(words)
+        refused: CudaLibraryError | None = None
+        for number in (self.chosen, *(i for i in range(len(self.algorithms)) if i != self.chosen)):
+            try:
+                self._ask(self.algorithms[number], words, stream)
+            except CudaLibraryError as e:
+                refused = refused or e
+            else:
+                self.chosen = number
+                return
+        assert refused is not None
+        raise refused
+
+    def _ask(self, algorithm: _Algorithm, words: list[int], stream: int) -> None:
+        a, b, y = (ctypes.c_void_p(self._declared.address(name, words)) for name in ("a", "b", "y"))
+        addend = ctypes.c_void_p(self._declared.address("addend", words)) if "addend" in self._declared.fields else y
         self._lt("Matmul", self._lt.handle, self._product, ctypes.byref(self._alpha), b, self._b, a, self._a,
-                 ctypes.byref(self._beta), addend, self._y, y, self._y, ctypes.byref(self.algorithms[self.chosen]), workspace,
-                 ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream))  # fmt: skip
+                 ctypes.byref(self._beta), addend, self._y, y, self._y, ctypes.byref(algorithm),
+                 ctypes.c_void_p(self._declared.workspace(words)), ctypes.c_size_t(WORKSPACE), ctypes.c_void_p(stream))  # fmt: skip
 
     def __del__(self) -> None:
         for kind, made in self._made:

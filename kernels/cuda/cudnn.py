@@ -22,6 +22,7 @@ from .nvrtc import CudaUnavailable, candidates
 
 TYPES = {"f16": "HALF", "bf16": "BFLOAT16", "f32": "FLOAT"}
 MOST_GRAPHS = 512
+ALIGNED = 16  # bytes, which plans count on
 OPERANDS = ("x", "w", "q", "k", "v", "mask", "bias", "addend", "y")  # uids are places in this, from 1 on
 
 
@@ -124,8 +125,14 @@ class _Plans:
     def run(self, words: list[int], stream: int) -> None:
         d = self._declared
         pointers = {uid(name): d.address(name, words) for name in OPERANDS if name in d.fields}
+        if d.what == "attention":  # of which heads may begin within other columns
+            for name, at in zip("qkv", d.sizes(words)[7:10], strict=True):
+                pointers[uid(name)] += 2 * at
+        if any(at % ALIGNED for at in pointers.values()):
+            raise CudaLibraryError(f"cuDNN takes operands at multiples of {ALIGNED} bytes, and one lies elsewhere; "
+                                   "copy it or compile with rung='tensor'")  # fmt: skip
         _asked(lambda: self._dnn.frontend.set_stream(handle=self._dnn.handle, stream=stream))
-        _asked(lambda: self._graph.execute_plan_at_index(pointers, d.address("workspace", words), self.chosen, self._dnn.handle))
+        _asked(lambda: self._graph.execute_plan_at_index(pointers, d.workspace(words), self.chosen, self._dnn.handle))
 
 
 def _asked(call: Callable[[], Any]) -> Any:
@@ -182,7 +189,7 @@ def _conv(made: Any, d: Declaration, sizes: tuple[int, ...]) -> tuple[Any, list[
 
 def _sdpa(made: Any, d: Declaration, sizes: tuple[int, ...]) -> tuple[Any, list[int], list[int]]:
     """softmax(scale * q k' + mask) v."""
-    n, q_heads, heads, queries, keys, depth, width, *steps = sizes
+    n, q_heads, heads, queries, keys, depth, width, _, _, _, *steps = sizes
     q, k, v, y, mask = ([*steps[3 * i : 3 * i + 3], 1] for i in range(5))
     more: dict[str, Any] = {}
     if "mask" in d.fields:  # dense, and of one element along the axes that it has no step along

@@ -145,7 +145,7 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
     body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
     body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], j, channel + j, unit * {wide} + j));"]
     body += [f"store_pack(y, unit * {wide}, out);"]
-    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), "constexpr int RESIDENT = 2;", f"using E = element_{d};"])
+    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), f"using E = element_{d};"])
 
 
 def _held(leaves: Sequence[written.Leaf], constant: Sequence[bool], wide: int) -> list[str]:

@@ -20,7 +20,7 @@ from ..operands import first_int, first_result, refuse_layouts
 from ..products import Sizes, channel_axis, scaled_sums
 from ..registry import key_of
 from ..spec import Call, KernelSource, Launch, Refusal
-from .library import WORKSPACE, declare
+from .library import SCRATCH, declare
 from .library_form import Form, form_of
 from .library_graphs import attention, compute_of, conv
 
@@ -34,7 +34,7 @@ def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
         return matmul(node, precision)
     if name in ("conv", "conv_transpose"):
         return conv(node, precision)
-    if name == "attention":
+    if name in ("attention", "fused.attention"):
         return attention(node)
     return Refusal(f"no library is asked for {name}")
 
@@ -63,7 +63,7 @@ def matmul(node: Node, precision: str) -> KernelSource | Refusal:
     result, first = first_result(node), first_int(node)
     fields = {"type": dtype, "compute": compute_of(dtype, precision), "transpose": batches.transposed,
               "a": site.slot(0), "b": site.slot(1), **form.fields(node), "y": result,
-              "workspace": result + 1, "sizes": first}  # fmt: skip
+              "scratch": result + 1, "sizes": first}  # fmt: skip
     text = declare("cublaslt", "matmul", first + 8, fields)
     return KernelSource(text, lambda call: batches.bind(site, call), "cublaslt")
 
@@ -93,7 +93,7 @@ class Batches:
         lines = [s.a_col if self.transposed[0] else s.a_row, s.b_col if self.transposed[1] else s.b_row]
         steps = [0 if shared or self.flat else n * s.depth for shared, n in zip(self.shared, (rows, s.columns), strict=True)]
         ints = (rows, s.columns, s.depth, batches, *lines, *steps)
-        return Launch(ints, least(1, rows * s.columns * batches), WORKSPACE)
+        return Launch(ints, least(1, rows * s.columns * batches), SCRATCH)
 
 
 def _without_ones(dims: Sequence[DimLike]) -> tuple[DimLike, ...]:

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from ...ir.errors import GraphmillError
 
 FIRST = "LIBRARY "
-WORKSPACE = 32 << 20  # bytes of scratch memory that a call may use: what cuBLAS takes by itself on sm_90
+SCRATCH = 32 << 20  # bytes of scratch memory of a call: about what cuBLAS takes by itself on sm_90
+ALIGNED = 256  # where the workspace begins in it; in an arena scratch memory begins at multiples of 64
+WORKSPACE = SCRATCH - ALIGNED
 
 
 class CudaLibraryError(GraphmillError):
@@ -47,6 +49,11 @@ class Declaration:
     def address(self, name: str, words: list[int]) -> int:
         """What stands in the slot that a field names; 0 where the field is left out."""
         return words[int(self.fields[name])] if name in self.fields else 0
+
+    def workspace(self, words: list[int]) -> int:
+        """Where `WORKSPACE` bytes are in scratch memory."""
+        at = self.address("scratch", words)
+        return at + -at % ALIGNED
 
     def sizes(self, words: list[int]) -> list[int]:
         """The launch's integers."""

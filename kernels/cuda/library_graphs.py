@@ -15,12 +15,12 @@ from ...ir.core import Node
 from ...ir.layout import channels_last
 from ...ir.recording import least
 from ...ir.types import BF16, F16, F32, F64, DType
-from ..attention import attention_of, extent_of
+from ..attention import Attention, attention_of, extent_of
 from ..convolutions import biased_sums, geometry, refuse_conv
 from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch, Refusal
-from .library import WORKSPACE, declare
+from .library import SCRATCH, declare
 from .library_form import Form, form_of
 
 MOST_HEAD = 128  # elements of a head that cuDNN's attention takes on every GPU
@@ -65,12 +65,12 @@ def _pointwise(site: Site, form: Form, precision: str) -> KernelSource:
     node, dtype = site.outer, site.result.dtype
     result, first = first_result(node), first_int(node)
     fields = {"type": dtype, "compute": compute_of(dtype, precision), "transpose": [0, 1], "a": site.slot(0), "b": site.slot(1),
-              **form.fields(node), "y": result, "workspace": result + 1, "sizes": first}  # fmt: skip
+              **form.fields(node), "y": result, "scratch": result + 1, "sizes": first}  # fmt: skip
 
     def bind(call: Call) -> Launch:
         x, w = call.operands[site.index[0]], call.operands[site.index[1]]  # type: ignore[index]
         rows, depth, columns = x[0] * math.prod(x[2:]), x[1], w[0]  # type: ignore[index]
-        return Launch((rows, columns, depth, 1, depth, depth, 0, 0), least(1, rows * columns), WORKSPACE)
+        return Launch((rows, columns, depth, 1, depth, depth, 0, 0), least(1, rows * columns), SCRATCH)
 
     return KernelSource(declare("cublaslt", "matmul", first + 8, fields), bind, "cublaslt")
 
@@ -82,13 +82,13 @@ def _windows(site: Site, form: Form, precision: str) -> KernelSource | Refusal:
     node, a = site.outer, site.anchor
     result, first = first_result(node), first_int(node)
     fields = {"type": site.result.dtype, "x": site.slot(0), "w": site.slot(1), **form.fields(node), "y": result,
-              "workspace": result + 1, "strides": list(a.attr("strides")) or [1, 1],
+              "scratch": result + 1, "strides": list(a.attr("strides")) or [1, 1],
               "dilations": list(a.attr("dilations")) or [1, 1], "sizes": first}  # fmt: skip
 
     def bind(call: Call) -> Launch:
         g = geometry(a, call.operands[site.index[0]], call.operands[site.index[1]])  # type: ignore[index, arg-type]
         ints = (g.n, g.channels, g.per_group, g.out_channels, *g.inputs[1:], *g.outputs[1:], *g.kernel[1:], *g.begin[1:])
-        return Launch(ints, least(1, g.n * g.out_channels * math.prod(g.outputs)), WORKSPACE)
+        return Launch(ints, least(1, g.n * g.out_channels * math.prod(g.outputs)), SCRATCH)
 
     pack = {site.index[1]: _taps_first}
     return KernelSource(declare("cudnn", "conv", first + 12, fields), bind, "cudnn", pack)  # type: ignore[arg-type]
@@ -119,22 +119,25 @@ def _refuse_windows(site: Site, form: Form, precision: str) -> Refusal | None:
 def attention(node: Node) -> KernelSource | Refusal:
     """Scaled dot product attention of 16-bit floats: all keys, or causal; with a mask that is added or without."""
     a = attention_of(node)
-    refusal = a if isinstance(a, Refusal) else _refuse_sdpa(node)
-    if isinstance(a, Refusal) or refusal is not None:
-        return refusal  # type: ignore[return-value]
+    refusal = a if isinstance(a, Refusal) else _refuse_sdpa(a.node)
+    if refusal is not None:
+        return refusal
+    assert isinstance(a, Attention)
     result, first = first_result(node), first_int(node)
-    scale = node.attr("scale")
-    fields = {"type": node.results[0].tensor.dtype, "q": 0, "k": 1, "v": 2, "mask": 3 if node.operand(3) is not None else None,
-              "y": result, "workspace": result + 1, "causal": int(bool(node.attr("is_causal"))),
-              "scale": None if scale is None else float(scale).hex(), "sizes": first}  # fmt: skip
+    scale = a.node.attr("scale")
+    slots = {name: a.slot(i) for i, name in enumerate(("q", "k", "v", "mask")) if a.has(i)}
+    fields = {"type": node.results[0].tensor.dtype, **slots, "y": result, "scratch": result + 1,
+              "causal": int(bool(a.node.attr("is_causal"))), "scale": None if scale is None else float(scale).hex(),
+              "sizes": first}  # fmt: skip
 
     def bind(call: Call) -> Launch:
         e = extent_of(a, call)
-        ints = (e.q.batch, e.q.heads, e.k.heads, e.q.length, e.k.length, e.k.size, e.v.size, *e.q.steps, *e.k.steps, *e.v.steps,
-                *e.y.steps, *e.mask[:3])  # fmt: skip
-        return Launch(ints, least(1, e.q.batch * e.q.heads * e.q.length * e.v.size), WORKSPACE)
+        lies = e.q, e.k, e.v, e.y
+        ints = (e.q.batch, e.q.heads, e.k.heads, e.q.length, e.k.length, e.k.size, e.v.size, *(x.at for x in lies[:3]),
+                *(step for x in lies for step in x.steps), *e.mask[:3])  # fmt: skip
+        return Launch(ints, least(1, e.q.batch * e.q.heads * e.q.length * e.v.size), SCRATCH)
 
-    return KernelSource(declare("cudnn", "attention", first + 22, fields), bind, "cudnn")
+    return KernelSource(declare("cudnn", "attention", first + 25, fields), bind, "cudnn")
 
 
 def _refuse_sdpa(node: Node) -> Refusal | None:

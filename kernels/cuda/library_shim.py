@@ -100,10 +100,11 @@ def _dense(shape: list[int]) -> list[int]:
 def _attention(d: Declaration, words: list[int]) -> None:
     """Rows that no key may be seen from are zero, as without keys."""
     dtype = DTYPES[d["type"]]
-    n, heads, groups, queries, keys, depth, width, *steps = d.sizes(words)
+    n, heads, groups, queries, keys, depth, width, q_at, k_at, v_at, *steps = d.sizes(words)
     places = [[*steps[3 * i : 3 * i + 3], 1] for i in range(5)]
     shapes = [[n, heads, queries, depth], [n, groups, keys, depth], [n, groups, keys, width], [n, heads, queries, width]]
-    q, k, v, y = (view(d.address(name, words), shape, at, dtype) for name, shape, at in zip("qkvy", shapes, places, strict=False))
+    begins = [d.address(name, words) + at * dtype.itemsize for name, at in zip("qkvy", (q_at, k_at, v_at, 0), strict=True)]
+    q, k, v, y = (view(begin, shape, at, dtype) for begin, shape, at in zip(begins, shapes, places, strict=False))
     k, v = (np.repeat(_wide(a, dtype), heads // groups, 1) for a in (k, v))
     scores = _wide(q, dtype) @ k.swapaxes(2, 3) * (float.fromhex(d["scale"]) if "scale" in d.fields else depth**-0.5)
     if "mask" in d.fields:

@@ -47,7 +47,7 @@ def build(node: Node) -> KernelSource | Refusal:
         launch = spread(rows, n, False, work.wide, work.acc, folds, holds=True, maps=True, team=team)
         ints = [fast_div(size) for size in r.outer.sizes(Call([o for o, _ in outer], [shape[: r.axis]]))[1:]]
         for k in r.loaded.values():
-            ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0])]
+            ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0], shape[: r.axis])]
         return replace(launch, ints=(*launch.ints, *ints))
 
     return KernelSource(partial(_text, node, work, sizes, team), bind, "rows")

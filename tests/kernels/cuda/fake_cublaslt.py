@@ -13,7 +13,7 @@ import numpy as np
 TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
 NUMBERS = {"MatmulDesc": {3: ctypes.c_int32, 4: ctypes.c_int32, 7: ctypes.c_int32, 8: ctypes.c_void_p},
            "MatrixLayout": {5: ctypes.c_int32, 6: ctypes.c_int64},
-           "MatmulPreference": {1: ctypes.c_uint64, **dict.fromkeys((5, 6, 7, 8), ctypes.c_uint32)}}  # fmt: skip
+           "MatmulPreference": {1: ctypes.c_uint64, **dict.fromkeys((3, 5, 6, 7, 8), ctypes.c_uint32)}}  # fmt: skip
 
 
 class FakeLt:
@@ -23,6 +23,8 @@ class FakeLt:
         self.log: list[str] = []
         self.living: dict[int, dict[int, Any]] = {}
         self.used: list[int] = []  # which algorithms products went by
+        self.refused: set[int] = set()
+        self.cublasLtGetStatusString = lambda code: b"an unsupported value" if code == 7 else b"another error"
         self._do, self._count = do, algorithms
 
     def __getattr__(self, name: str) -> Any:
@@ -58,7 +60,8 @@ class FakeLt:
     def cublasLtMatmulAlgoGetHeuristic(self, handle: Any, product: Any, a: Any, b: Any, c: Any, d: Any, preference: Any, most: int,
                                        found: Any, count: Any) -> int:  # fmt: skip
         assert handle.value == 77 and ctypes.sizeof(found._obj) == 96 * most
-        assert set(self.living[preference.value]) == {1, 5, 6, 7, 8} and self.living[preference.value][1] == 32 << 20
+        wanted = self.living[preference.value]
+        assert set(wanted) == {1, 3, 5, 6, 7, 8} and wanted[1] == (32 << 20) - 256 and wanted[3] == 2  # parts are added in f32
         count._obj.value = self._count
         for i in range(self._count):
             found._obj[i].data[0], found._obj[i].state = i, 0
@@ -66,11 +69,13 @@ class FakeLt:
 
     def cublasLtMatmul(self, handle: Any, product: Any, alpha: Any, a: Any, a_layout: Any, b: Any, b_layout: Any, beta: Any, c: Any,
                        c_layout: Any, d: Any, d_layout: Any, algorithm: Any, workspace: Any, nbytes: Any, stream: Any) -> int:  # fmt: skip
-        assert handle.value == 77 and workspace.value and nbytes.value == 32 << 20 and stream.value
+        assert handle.value == 77 and workspace.value % 256 == 0 and nbytes.value == (32 << 20) - 256 and stream.value
         assert ctypes.sizeof(algorithm._obj) == 96
         about = dict(self.living[product.value])
         layouts = [dict(self.living[x.value]) for x in (a_layout, b_layout, c_layout, d_layout)]
         places, scales = [x.value for x in (a, b, c, d)], (alpha._obj.value, beta._obj.value)
+        if algorithm._obj.data[0] in self.refused:
+            return 7
         self.used.append(algorithm._obj.data[0])
         self._do(lambda: _product(about, layouts, places, *scales), "cublasLtMatmul")
         return 0

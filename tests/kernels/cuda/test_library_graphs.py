@@ -16,6 +16,7 @@ from graphmill.kernels.cuda.target import select
 from graphmill.kernels.spec import Call, KernelSource, Refusal
 
 from ..cpu.harness import aligned, make_node, reference
+from ..cpu.regions import packed_attention
 from ..cpu.test_gemm import expect, fused
 from .fake_cudnn import FakeCudnn
 from .fake_cupy import Fake
@@ -106,12 +107,23 @@ def attentions() -> list[Any]:
     ]  # fmt: skip
 
 
+def columns() -> Case:
+    """Heads that begin within other columns: of a projection of queries, keys and values, after columns of something else."""
+    x, m = rand(2, 20, 5 * 32), rand(1, 1, 20, 20, seed=1)
+    node = packed_attention(2, 2, [(x, (32, 32, 32, 64))], m)
+    split = np.split(x.astype(np.float32), (32, 64, 96), -1)[:3]
+    want = reference(OPS["attention"], [*split, m.astype(np.float32)], {"q_num_heads": 2, "kv_num_heads": 2})[0].astype(x.dtype)
+    source = libraries.select(node)
+    assert isinstance(source, KernelSource), source
+    return Case("columns", node, source, [x, m], [want], *CLOSE["float16"])
+
+
 def test_convolutions() -> None:
     check([*convs(), *pointwise()])
 
 
 def test_attention() -> None:
-    check(attentions())
+    check([*attentions(), columns()])
 
 
 def test_what_is_asked_of_no_library() -> None:
@@ -186,7 +198,10 @@ def test_what_cudnn_is_asked_for(monkeypatch: Any) -> None:
     for number, why in ((0, "no engine"), (1, "workspace")):
         with pytest.raises(library.CudaLibraryError, match=why):
             gpu.choose(command, number)
-    assert gpu._calls[c.source.text]._plans_of(command.words.tolist()).chosen == 3
+    assert gpu._kernels[command.kernel]._plans_of(command.words.tolist()).chosen == 3
+    command.words[0] += 2
+    with pytest.raises(library.CudaLibraryError, match="multiples of 16 bytes"):
+        gpu.run([command])
 
 
 def test_what_cudnn_is_asked_for_of_attention(monkeypatch: Any) -> None:
@@ -197,6 +212,8 @@ def test_what_cudnn_is_asked_for_of_attention(monkeypatch: Any) -> None:
     assert graph.more.pop("bias").about["name"] == "mask"
     assert graph.more == {"is_inference": True, "attn_scale": 0.25, "use_causal_mask": False}
     assert fe.ran[0][1][cudnn.uid("y")] == command.words[4]
+    fe, _, command = run(monkeypatch, columns())
+    assert [fe.ran[0][1][cudnn.uid(n)] - command.words[0] for n in "qkv"] == [0, 64, 128]
     fe, _, command = run(monkeypatch, attentions()[-1])  # without keys: cleared
     assert not fe.graphs and not fe.keep[3].any()  # type: ignore[attr-defined]
 
