@@ -80,7 +80,7 @@ def loop_text(space: Space, loaded: Sequence[int], results: Sequence[DType], com
     body += [f"auto v{k} = ld_{types[k]}(x{k}, 0);" for k in loaded if space.is_single(k)]
     body += _element(space, loaded, results, compute)
     body += [f"u32 first = (blockIdx.x * {THREADS} + threadIdx.x) * {wide};", "if (first >= n) return;"]
-    body += _all(linear, types, results, wide)
+    body += _all(linear, types, results, wide, bool(strided))
     return kernel(THREADS, max(at, first + 1), body)
 
 
@@ -109,8 +109,9 @@ def _offset(space: Space, k: int) -> str:
     return " + ".join(f"i{g} * s{k}_{g}" for g, c in enumerate(space.classes[k]) if c != ONE)
 
 
-def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType], wide: int) -> list[str]:
-    """The elements of a thread: read, computed, stored."""
+def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType], wide: int, strided: bool) -> list[str]:
+    """The elements of a thread: read, computed, stored. Where elements are read one by one (`strided`), threads that have all of
+    theirs do not look at each before they read the next."""
     addresses = " | ".join([*(f"x{k}" for k in linear), *(f"y{j}" for j in range(len(results)))])
     lines = [f"bool whole = first + {wide} <= n && (({addresses}) & 15) == 0;"]
     lines += [f"auto a{k} = read_pack<element_{types[k]}, {wide}>(x{k}, first, n, whole);" for k in linear]
@@ -118,6 +119,9 @@ def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType]
     step = [f"{register(d)} r{j};" for j, d in enumerate(results)]
     arguments = ["first + j", *(f"a{k}.get(j)" for k in linear), *(f"r{j}" for j in range(len(results)))]
     step += [f"element({', '.join(arguments)});", *(f"b{j}.set(j, r{j});" for j in range(len(results)))]
-    loop = f"for (u32 j = 0; j < {wide} && first + j < n; j++) {{"
+    loop = ["#pragma unroll", f"for (u32 j = 0; j < {wide} && first + j < n; j++) {{", *indent(step), "}"]
+    if strided and wide > 1:
+        every = ["#pragma unroll", f"for (u32 j = 0; j < {wide}; j++) {{", *indent(step), "}"]
+        loop = [f"if (first + {wide} <= n) {{", *indent(every), "} else {", *indent(loop), "}"]
     stores = [f"write_pack(y{j}, first, n, whole, b{j});" for j in range(len(results))]
-    return [*lines, "#pragma unroll", loop, *indent(step), "}", *stores]
+    return [*lines, *loop, *stores]
