@@ -39,6 +39,20 @@ def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     return Refusal(f"no library is asked for {name}")
 
 
+def refuse_epilogue(anchor: Node, node: Node, chain: int, precision: str) -> Refusal | None:
+    """Why the elementwise `node` shall not join an anchor that a library computes: with it, the library would not."""
+    called = select(anchor, precision)
+    if isinstance(called, Refusal):
+        return None
+    before = node.operands[chain].node  # type: ignore[union-attr]
+    names = ("add", "relu", "gelu", "mul") if called.variant == "cublaslt" else ("add", "relu")
+    erf = node.op.name == "gelu" and node.attr("approximate") != "tanh"
+    scales = node.op.name == "mul" and before is not anchor
+    if node.op.name not in names or erf or scales or before.op.name in ("relu", "gelu"):  # type: ignore[union-attr]
+        return Refusal(f"{called.variant} computes {anchor.op.name} without it", {"step": node.op.name})
+    return None
+
+
 # ---- products -----------------------------------------------------------------------------------------------------------
 
 

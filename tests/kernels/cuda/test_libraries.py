@@ -10,6 +10,7 @@ import graphmill as gm
 import ml_dtypes
 import numpy as np
 import pytest
+from graphmill.engine.profile import operator
 from graphmill.ir.errors import InputError
 from graphmill.ir.layout import channels_last
 from graphmill.ir.op import OPS
@@ -301,6 +302,26 @@ def test_models_give_the_same_on_every_rung() -> None:
     for rung in ("libraries", "scalar"):
         for a, b in zip(got[rung], got["tensor"], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "steps, found",
+    [
+        ("b = Add (a, v)  y = Gelu (b)", ["matmul+add", "gelu"]),
+        ('b = Add (a, v)  y = Gelu <approximate = "tanh"> (b)', ["matmul+add+gelu"]),
+        ("b = Add (a, v)  c = Add (b, z)  y = Relu (c)", ["matmul+add+add+relu"]),
+        ("b = Relu (a)  y = Add (b, v)", ["matmul+relu", "add"]),
+        ("b = Sigmoid (a)  y = Mul (a, b)", ["matmul", "swish"]),
+    ],
+)
+def test_what_joins_a_product_is_what_the_library_does(steps: str, found: list[str]) -> None:
+    proto = onnx_parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]> m
+        (float[N, 8] x, float[8, 16] w, float[16] v, float[N, 16] z) => (float[N, 16] y) {{ a = MatMul (x, w)  {steps} }}""")
+    x = {"x": rand(5, 8), "w": rand(8, 16, seed=1), "v": rand(16, seed=2), "z": rand(5, 16, seed=3)}
+    exes = {rung: gm.compile(proto, "cuda", rung=rung, device="shim") for rung in ("libraries", "tensor")}
+    assert [operator(s.node) for s in exes["libraries"].plan.kernels()] == found
+    assert len(list(exes["tensor"].plan.kernels())) == 1
+    np.testing.assert_allclose(exes["libraries"].run(x)["y"], exes["tensor"].run(x)["y"], rtol=1e-5, atol=1e-5)
 
 
 def test_calls_share_their_workspace() -> None:
