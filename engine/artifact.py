@@ -9,6 +9,7 @@ hence taken only from a trusted file, or if this machine has packed the same gra
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -30,7 +31,7 @@ from ..ir.rewrite import Decision
 from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
-from .bundled import Chosen, keep_receipt, packed_of, packing_environment
+from .bundled import Chosen, adopt_cubins, cubins_of, keep_receipt, packed_of, packing_environment
 from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
 from .options import PRECISIONS, RUNGS, Options
@@ -103,6 +104,8 @@ def _aligned(parts: Sequence[memoryview]) -> list[Any]:
 
 def _objects_of(exe: Executable) -> tuple[list[tuple[str, str, bytes]], dict[str, str]]:
     """The hash of the text, the symbol and the object of every kernel, and what they were compiled for."""
+    if exe.options.target == "cuda":
+        return cubins_of(exe)
     if exe.options.target != "cpu":
         return [], {}
     from ..kernels.cpu import launch, objects
@@ -196,7 +199,8 @@ class Loader:
         report = self.report()
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
-            return build(module, options, report, given)
+            cubins = trust and options.target == "cuda" and options.device == "gpu"
+            return build(module, options, report, given, prepare=functools.partial(adopt_cubins, self) if cubins else None)
         from ..kernels.cpu.target import selector
 
         chosen = Chosen(self, text, trust, selector(options.accuracy))

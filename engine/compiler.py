@@ -157,7 +157,7 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
         from .cuda import open_device
 
         device = cuda = open_device(options.device)
-        compile_all = _for_cuda(report, cuda)
+        compile_all = _for_cuda(report, cuda, threads, prepare)
     plan = make_plan(module.main, select or select_for(options), served, compile_all)
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
@@ -194,11 +194,14 @@ def _for_cpu(report: CompileReport, threads: int, prepare: Callable[[list[str]],
     return compile_all
 
 
-def _for_cuda(report: CompileReport, device: Cuda) -> CompileAll:
+def _for_cuda(report: CompileReport, device: Cuda, threads: int, prepare: Callable[[list[str]], None] | None) -> CompileAll:
     """What compiles the kernels of a plan for a CUDA device."""
 
     def compile_all(texts: list[str]) -> list[int]:
-        report.kernels = len(set(texts))
+        if prepare is not None:
+            prepare(texts)
+        report.kernels, missing = len(set(texts)), device.driver.compile(texts, threads)
+        report.misses, report.compiled = dict(Counter(missing)), len(missing)
         return device.driver.load(texts)
 
     return compile_all

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +16,9 @@ from ..ir.errors import InputError, RunError
 from ..ir.locks import fork_safe_lock
 from ..kernels.cuda.driver import Command, Driver, Foreign, Memory, Transfer
 from ..kernels.cuda.source import words_of
-from .device import Between
-from .foreign import Pointed, capsule_of, pointed
+from .cuda_foreign import LEGACY_STREAM, on_device, stream_number
+from .device import Between, fetch
+from .foreign import Pointed, capsule_of
 from .memory import ALIGN, BYTE
 
 if TYPE_CHECKING:
@@ -28,23 +27,20 @@ if TYPE_CHECKING:
     from .steps import KernelStep
 
 
-LEGACY_STREAM = 1  # the default stream, as the array interface and DLPack number it
-ON_CUDA = (2, 13)  # DLPack's kinds of devices: CUDA, and memory that it manages
 WIDEST = 16  # bytes that kernels read at once, if sizes allow it
 APART = 256  # bytes: where values of one block of memory begin
 MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
 
-@dataclass(frozen=True, eq=False)
 class CudaArray:
-    """A tensor in a device's memory: contiguous, but that `perm` may say in which order the axes are looked at."""
+    """A tensor in a device's memory, never changed in place: contiguous, but that `perm` may say in which order the axes are looked
+    at. `memory` is what keeps it alive."""
 
-    driver: Driver
-    memory: Memory  # kept alive
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    perm: tuple[int, ...] | None = None
+    __slots__ = ("__weakref__", "address", "driver", "dtype", "memory", "perm", "shape")
+
+    def __init__(self, driver: Driver, memory: Memory, address: int, shape: tuple[int, ...], dtype: np.dtype,
+                 perm: tuple[int, ...] | None = None):  # fmt: skip
+        self.driver, self.memory, self.address, self.shape, self.dtype, self.perm = driver, memory, address, shape, dtype, perm
 
     @property
     def size(self) -> int:
@@ -60,19 +56,19 @@ class CudaArray:
 
     def reshape(self, shape: Sequence[int]) -> CudaArray:
         assert self.perm is None, "an array that is looked at in another order is not reshaped"
-        return replace(self, shape=tuple(shape))
+        return CudaArray(self.driver, self.memory, self.address, tuple(shape), self.dtype)
 
     def view(self, dtype: np.dtype) -> CudaArray:
         """Bytes as elements of another type; one-dimensional."""
-        return replace(self, shape=(self.nbytes // dtype.itemsize,), dtype=dtype)
+        return CudaArray(self.driver, self.memory, self.address, (self.nbytes // dtype.itemsize,), dtype)
 
     def __getitem__(self, first: slice) -> CudaArray:
         """The first elements along axis 0."""
-        return replace(self, shape=(min(first.stop, self.shape[0]), *self.shape[1:]))
+        return CudaArray(self.driver, self.memory, self.address, (min(first.stop, self.shape[0]), *self.shape[1:]), self.dtype)
 
     def transpose(self, perm: Sequence[int]) -> CudaArray:
         assert self.perm is None, "an array is looked at in another order once"
-        return replace(self, shape=tuple(self.shape[a] for a in perm), perm=tuple(perm))
+        return CudaArray(self.driver, self.memory, self.address, tuple([self.shape[a] for a in perm]), self.dtype, tuple(perm))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.driver.dlpack
@@ -108,9 +104,9 @@ class CudaArray:
         return out.transpose(tuple(perm))
 
 
-def _strides(shape: Sequence[int], dtype: np.dtype) -> list[int]:
-    """The bytes between neighbours along the axes of a C-contiguous array."""
-    return [math.prod(shape[a + 1 :]) * dtype.itemsize for a in range(len(shape))]
+def spread(sizes: Sequence[int]) -> list[int]:
+    """Where values of such sizes begin in one block of memory, and at last where it ends."""
+    return list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
 
 
 class Cuda:
@@ -139,9 +135,9 @@ class Cuda:
 
     def empty_each(self, sizes: Sequence[int]) -> list[CudaArray]:
         """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
-        starts = list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
-        whole = self.empty(starts.pop())
-        return [replace(whole, address=whole.address + at, shape=(n,)) for at, n in zip(starts, sizes, strict=True)]
+        *starts, nbytes = spread(sizes)
+        whole = self.empty(nbytes)
+        return [CudaArray(self.driver, whole.memory, whole.address + at, (n,), BYTE) for at, n in zip(starts, sizes, strict=True)]
 
     def bring(self, values: Sequence[Any]) -> list[CudaArray]:
         ours = [x for x in values if isinstance(x, CudaArray)]
@@ -154,50 +150,41 @@ class Cuda:
         old = iter(ours)
         return [next(old) if isinstance(x, CudaArray) else next(new) for x in values]
 
-    def adopt(self, x: Any, what: str, ordered: bool) -> CudaArray | None:
+    def adopt(self, x: Any, what: str, ordered: bool, to_read: bool = True) -> CudaArray | None:
         if isinstance(x, CudaArray):
             if x.driver is self.driver:
                 return x if x.perm is None else None
             if not ordered:
                 self.driver.wait(x.driver.stream)
-            return self._kept(Pointed(x, x.address, x.shape, None, x.dtype), what)
-        kind, number = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (None, 0)
-        if kind in ON_CUDA:
-            if kind == ON_CUDA[0] and number != self.driver.dlpack[1]:
-                raise InputError(f"{what} lies on CUDA device {number}, expected {self.driver.dlpack[1]}; copy it there")
-            found = pointed(x, -1 if ordered else self.driver.stream or -1, what)
-        elif hasattr(x, "__cuda_array_interface__"):
-            about = x.__cuda_array_interface__
-            shape, dtype, strides = tuple(about["shape"]), np.dtype(about["typestr"]), about.get("strides")
-            if about.get("mask") is not None:
-                raise InputError(f"{what}: a masked array on the device, expected a plain one")
-            # Before version 3 nobody said on which stream an array is made: mostly it is the default one.
-            stream = about.get("stream", LEGACY_STREAM if about["version"] < 3 else None)
-            if stream is not None and not ordered:
-                self.driver.wait(stream)
-            found = Pointed(x, about["data"][0], shape, strides, dtype)
+            found: Pointed | None = Pointed(x, x.address, x.shape, None, x.dtype)
         else:
+            found = on_device(x, self.driver, what, ordered)
+        if found is None:
             return None
-        return self._aligned(self._kept(found, what), ordered)
-
-    def _kept(self, x: Pointed, what: str) -> CudaArray:
-        """Another library's memory as an array."""
-        steps = _strides(x.shape, x.dtype)
-        if x.strides and 0 not in x.shape and any(n != 1 and s != t for n, s, t in zip(x.shape, x.strides, steps, strict=True)):
-            raise InputError(f"{what}: an array on the device with strides {x.strides}, expected a C-contiguous one; copy it")
-        memory = Foreign(x.owner, x.address, math.prod(x.shape) * x.dtype.itemsize)
+        if not found.contiguous:
+            raise InputError(f"{what}: an array on the device with strides {found.strides}, expected a C-contiguous one; copy it")
+        if not to_read and not found.writeable:
+            raise InputError(f"{what} is read-only, expected one that can be written to")
+        memory = Foreign(found.owner, found.address, math.prod(found.shape) * found.dtype.itemsize)
         self.driver.adopt(memory)
-        return CudaArray(self.driver, memory, x.address, x.shape, x.dtype)
+        array = CudaArray(self.driver, memory, found.address, found.shape, found.dtype)
+        return self._aligned(array, ordered) if to_read else array
 
     def _aligned(self, x: CudaArray, ordered: bool) -> CudaArray:
         """An array where kernels can read 16 bytes at once: a part of another may begin in between."""
         if x.address % WIDEST == 0 or not x.nbytes:
             return x
-        out = self.empty(x.nbytes)
-        self.driver.copy(out.address, x.address, x.nbytes)
+        out = self.empty(x.nbytes).view(x.dtype).reshape(x.shape)
+        self.write(out, x)
         if not ordered:
             self.driver.synchronize()
-        return out.view(x.dtype).reshape(x.shape)
+        return out
+
+    def write(self, to: CudaArray, x: CudaArray | np.ndarray) -> None:
+        if isinstance(x, CudaArray) and x.perm is None and x.nbytes:
+            self.driver.copy(to.address, x.address, x.nbytes)
+        elif x.nbytes:
+            self.driver.write(to.address, np.ascontiguousarray(fetch(x)))
 
     def settle(self, values: Iterable[Any]) -> None:
         if any(isinstance(x, CudaArray) and isinstance(x.memory, Foreign) for x in values):
@@ -327,21 +314,6 @@ class CudaResolved:
 def _pointers(step: KernelStep) -> int:
     """How many of a kernel's words are addresses."""
     return sum(v is not None for v in step.node.operands) + len(step.node.results) + 1 + len(step.tables)
-
-
-def stream_number(stream: Any) -> int:
-    """The handle of a CUDA stream of CuPy, PyTorch, Numba, or whatever has `__cuda_stream__`; or of a handle. Raises InputError."""
-    found = stream
-    if hasattr(stream, "__cuda_stream__"):
-        found = stream.__cuda_stream__
-        found = (found() if callable(found) else found)[1]
-    else:
-        name = next((n for n in ("cuda_stream", "ptr", "handle") if hasattr(stream, n)), None)
-        found = stream if name is None else getattr(stream, name)
-    try:
-        return operator.index(getattr(found, "value", found) or LEGACY_STREAM)
-    except TypeError:
-        raise InputError(f"stream is a {type(stream).__name__}, expected a CUDA stream or its handle") from None
 
 
 def open_device(name: str) -> Cuda:

@@ -77,9 +77,13 @@ class Device(Protocol):
     def bring(self, values: Sequence[Any]) -> list[Any]:
         """The values in this device's memory."""
 
-    def adopt(self, x: Any, what: str, ordered: bool) -> DeviceArray | None:
+    def adopt(self, x: Any, what: str, ordered: bool, to_read: bool = True) -> DeviceArray | None:
         """An array of another library in this device's memory, which it keeps; None for what lies elsewhere. Unless that is
-        `ordered` already, what runs from now on comes after what makes it. Raises InputError, in which `what` names it."""
+        `ordered` already, what runs from now on comes after what makes it. Where it is `to_read` and kernels could not read it in
+        its place it is copied, else it is to be written to. Raises InputError, in which `what` names it."""
+
+    def write(self, to: Any, x: Any) -> None:
+        """Copies a value, wherever it lies, to an array of its type and shape in this device's memory."""
 
     def settle(self, values: Iterable[Any]) -> None:
         """Waits until nothing that runs reads those of the values that are other libraries' arrays."""
@@ -135,8 +139,11 @@ class Cpu:
     def bring(self, values: Sequence[Any]) -> list[Any]:
         return list(values)
 
-    def adopt(self, x: Any, what: str, ordered: bool) -> None:
+    def adopt(self, x: Any, what: str, ordered: bool, to_read: bool = True) -> None:
         return None
+
+    def write(self, to: np.ndarray, x: np.ndarray) -> None:
+        np.copyto(to, x)
 
     def settle(self, values: Iterable[Any]) -> None:
         pass

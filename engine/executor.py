@@ -16,7 +16,8 @@ from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
 from .device import CLOSED, CPU, Device
 from .options import Options
-from .outputs import Outputs, owned
+from .outputs import Outputs, check_names, owned
+from .placed import Placed
 from .plan import Plan
 from .replay import Replay, StepByStep, replay_of
 from .report import CompileReport
@@ -159,8 +160,8 @@ class Executable:
     def _run_beside(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace, on_device: bool,
                     stream: Any) -> dict[str, Any]:  # fmt: skip
         """A run whose outputs stay on the device, or that goes along with a stream of the caller's."""
-        if on_device and (out is not None or self.device.is_host):
-            raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
+        if on_device and self.device.is_host:
+            raise InputError("on_device takes a target with a device: compile with target='cuda'")
         if stream is None:
             return self._run_closely(inputs, out, workspace, on_device)
         with self.device.beside(stream):
@@ -171,18 +172,29 @@ class Executable:
         """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature.
         `ordered`: a stream waits for it, with what it reads."""
         values = read_inputs(self.module, inputs, self.device, ordered)
-        outputs = None if out is None else Outputs(out, self._named, values.values())
+        outputs = None if out is None else self._places(out, values, on_device, ordered)
+        there = on_device or isinstance(outputs, Placed)
         for replay in self._replays:
-            results = replay.run_read(values, workspace, outputs, on_device)
+            results = replay.run_read(values, workspace, outputs, there)
             if results is not None:
                 break
         else:
-            results = self._run_first(values, outputs, workspace, on_device)
+            results = self._run_first(values, outputs, workspace, there)
         if not ordered:
-            self.device.settle(values.values())
+            self.device.settle([*values.values(), *(outputs.arrays if isinstance(outputs, Placed) else ())])
         return results
 
-    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace,
+    def _places(self, out: Mapping[str, Any], values: Mapping[str, Any], on_device: bool, ordered: bool) -> Outputs | Placed:
+        """Where the caller wants outputs."""
+        check_names(out, self._named)
+        if not self.device.is_host:
+            found = {name: self.device.adopt(x, f"out: the array of {name}", ordered, to_read=False) for name, x in out.items()}
+            there = {name: a for name, a in found.items() if a is not None}
+            if there or on_device:
+                return Placed(out, there, self._named, self.device, on_device)
+        return Outputs(out, self._named, values.values())
+
+    def _run_first(self, values: dict[str, Any], outputs: Outputs | Placed | None, workspace: Workspace,
                    on_device: bool) -> dict[str, Any]:  # fmt: skip
         """A run that checks and binds everything."""
         env, symbols = bind_dims(self.module, values)
@@ -190,8 +202,8 @@ class Executable:
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
         frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[] if self.device.is_host else None)
-        if outputs is not None:
-            frame.places = outputs.places() if self.device.is_host else {}
+        if isinstance(outputs, Outputs) and self.device.is_host:
+            frame.places = outputs.places()
         frame.on_device = on_device
         results = self._plan.run(frame)
         if self.device.is_host:
@@ -199,9 +211,10 @@ class Executable:
         else:
             self._keep_fixed(values, workspace)
         if on_device:
-            return dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
-        named = dict(zip(self._output_names, results))
-        named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
+            named = dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
+        else:
+            named = dict(zip(self._output_names, results))
+            named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
 
     def _keep(self, frame: Frame, legs: Sequence[Leg]) -> None:

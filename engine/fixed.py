@@ -13,14 +13,16 @@ from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
 from ..kernels.cuda.driver import Driver, Transfer
 from .binding import bind_dims, read_inputs
-from .cuda import Cuda, CudaArray, CudaResolved
+from .cuda import Cuda, CudaArray, CudaResolved, spread
 from .device import CLOSED
 from .steps import Frame
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from .bound import Bound
     from .executor import Executable
     from .outputs import Outputs
+    from .placed import Placed
 
 MOST_PINNED = 64 << 20  # bytes of one signature's inputs and outputs that are copied through pinned memory
 
@@ -57,12 +59,13 @@ class FixedRun:
         self.inputs: dict[str, CudaArray] = {n: m.view(x.dtype).reshape(x.shape) for m, (n, x) in zip(places, values.items())}
         for name, x in values.items():
             self._copy(name, x)
-        roots = {b: i for i, b in enumerate(bound.outputs)}
-        self._made = [(n, roots[p.buffer.root()], p) for n, p in zip(exe.outputs, [made[v] for v in graph.outputs]) if p.buffer]
-        self._memory = device.empty_each([b.nbytes for b in bound.outputs])
-        self.outputs = self._views(self._memory)
+        *self._starts, self._nbytes = spread([b.nbytes for b in bound.outputs])
+        starts, found = dict(zip(bound.outputs, self._starts)), [made[v] for v in graph.outputs]
+        self._made = [(n, starts[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
+        self._block = device.empty(self._nbytes)
+        self.outputs = self._views(self._block)
         self._reads = [v.name for v in bound.inputs]
-        self._addresses = [self.inputs[name].address for name in self._reads] + [m.address for m in self._memory]
+        self._addresses = [self.inputs[name].address for name in self._reads] + [self._block.address + s for s in self._starts]
         self._keep, self._bound, self._resolved = frame.workspace, bound, frame.workspace.resolve(bound)
         assert isinstance(self._resolved, CudaResolved)
         self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
@@ -73,15 +76,16 @@ class FixedRun:
     def staged(self) -> Staged | None:
         """The way from and to memory of the host; None where that would pin much of it."""
         nbytes = sum(x.nbytes for x in [*self.inputs.values(), *self.outputs.values()])
-        return Staged(self) if nbytes <= MOST_PINNED else None
+        return Staged(self, self._bound, self._resolved) if nbytes <= MOST_PINNED else None
 
     @cached_property
     def _graph(self) -> Callable[[], None]:
         return self.capture((), ())
 
-    def _views(self, memory: Sequence[CudaArray]) -> dict[str, CudaArray]:
-        """The outputs in such memory."""
-        return {name: memory[i][: p.nbytes].view(p.dtype).reshape(p.shape) for name, i, p in self._made}
+    def _views(self, block: CudaArray) -> dict[str, CudaArray]:
+        """The outputs in one block of memory."""
+        driver, memory, at = block.driver, block.memory, block.address
+        return {name: CudaArray(driver, memory, at + start, shape, dtype) for name, start, shape, dtype in self._made}
 
     def run(self, stream: Any = None) -> None:
         """Launches a run on what the inputs hold; with `stream` (as for `Executable.run`) in the order of that stream. Raises
@@ -107,10 +111,7 @@ class FixedRun:
         if x is None or x.shape != value.shape or x.dtype != value.dtype:
             expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
             raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
-        if x.nbytes and isinstance(value, CudaArray):
-            self.device.driver.copy(x.address, value.address, x.nbytes)
-        elif x.nbytes:
-            self.device.driver.write(x.address, np.ascontiguousarray(value))
+        self.device.write(x, value)
 
     def between(self, values: Mapping[str, np.ndarray | CudaArray], on_device: bool) -> dict[str, Any]:
         """A run from arrays wherever they lie to arrays of the host, or to new ones on the device. What is on the device already is
@@ -121,8 +122,8 @@ class FixedRun:
                 fixed[name] = x
             else:
                 self._copy(name, x)
-        memory = device.empty_each([m.nbytes for m in self._memory]) if on_device else self._memory
-        addresses = [fixed[name].address for name in self._reads] + [m.address for m in memory]
+        block = device.empty(self._nbytes) if on_device else self._block
+        addresses = [fixed[name].address for name in self._reads] + [block.address + start for start in self._starts]
         if addresses == self._addresses:
             self._graph()
         elif not self._resolved.again(addresses):
@@ -130,13 +131,12 @@ class FixedRun:
                 if fixed[name] is not self.inputs[name]:
                     self._copy(name, fixed[name])
             self._graph()
-            if on_device and self._memory:
-                nbytes = self._memory[-1].address + self._memory[-1].nbytes - self._memory[0].address
-                device.driver.copy(memory[0].address, self._memory[0].address, nbytes)
-        results: dict[str, Any] = self._views(memory)
+            if on_device and self._nbytes:
+                device.driver.copy(block.address, self._block.address, self._nbytes)
+        results: dict[str, Any] = self._views(block)
         if not on_device:
             results = {name: x.numpy() for name, x in results.items()}
-        elif len(memory) < len(results):
+        elif len(self._starts) < len(results):  # some lie in the same place
             results = dict(zip(results, device.owned(list(results.values()), [])))
         self.check()
         return results
@@ -148,15 +148,6 @@ class FixedRun:
     def capture(self, before: Sequence[Transfer], after: Sequence[Transfer]) -> Callable[[], None]:
         """A run with copies before and after it as one call."""
         return self._resolved.capture(self._addresses, before, after)
-
-    @property
-    def reports(self) -> Sequence[Transfer]:
-        """The copies after which `complain` can be asked."""
-        return self._resolved.reports
-
-    def complain(self) -> None:
-        """`check` for a run that is over, the `reports` with it."""
-        self._bound.complain(self._resolved.seen())
 
 
 class _Staging:
@@ -176,11 +167,11 @@ class _Staging:
 class Staged:
     """A fixed run with pinned memory beside its places: copies in, kernels and copies out are one graph."""
 
-    def __init__(self, fixed: FixedRun):
+    def __init__(self, fixed: FixedRun, bound: Bound, resolved: CudaResolved):
         driver = self._driver = fixed.device.driver
-        self._fixed = fixed
+        self._bound, self._resolved = bound, resolved
         self._inputs, self._outputs = _Staging(driver, fixed.inputs, True), _Staging(driver, fixed.outputs, False)
-        self._graph = fixed.capture(self._inputs.transfers, [*self._outputs.transfers, *fixed.reports])
+        self._graph = fixed.capture(self._inputs.transfers, [*self._outputs.transfers, *resolved.reports])
 
     def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs of the run's types and shapes to outputs, which are the caller's. Raises RunError where a kernel found its
@@ -189,7 +180,7 @@ class Staged:
             np.copyto(place, given[name])
         self._graph()
         self._driver.synchronize()
-        self._fixed.complain()
+        self._bound.complain(self._resolved.seen())
         return {name: place.copy() for name, place in self._outputs.arrays.items()}
 
 
@@ -217,7 +208,7 @@ class FixedRuns:
     def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
         return None if type(out) is not dict or out else self.run(given, workspace)
 
-    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | None,
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
                  on_device: bool) -> dict[str, Any] | None:  # fmt: skip
         """A run from values that were looked at."""
         results = self._run(values, on_device)

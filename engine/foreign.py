@@ -8,6 +8,8 @@ again the other way round. So numpy alone keeps track of who owns the memory.
 from __future__ import annotations
 
 import ctypes
+import functools
+import struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ _DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "ma
 _CODES = {4: "bf16", 10: "f8e4m3fn", 11: "f8e4m3fnuz", 12: "f8e5m2", 13: "f8e5m2fnuz", 14: "f8e8m0"}
 _UINT = 1
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b", 5: "c"}  # DLDataTypeCode of numpy's own types
+_TENSOR = struct.Struct("QiiiBBHQQQ")  # DLTensor: data, device (2), ndim, type (code, bits, lanes), shape, strides, byte_offset
 _TENSOR_AT = {b"dltensor": 0, b"dltensor_versioned": 32}  # where the DLTensor stands in what a capsule of this name holds
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -96,24 +99,17 @@ def _capsule(x: Any) -> Any:
         return x.__dlpack__()
 
 
-class _DLTensor(ctypes.Structure):
-    """DLTensor of DLPack's header: where, on what device (kind and number), and what lies there."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("device", ctypes.c_int32 * 2), ("ndim", ctypes.c_int32), ("type", ctypes.c_uint8 * 4),
-                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
-                ("byte_offset", ctypes.c_uint64)]  # fmt: skip
-
-
-def _tensor(capsule: Any) -> _DLTensor:
+def _tensor_at(capsule: Any) -> int:
+    """Where the DLTensor of a capsule stands."""
     name = _name(capsule)
     if name not in _TENSOR_AT:
         raise ValueError(f"the capsule is named {name!r}, expected one of {sorted(_TENSOR_AT)}")
-    return _DLTensor.from_address(_pointer(capsule, name) + _TENSOR_AT[name])
+    return _pointer(capsule, name) + _TENSOR_AT[name]  # type: ignore[no-any-return]
 
 
 def _data_type(capsule: Any) -> Any:
     """The DLDataType of a capsule: bytes of its code, its bits, and its lanes (two)."""
-    return _tensor(capsule).type
+    return (ctypes.c_uint8 * 4).from_address(_tensor_at(capsule) + 20)
 
 
 class Pointed(NamedTuple):
@@ -124,6 +120,18 @@ class Pointed(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
     dtype: np.dtype
+    writeable: bool = True
+
+    @property
+    def contiguous(self) -> bool:
+        if self.strides is None or 0 in self.shape:
+            return True
+        step = self.dtype.itemsize
+        for n, s in zip(self.shape[::-1], self.strides[::-1], strict=True):
+            if n != 1 and s != step:
+                return False
+            step *= n
+        return True
 
 
 def pointed(x: Any, stream: int, what: str) -> Pointed:
@@ -134,16 +142,26 @@ def pointed(x: Any, stream: int, what: str) -> Pointed:
             capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
         except TypeError:  # older than version 1
             capsule = x.__dlpack__(stream=stream)
-        t = _tensor(capsule)
-        code, bits, *lanes = t.type
-        name = _CODES.get(code)
-        dtype = DTYPES[name].np if name is not None else np.dtype(f"{_KINDS[code]}{bits // 8}")
-        if lanes != [1, 0] or bits != 8 * dtype.itemsize:
-            raise ValueError(f"elements of {bits} bits, DLPack's type {code}")
+        at = _tensor_at(capsule)
+        data, _, _, ndim, code, bits, lanes, shape, strides, offset = _TENSOR.unpack(ctypes.string_at(at, _TENSOR.size))
+        dtype = _dtype(code, bits, lanes)
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as e:
         raise InputError(f"{what} is a {type(x).__name__} that cannot be read by DLPack: {e}") from e
-    strides = tuple([n * dtype.itemsize for n in t.strides[: t.ndim]]) if t.strides else None
-    return Pointed(capsule, (t.data or 0) + t.byte_offset, tuple(t.shape[: t.ndim]), strides, dtype)
+    sizes = struct.unpack(f"{ndim}q", ctypes.string_at(shape, 8 * ndim)) if ndim else ()
+    steps = struct.unpack(f"{ndim}q", ctypes.string_at(strides, 8 * ndim)) if strides and ndim else None
+    if steps is not None:
+        steps = tuple([n * dtype.itemsize for n in steps])
+    flags = ctypes.c_uint64.from_address(at - 8).value if _name(capsule) == b"dltensor_versioned" else 0
+    return Pointed(capsule, data + offset, sizes, steps, dtype, writeable=not flags & 1)
+
+
+@functools.cache
+def _dtype(code: int, bits: int, lanes: int) -> np.dtype:
+    name = _CODES.get(code)
+    dtype = DTYPES[name].np if name is not None else np.dtype(f"{_KINDS[code]}{bits // 8}")
+    if lanes != 1 or bits != 8 * dtype.itemsize:
+        raise ValueError(f"elements of {bits} bits, DLPack's type {code}")
+    return dtype
 
 
 class _Placed:
@@ -159,7 +177,8 @@ def capsule_of(x: Pointed, device: tuple[int, int], **asked: Any) -> Any:
     plain = x.dtype if x.dtype.kind in _KINDS.values() else np.dtype(f"u{x.dtype.itemsize}")
     array = np.asarray(_Placed(x.owner, x.address, x.shape, plain)).view(x.dtype)
     capsule = Exported(array).__dlpack__(**asked)
-    _tensor(capsule).device[:] = device
+    place = (ctypes.c_int32 * 2).from_address(_tensor_at(capsule) + 8)
+    place[0], place[1] = device
     return capsule
 
 

@@ -182,17 +182,17 @@ class Region:
         """A run that checks and binds everything, and notes which way it went."""
         held = budget.held
         frame = self._frame(workspace, budget, given, args)
-        frame.legs = [] if workspace.device.is_host else None
+        frame.legs = []
         shapes = {v: _shape(v, frame.values[v]) for v in [*self.plan.graph.inputs, *self.around]}
         results = self._outputs(frame)
         budget.held = held
-        if frame.legs is not None:
-            self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))
+        trip = Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes)
+        self._ways.add(trip, workspace.device.is_host)
         return results
 
 
 def _shape(v: Value, x: Any) -> tuple[int, ...] | None:
-    return x.shape if isinstance(v.type, TensorType) and isinstance(x, np.ndarray) else None
+    return x.shape if isinstance(v.type, TensorType) and hasattr(x, "shape") else None
 
 
 def make_plan(graph: Graph, select: Selector | None, served: list[Served], compile_all: Callable[[list[str]], list[int]]) -> Plan:

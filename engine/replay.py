@@ -20,6 +20,7 @@ from ..ir.types import STR, TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound
 from .outputs import WRITABLE, Outputs, owned
+from .placed import Placed
 from .plan import Plan
 from .steps import Frame
 from .ways import READABLE, Leg, Trip, Way, way_of
@@ -75,7 +76,8 @@ class StepByStep:
     def run_into(self, given: Any, workspace: Workspace, out: Any) -> Results | None:
         return None if type(out) is not dict or out else self.run(given, workspace)
 
-    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | None, on_device: bool) -> Results | None:
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
+                 on_device: bool) -> Results | None:  # fmt: skip
         """`run_into` for inputs that were looked at, and for any places of outputs."""
         results = self.run(values, workspace)
         return results if outputs is None or results is None else outputs.finish(results)
@@ -131,7 +133,8 @@ class Replay:
         exec(_code(*form), known)
         self.run, self.run_into = known["run"], known["run_into"]
 
-    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | None, on_device: bool) -> Results | None:
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
+                 on_device: bool) -> Results | None:  # fmt: skip
         """`run_into` for inputs that were looked at, and for any places of outputs."""
         results = self.run_into(values, workspace, {} if outputs is None else outputs.direct)
         return results if outputs is None or results is None else outputs.finish(results)

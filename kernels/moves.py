@@ -83,6 +83,8 @@ def expand(node: Node) -> Moves | Refusal:
     def boxes(call: Call) -> list[Box]:
         shape, dims = call.operands[0], call.results[0]
         new = (0,) * (len(dims) - len(shape))
+        if any(n != 1 and n != size for n, size in zip(shape, dims[len(new) :], strict=True)):
+            raise ValueError(f"{tuple(map(int, shape))} does not broadcast to {tuple(map(int, dims))}")
         strides = new + tuple(0 if n == 1 else s for n, s in zip(shape, dense(x, shape), strict=True))
         return [Box(dims, 0, strides, out, dense(y, dims))]
 

@@ -51,14 +51,18 @@ class Space:
             out.append(n)
         return tuple(out)
 
-    def strides(self, k: int, shape: Dims) -> Dims:
-        """Operand k's step in elements along each collapsed axis, for its actual shape."""
+    def strides(self, k: int, shape: Dims, result: Dims) -> Dims:
+        """Operand k's step in elements along each collapsed axis, for its actual shape and the result's. Raises ValueError where a
+        size is neither 1 nor the result's, which types need not tell."""
         memory = _strides(shape, self.types[k])
         pad = len(self.result.shape or ()) - len(shape)
         out = []
         for group, cls in zip(self.groups, self.classes[k], strict=True):
             a = group[-1] - pad
-            out.append(0 if cls == ONE or (cls == MAYBE and shape[a] == 1) else memory[a])
+            one = cls == ONE or (cls == MAYBE and shape[a] == 1)
+            if cls == MAYBE and not one and shape[a] != result[group[-1]]:
+                raise ValueError(f"dimensions {shape[a]} and {result[group[-1]]} do not broadcast")
+            out.append(0 if one else memory[a])
         return tuple(out)
 
 

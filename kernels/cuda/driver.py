@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
@@ -15,6 +15,7 @@ import numpy as np
 
 from ...ir.errors import GraphmillError
 from . import shim, source
+from .cubins import Cubin
 from .library_shim import LibraryCall
 
 ALIGN = 256  # bytes, as cudaMalloc aligns
@@ -85,6 +86,14 @@ class Driver(Protocol):
     def hold(self, stream: int) -> None:
         """What another stream is asked for from now on comes after what is under way here."""
 
+    @property
+    def cubins(self) -> Mapping[str, Cubin]:
+        """What was compiled for the device, or taken from files, by text; nothing where kernels are no cubins."""
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        """Finds and loads the cubins of these texts, compiling in up to `jobs` threads what is missing; why each of these was.
+        Raises CudaCompileError, CudaUnavailable."""
+
     def load(self, texts: Sequence[str]) -> list[int]:
         """What stands for the kernels of these texts in `launch`. Raises CudaCompileError, CudaUnavailable."""
 
@@ -135,11 +144,12 @@ class _Block:
 
 
 class Accounts:
-    """What lives in a device's memory."""
+    """What lives in the memory of a device that has no cubins."""
 
     stream = 0
 
     def __init__(self) -> None:
+        self.cubins: dict[str, Cubin] = {}
         self.live: dict[int, int] = {}
         self.freed: list[tuple[int, int]] = []  # the latest last
         self.foreign = WeakSet[Foreign]()
@@ -163,6 +173,9 @@ class Accounts:
         """Nothing is under way there either."""
 
     hold = wait
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        return []
 
     def close(self) -> None:
         self.freed.clear()

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from ...ir.core import Node
 from ...ir.types import F32, F64, FLOATS, INTEGERS
 from .. import quantized
@@ -14,11 +16,12 @@ from ..operands import first_int, first_result, refuse_layouts
 from ..products import Sizes, channel_axis, scaled_sums
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from . import epilogue as written
+from .cut import Tile
 from .target import serves
 from .text import checked_size
-from .tiles import FEW, TENSOR, TF32, Product, Work, tensor_tiles
+from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, tensor_tiles
 
-LARGE, TALL, SMALL = (128, 128), (128, 64), (64, 64)
+LARGE, TALL, SMALL = Tile(128, 128), Tile(128, 64), Tile(64, 64)
 
 
 @serves("fused.gemm")
@@ -96,21 +99,42 @@ class Matmul:
         known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
         wanted = a.dtype in FLOATS and not self.trans_a
         self.few = wanted and (known is None or known <= FEW)
-        self.tiles = () if self.few and known is not None else self._tiles()
+        self.tiles = self._tiles() if known is None or known > FEW or not self.few else ()
+        self.direct = False
+        if self._can_be_direct():
+            tiles = tensor_tiles(work.tensor, self._known_cut(), direct=True)
+            self.direct = tiles[0].direct
+            if self.direct:
+                self.tiles, self.few = tiles, False
         self.product = self._product()
 
-    def _tiles(self) -> Sequence[tuple[int, int]]:
+    def _known_cut(self) -> tuple[int, int, int, int] | None:
+        """Rows, columns, steps of the reduction and entries of the batch, where they are known."""
+        shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
+        known = all(isinstance(d, int) for shape in shapes for d in shape)
+        return self._cut_of(self._sizes(*shapes)) if known else None
+
+    def _can_be_direct(self) -> bool:
+        """Whether A's rows consist of whole chunks of 16 bytes and B is a constant that can be packed."""
+        cut = self._known_cut() if self.work.tensor in TENSOR.values() else None
+        whole = cut is not None and cut[2] % 8 == 0 and cut[0] * cut[1] * cut[2] > 0
+        return whole and self.flat and not self.trans_a and self.site.outer.operands[self.work.w].is_const
+
+    def _tiles(self) -> Sequence[Tile]:
         """Those whose sums fit in the registers, beside the zero points of a thread's rows or 16-bit numbers that are made f32; of
         the tensor cores' the one that known sizes choose."""
         if self.work.tensor:
-            shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
-            known = all(isinstance(d, int) for shape in shapes for d in shape)
-            return tensor_tiles(self.work.tensor, self._cut_of(self._sizes(*shapes)) if known else None)
+            return tensor_tiles(self.work.tensor, self._known_cut())
         crowded = self.work.zeros or self.item == 2
         return (SMALL,) if self.work.sums.endswith("64") else (TALL if crowded else LARGE, SMALL)
 
+    def _pack(self, w: np.ndarray) -> np.ndarray:
+        two = w.reshape(-1, 1) if w.ndim == 1 else w
+        return pack_direct((two.T if self.trans_b else two)[None])
+
     def source(self) -> KernelSource:
-        return KernelSource(self.product.text, self.bind, self.work.variant)
+        pack = {self.work.w: self._pack} if self.direct else {}
+        return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _sizes(self, a: Dims, b: Dims) -> Sizes:
         return Sizes(a, b, self.trans_a, self.trans_b)
@@ -151,7 +175,10 @@ class Matmul:
         kinds = [f"Strided<{work.element(i)}, S, {'true' if along else 'false'}>"
                  for i, along in ((work.x, not self.trans_a), (work.w, self.b_along))]  # fmt: skip
         setup = [work.loader(work.x, "left", kinds[0], "a, rows, depth, a_row, a_col", "rows")]
-        setup += [work.loader(work.w, "right", kinds[1], "b, columns, depth, b_col, b_row", "columns")]
+        if self.direct:
+            setup += ["const auto right = b;"]
+        else:
+            setup += [work.loader(work.w, "right", kinds[1], "b, columns, depth, b_col, b_row", "columns")]
         if work.tensor:
             setup += ["const i64 left_at = (i64)a, right_at = (i64)b;"]
         return Product(work, self.dtype, first_int(node), first_result(node), names, setup,

@@ -11,7 +11,8 @@ import numpy as np
 
 from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
-from . import cublaslt, cudnn, library, nvrtc, source
+from . import cubins, cublaslt, cudnn, library, nvrtc, source
+from .cubins import Cubin
 from .driver import Command, Foreign, Transfer
 
 LibraryCall = cublaslt.Matmul | cudnn.GraphCall
@@ -72,8 +73,10 @@ class Gpu:
         self._device, self.dlpack = cupy.cuda.Device(number), (2, number)
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
+        self.cubins: dict[str, Cubin] = {}
         self._kernels: list[tuple[int, source.Shape] | LibraryCall] = []
-        self._calls: dict[str, LibraryCall] = {}  # of libraries, by their texts
+        self._functions: dict[str, Any] = {}  # by text, as the cubins
+        self._places: dict[str, int] = {}  # of texts among the kernels
         self._modules: list[Any] = []  # kept loaded
         self._overlaps = int(self._device.compute_capability) >= 90
         with self._device:
@@ -96,8 +99,10 @@ class Gpu:
         pass
 
     def pinned(self, nbytes: int) -> np.ndarray:
+        if not nbytes:
+            return np.empty(0, np.uint8)
         with self._device:
-            return np.frombuffer(self._pinned.malloc(max(nbytes, 1)), np.uint8, nbytes)
+            return np.frombuffer(self._pinned.malloc(nbytes), np.uint8, nbytes)
 
     def write(self, address: int, a: np.ndarray) -> None:
         at = a.ctypes.data
@@ -141,37 +146,46 @@ class Gpu:
             self._runtime.eventRecord(self._mark.ptr, first)
             self._runtime.streamWaitEvent(second, self._mark.ptr)
 
-    def load(self, texts: Sequence[str]) -> list[int]:
-        place = {}
-        with self._device, self._lock:
-            for text in filter(library.is_library, dict.fromkeys(texts)):
-                place[text] = len(self._kernels)
-                self._kernels.append(self._call(text))
-        wanted = [t for t in dict.fromkeys(texts) if t not in place]
-        if not wanted:
-            return [place[t] for t in texts]
-        cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
-        with self._device, self._lock:
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        missing = [t for t in texts if t not in self.cubins and not library.is_library(t)]
+        found, reasons = cubins.find(missing, self.arch, jobs)
+        refused = []
+        for text, cubin in found.items():
+            try:
+                self._functions[text] = self._loaded(text, cubin)
+                self.cubins[text] = cubin
+            except self._driver.CUDADriverError:
+                if not cubins.refuse(text, self.arch):
+                    raise
+                refused.append(text)  # what a file brought and the driver does not take is compiled anew
+        return reasons + self.compile(refused, jobs) if refused else reasons
+
+    def _loaded(self, text: str, cubin: Cubin) -> Any:
+        with self._device:
             module = self._module()
-            module.load(cubin)
-            self._modules.append(module)
-            for text in wanted:
-                function, shape = module.get_function(source.entry(text)), source.shape_of(text)
-                if shape.shared > STATIC_SHARED:
-                    self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shape.shared)
-                place[text] = len(self._kernels)
-                self._kernels.append((function.ptr, shape))
-        return [place[t] for t in texts]
+            module.load(cubin.data)
+            function, shared = module.get_function(source.entry(text)), source.shape_of(text).shared
+            if shared > STATIC_SHARED:
+                self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
+        self._modules.append(module)
+        return function
+
+    def load(self, texts: Sequence[str]) -> list[int]:
+        self.compile(texts)
+        with self._device, self._lock:
+            for text in texts:
+                if text not in self._places:
+                    plain = not library.is_library(text)
+                    self._kernels.append((self._functions[text].ptr, source.shape_of(text)) if plain else self._call(text))
+                    self._places[text] = len(self._kernels) - 1
+        return [self._places[t] for t in texts]
 
     def _call(self, text: str) -> LibraryCall:
         """The call of a library, which keeps what it made for sizes."""
-        if text not in self._calls:
-            declared, number = library.read(text), self._device.id
-            if declared.library == "cublaslt":
-                self._calls[text] = cublaslt.Matmul(cublaslt.handle(number), declared, self._zero)
-            else:
-                self._calls[text] = cudnn.GraphCall(cudnn.handle(number), declared, self._zero)
-        return self._calls[text]
+        declared, number = library.read(text), self._device.id
+        if declared.library == "cublaslt":
+            return cublaslt.Matmul(cublaslt.handle(number), declared, self._zero)
+        return cudnn.GraphCall(cudnn.handle(number), declared, self._zero)
 
     def _zero(self, address: int, nbytes: int, stream: int) -> None:
         self._runtime.memsetAsync(address, 0, nbytes, stream)

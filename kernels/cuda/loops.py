@@ -54,7 +54,7 @@ def bind(space: Space, wide: int, call: Call) -> Launch:
     shapes = [s for s in call.operands if s is not None]
     for k in range(len(space.types)):
         if space.is_strided(k):
-            ints += space.strides(k, shapes[k])
+            ints += space.strides(k, shapes[k], call.results[0])
     return Launch(tuple(ints), blocks_for(total, THREADS * wide))
 
 

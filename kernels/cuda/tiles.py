@@ -12,11 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ...ir.types import BF16, F16, DType
 from ..epilogue import Site
 from ..operands import slot_of
 from ..spec import Call, Launch
-from .cut import PART, scalar_cut, tensor_cut
+from .cut import DIRECT_STEPS, PART, Tile, scalar_cut, tensor_cut
 from .epilogue import Leaf
 from .text import blocks_for, checked_size, indent, kernel
 
@@ -70,8 +72,9 @@ def piece(name: str) -> str:
 # The tensor cores' way of multiplying an element type (mma.cuh); f32 where tf32 will do.
 TENSOR = {F16: "MmaF16", BF16: "MmaBf16"}
 TF32 = "MmaTf32"
-LARGE = (128, 128)
-TENSOR_TILES = (LARGE, (128, 64), (64, 64), (32, 64), (32, 32))
+LARGE = Tile(128, 128)
+TENSOR_TILES = (LARGE, Tile(128, 64), Tile(64, 64), Tile(32, 64), Tile(32, 32))
+DIRECT_TILES = (Tile(32, 128, True), Tile(32, 64, True), Tile(32, 32, True))
 
 
 def nothing(call: Call, rows: int, columns: int) -> list[int]:
@@ -126,18 +129,30 @@ class Work:
         return f"const Less<{kind}, element_{dtype}> {name} = {{{{{values}}}, i64({at}), {zero}_step, {count}}};"
 
 
-def deep(tensor: str) -> int:
-    """Steps of the reduction that a tile takes at a time."""
-    return PART // (4 if tensor == TF32 else 2) if tensor else DEPTH
-
-
-def tensor_tiles(tensor: str, cut: tuple[int, int, int, int] | None, splits: bool = True) -> Sequence[tuple[int, int]]:
-    """The tiles of a text: where rows, columns, steps of the reduction and entries are known the one that they choose."""
+def tensor_tiles(tensor: str, cut: tuple[int, int, int, int] | None, splits: bool = True, direct: bool = False) -> Sequence[Tile]:
+    """The tiles of a text: where rows, columns, steps of the reduction and entries are known the one that they choose, which may be
+    a direct one where the operands allow it."""
     if cut is None:
         return TENSOR_TILES
     rows, columns, depth, batches = cut
-    which, _ = tensor_cut(TENSOR_TILES, rows, columns, batches, blocks_for(depth, deep(tensor)), splits)
-    return (TENSOR_TILES[which],)
+    tiles = (*TENSOR_TILES, *DIRECT_TILES) if direct else TENSOR_TILES
+    which, _ = tensor_cut(tiles, rows, columns, batches, depth, item_of(tensor), splits)
+    return (tiles[which],)
+
+
+def item_of(tensor: str) -> int:
+    """Bytes of what the tensor cores multiply."""
+    return 4 if tensor == TF32 else 2
+
+
+def pack_direct(w: np.ndarray) -> np.ndarray:
+    """Matrices [group, steps, columns] of 16-bit numbers as direct.cuh reads them: [group, 8 columns, 32 steps, lanes, 8 numbers],
+    filled up with zeros to multiples of 32."""
+    groups, depth, columns = w.shape
+    whole = np.zeros((groups, -(-depth // 32) * 32, -(-columns // 32) * 32), w.dtype)
+    whole[:, :depth, :columns] = w
+    parts = whole.reshape(groups, whole.shape[1] // 32, 4, 8, whole.shape[2] // 8, 8)
+    return np.ascontiguousarray(parts.transpose(0, 4, 1, 5, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -158,7 +173,7 @@ class Product:
     setup: Sequence[str]
     place: Sequence[str]
     channel: str
-    tiles: Sequence[tuple[int, int]]
+    tiles: Sequence[Tile]
     down: bool = False
     few: Sequence[str] = ()
     after: Sequence[str] = ()
@@ -177,7 +192,7 @@ class Product:
     @property
     def deep(self) -> int:
         """Steps of the reduction that a tile takes at a time."""
-        return deep(self.work.tensor)
+        return self.tiles[0].deep(item_of(self.work.tensor)) if self.work.tensor else DEPTH
 
     @staticmethod
     def words_at(first_int: int, i: int) -> int:
@@ -188,23 +203,25 @@ class Product:
     def _large(self) -> bool:
         """Whether a thread needs more than 128 registers: else two blocks share a multiprocessor, and one computes where the other
         waits."""
-        return bool(self.work.tensor) and LARGE in self.tiles
+        return bool(self.work.tensor) and (LARGE in self.tiles or self.tiles[0].direct)
 
     def words(self) -> int:
         return self.first_int + len(NAMES) + len(self.extra)
 
     def shared(self) -> int:
         """Bytes of shared memory."""
-        tiled = [max(2 * DEPTH * (rows + columns + 8), rows * columns) * self.item for rows, columns in self.tiles]
+        tiled = [max(2 * DEPTH * (rows + columns + 8), rows * columns) * self.item for rows, columns, _ in self.tiles]
         if self.work.tensor:
             tiled = [self._tensor_shared(*tile) for tile in self.tiles]
         return max([*tiled, (BLOCK // 32) * FEW * 64 * self.item if self.few else 0])
 
-    def _tensor_shared(self, rows: int, columns: int) -> int:
+    def _tensor_shared(self, rows: int, columns: int, direct: bool) -> int:
         """Bytes of mma.cuh's buffers, which the sums go through afterwards, those of each group of warps apart."""
-        part = (rows + columns) * PART
-        groups = {(64, 64): 2, (32, 64): 4, (32, 32): 4}.get((rows, columns), 1)
+        part = 0 if direct else (rows + columns) * PART
+        groups = 256 // columns if direct else {(64, 64): 2, (32, 64): 4, (32, 32): 4}.get((rows, columns), 1)
         sums = columns * (rows + 4) if self.down else rows * (columns + 8)
+        if direct:
+            return groups * sums * 4
         return max(min(BUFFERS // part, MOST_STAGES) * part, groups * sums * 4)
 
     def text(self) -> str:
@@ -224,9 +241,13 @@ class Product:
             body += [*self.setup, *self._held(down)]
             body.append(f"const u32 from = split * steps * {self.deep};")
             body.append(f"const u32 here = min(steps, (max({self.depth}, from) - from + {self.deep - 1}) / {self.deep});")
-        for i, (rows, columns) in enumerate(self.tiles):
+        for i, (rows, columns, direct) in enumerate(self.tiles):
             at = f"row_tile * {rows}, column_tile * {columns}"
-            if self.work.tensor:
+            if direct:
+                sizes = f"(columns + 31) / 32 * 4, ({self.depth} + {DIRECT_STEPS - 1}) / {DIRECT_STEPS}, (left_at & 15) == 0"
+                kind = f"direct_tile<{self.work.tensor}, E, {columns // 32}, {down}>"
+                call = f"{kind}(left, right, {sizes}, {at}, split * steps, here, shared, out);"
+            elif self.work.tensor:
                 wide = "(wide & 1) && (left_at & 15) == 0, (wide & 2) && (right_at & 15) == 0"
                 kind = f"mma_tile<{self.work.tensor}, E, {rows}, {columns}, {down}>"
                 call = f"{kind}(left, right, {wide}, {at}, from, here, shared, out);"
@@ -236,6 +257,7 @@ class Product:
         head = [
             piece("tile"),
             *([piece("mma")] if self.work.tensor else []),
+            *([piece("direct")] if self.tiles and self.tiles[0].direct else []),
             f"constexpr int RESIDENT = {1 if self._large else 2};",
             f"using E = element_{self.result};",
             f"using S = {self.work.sums};",
@@ -278,10 +300,10 @@ class Product:
             return Launch((rows, columns, depth, batches, 0, 1, tiles, 1, 0, *extra), tiles * batches if rows else 0)
         parts = blocks_for(depth, self.deep)
         if self.work.tensor:
-            which, splits = tensor_cut(self.tiles, rows, columns, batches, parts, self.cut)
+            which, splits = tensor_cut(self.tiles, rows, columns, batches, depth, item_of(self.work.tensor), self.cut)
         else:
             which, splits = scalar_cut(self.tiles, rows, columns, batches, depth, self.cut)
-        tall, wide = self.tiles[which]
+        tall, wide, _ = self.tiles[which]
         row_tiles, column_tiles = blocks_for(rows, tall), blocks_for(columns, wide)
         blocks = row_tiles * column_tiles * batches
         if blocks > MOST_CUT:

@@ -12,10 +12,12 @@ import graphmill as gm
 import ml_dtypes
 import numpy as np
 import pytest
-from graphmill.engine.cuda import CudaArray, stream_number
+from graphmill.engine import fixed
+from graphmill.engine.cuda import CudaArray
+from graphmill.engine.cuda_foreign import stream_number
 from graphmill.engine.foreign import Pointed, capsule_of, pointed
 from graphmill.ir.errors import InputError
-from graphmill.kernels.cuda.driver import CudaMemoryError, Null
+from graphmill.kernels.cuda.driver import CudaMemoryError, Null, Shim
 from onnx import parser as onnx_parser
 
 from ..kernels.cuda.fake_cupy import Fake
@@ -111,6 +113,16 @@ def test_tensors_are_read_where_they_lie(skip: int) -> None:
 
 
 @needs_shim
+def test_much_memory_is_not_pinned(monkeypatch: Any) -> None:
+    monkeypatch.setattr(fixed, "MOST_PINNED", 0)
+    monkeypatch.setattr(Shim, "pinned", lambda self, nbytes: pytest.fail("memory was pinned") if nbytes else np.empty(0, np.uint8))
+    exe, rng = compiled(CHAIN), np.random.default_rng(0)
+    for _ in range(5):
+        x = rng.standard_normal((3, 4)).astype(np.float32)
+        np.testing.assert_allclose(exe.run({"x": x})["y"], np.maximum(np.exp(x), 0), rtol=2e-6)
+
+
+@needs_shim
 def test_arrays_of_another_executable() -> None:
     first, second = compiled(CHAIN), compiled(CHAIN)
     x = np.full((3, 4), 0.25, np.float32)
@@ -128,6 +140,38 @@ def test_wrong_contents_on_the_device() -> None:
         for given in ({"x": x, "i": np.array([0, 3])}, {"x": x.a, "i": np.array([0, 3])}):
             with pytest.raises(gm.errors.GraphmillError, match=r"[Gg]ather"):
                 exe.run(given, on_device=given["x"] is x)
+
+
+@needs_shim
+def test_outputs_go_to_places_on_the_device() -> None:
+    exe, rng = compiled(CHAIN), np.random.default_rng(0)
+    place, host = Tensor(np.zeros((3, 4), np.float32), 4), np.empty((3, 4), np.float32)
+    for i in range(5):
+        x = Tensor(rng.standard_normal((3, 4)).astype(np.float32))
+        y = np.maximum(np.exp(x.a), 0)
+        got = exe.run({"x": x}, out={"z": place})
+        assert got["z"] is place and list(got) == ["y", "z"]
+        np.testing.assert_allclose(place.a, y**2, rtol=4e-6)
+        np.testing.assert_allclose(got["y"], y, rtol=2e-6)
+        got = exe.run({"x": x.a + 1 if i % 2 else Tensor(x.a + 1)}, out={"z": place}, on_device=True, stream=7)
+        np.testing.assert_allclose(got["y"].numpy(), np.exp(x.a + 1), rtol=2e-6)
+        got = exe.run({"x": x}, out={"y": host, "z": place})
+        assert got["y"] is host and got["z"] is place
+        np.testing.assert_allclose(host, y, rtol=2e-6)
+        assert exe.run({"x": x}, out={"y": host}, on_device=True)["y"] is host
+        exe.run({"x": x}, out={"z": x})  # which is the input
+        np.testing.assert_allclose(x.a, y**2, rtol=4e-6)
+    for wrong, match in (
+        ({"z": Tensor(np.zeros((3, 4), np.int32))}, "element type int32"),
+        ({"z": Tensor(np.zeros((2, 4), np.float32))}, r"has shape \[2, 4\], expected \[3, 4\]"),
+        ({"z": Tensor(np.zeros(12, np.float32))}, r"has shape \[12\]"),
+        ({"q": place}, "no output is named"),
+        ({"y": place, "z": place}, "share memory"),
+        ({"y": SimpleNamespace(__cuda_array_interface__={"shape": (3, 4), "typestr": "<f4", "data": (256, True), "version": 3})},
+         "is read-only"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=match):
+            exe.run({"x": place}, out=wrong)
 
 
 @needs_shim
@@ -181,15 +225,15 @@ def test_streams(monkeypatch: Any) -> None:
     got["y"].__dlpack__()
     got["y"].__dlpack__(stream=-1)
     assert fake.calls == ["5 waits for ours", "1 waits for ours"]
-    fixed = exe.fixed({"x": x})
-    fixed.run()
+    places = exe.fixed({"x": x})
+    places.run()
     fake.calls.clear()
-    fixed.run(stream=77)
+    places.run(stream=77)
     assert fake.calls == ["ours waits for 77", "graph", "77 waits for ours"]
-    fixed.set("x", Tensor(np.zeros((3, 4), np.float32)))
+    places.set("x", Tensor(np.zeros((3, 4), np.float32)))
     assert fake.calls[-2:] == ["copy", "synchronize"]
-    fixed.run()
-    np.testing.assert_array_equal(fixed.outputs["y"].numpy(), np.ones((3, 4)))
+    places.run()
+    np.testing.assert_array_equal(places.outputs["y"].numpy(), np.ones((3, 4)))
 
 
 def test_handles_of_streams() -> None:

@@ -7,12 +7,17 @@ nothing is allocated or copied while a graph is captured. What a GPU does it doe
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from graphmill.kernels.cuda import nvrtc, shim, source
+from graphmill.kernels.cuda import cubins, nvrtc, shim, source
+
+
+class CUDADriverError(RuntimeError):
+    pass
 
 
 class Fake:
@@ -23,6 +28,7 @@ class Fake:
         self.recording: list[Callable[[], None]] | None = None
         self.functions: dict[int, shim.Kernel] = {}
         self.texts: dict[str, str] = {}  # by their entries
+        self.compiled: list[str] = []  # entries
         self.live = 0
         self.names: dict[int, str] = {}  # of streams
         self.pinned: dict[int, bytearray] = {}
@@ -40,7 +46,15 @@ class Fake:
         monkeypatch.setattr(gpu, "_cupy", lambda: self.cupy())
         monkeypatch.setattr(gpu, "_libcuda", lambda: self.libcuda)
         monkeypatch.setattr(source, "program", program)
-        monkeypatch.setattr(nvrtc, "compile_program", lambda text, arch: nvrtc.Compiled(b"cubin", {}))
+        monkeypatch.setattr(nvrtc, "compile_program", self.compile_program)
+        monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
+        monkeypatch.setattr(cubins, "_adopted", {})
+        monkeypatch.setattr(cubins, "explain_misses", lambda wanted: ["not kept"] * len(wanted))  # a large cache takes long to read
+
+    def compile_program(self, program: str, arch: str) -> nvrtc.Compiled:
+        names = re.findall(r"^#define NAME (k_\w+)$", program, re.M)
+        self.compiled += names
+        return nvrtc.Compiled(" ".join(["cubin", arch, *names]).encode(), {})
 
     def cupy(self) -> Any:
         fake = self
@@ -130,9 +144,13 @@ class Fake:
 
         class Module:
             def load(self, cubin: bytes) -> None:
-                assert cubin == b"cubin"
+                self.says = cubin.decode(errors="replace").split(" ")
+                if self.says[:2] != ["cubin", "sm_90"]:
+                    raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE")
 
             def get_function(self, name: str) -> Any:
+                if name not in self.says:
+                    raise CUDADriverError("CUDA_ERROR_NOT_FOUND")
                 kernel = shim.load([fake.texts[name]])[fake.texts[name]]
                 fake.functions[id(kernel)] = kernel
                 return SimpleNamespace(ptr=id(kernel))
@@ -180,7 +198,8 @@ class Fake:
         self.libcuda = SimpleNamespace(cuLaunchKernelEx=launch)
         runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
                                   pointerGetAttributes=lambda ptr: SimpleNamespace(type=int(is_pinned(ptr))))  # fmt: skip
-        driver = SimpleNamespace(funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value))
+        driver = SimpleNamespace(funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value),
+                                 CUDADriverError=CUDADriverError)  # fmt: skip
         cuda = SimpleNamespace(runtime=runtime, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, Event=Event,
                                MemoryPool=MemoryPool, PinnedMemoryPool=PinnedMemoryPool, get_elapsed_time=lambda start, end: 2.0)  # fmt: skip
         return SimpleNamespace(cuda=cuda)

@@ -198,7 +198,7 @@ def test_what_cudnn_is_asked_for(monkeypatch: Any) -> None:
     for number, why in ((0, "no engine"), (1, "workspace")):
         with pytest.raises(library.CudaLibraryError, match=why):
             gpu.choose(command, number)
-    assert gpu._calls[c.source.text]._plans_of(command.words.tolist()).chosen == 3
+    assert gpu._kernels[command.kernel]._plans_of(command.words.tolist()).chosen == 3
     command.words[0] += 2
     with pytest.raises(library.CudaLibraryError, match="multiples of 16 bytes"):
         gpu.run([command])
