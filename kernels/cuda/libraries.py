@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from ...ir.core import Node
 from ...ir.recording import least
 from ...ir.symbols import DimLike
@@ -75,11 +77,27 @@ def matmul(node: Node, precision: str) -> KernelSource | Refusal:
     if form != Form() and not (isinstance(depth, int) and depth):
         return Refusal("the reduction may be empty, of which the library does not make an epilogue", {"depth": depth})
     result, first = first_result(node), first_int(node)
-    fields = {"type": dtype, "compute": compute_of(dtype, precision), "transpose": batches.transposed,
+    turned = _is_turned(site, batches)
+    transposed = [batches.transposed[0], 1] if turned else batches.transposed
+    fields = {"type": dtype, "compute": compute_of(dtype, precision), "transpose": transposed,
               "a": site.slot(0), "b": site.slot(1), **form.fields(node), "y": result,
               "scratch": result + 1, "sizes": first}  # fmt: skip
     text = declare("cublaslt", "matmul", first + 8, fields)
-    return KernelSource(text, lambda call: batches.bind(site, call), "cublaslt")
+    pack = {site.index[1]: _turned} if turned else {}
+    return KernelSource(text, lambda call: batches.bind(site, call, turned), "cublaslt", pack)  # type: ignore[arg-type]
+
+
+def _is_turned(site: Site, batches: Batches) -> bool:
+    """Whether a constant B is stored transposed: where its rows do not begin at multiples of 16 bytes and its columns then do; else
+    the library would read it number by number."""
+    b, v = site.operand(1).tensor, site.operand(1)  # type: ignore[union-attr]
+    if not v.is_const or batches.transposed[1] or len(b.shape) != 2:  # type: ignore[union-attr]
+        return False
+    return b.shape[0] * b.dtype.itemsize % 16 == 0 != b.shape[1] * b.dtype.itemsize % 16
+
+
+def _turned(b: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(b.T)
 
 
 @dataclass(frozen=True)
@@ -100,11 +118,11 @@ class Batches:
             return Refusal("batches that differ between the operands are asked of no library", {"A": a, "B": b})
         return Batches(flat, (not a, not b), transposed)
 
-    def bind(self, site: Site, call: Call) -> Launch:
+    def bind(self, site: Site, call: Call, turned: bool) -> Launch:
         s = Sizes(call.operands[site.index[0]], call.operands[site.index[1]], *map(bool, self.transposed))  # type: ignore[arg-type, index]
         batches = math.prod(s.batch)
         rows, batches = (s.rows * batches, 1) if self.flat else (s.rows, batches)
-        lines = [s.a_col if self.transposed[0] else s.a_row, s.b_col if self.transposed[1] else s.b_row]
+        lines = [s.a_col if self.transposed[0] else s.a_row, s.depth if turned else s.b_col if self.transposed[1] else s.b_row]
         steps = [0 if shared or self.flat else n * s.depth for shared, n in zip(self.shared, (rows, s.columns), strict=True)]
         ints = (rows, s.columns, s.depth, batches, *lines, *steps)
         return Launch(ints, least(1, rows * s.columns * batches), SCRATCH)

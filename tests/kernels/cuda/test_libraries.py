@@ -31,8 +31,8 @@ from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs
 from .test_gemm import CLOSE
 
 
-def case(name: str, arrays: list, attrs: dict[str, Any] | None = None, types: list | None = None) -> Case:
-    node = make_node(name, arrays, attrs, types=types)
+def case(name: str, arrays: list, attrs: dict[str, Any] | None = None, types: list | None = None, constants: Any = ()) -> Case:
+    node = make_node(name, arrays, attrs, types=types, constants=constants)
     source = select(node, rung="libraries")
     assert isinstance(source, KernelSource) and source.variant == "cublaslt", source
     wide = [a.astype(np.float64) for a in arrays if a is not None]
@@ -47,6 +47,10 @@ def products() -> list[Case]:
     for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         cases.append(case("matmul", [rand(3, 5, 40, dtype=dtype), rand(3, 40, 6, dtype=dtype, seed=1)]))
         cases.append(case("matmul", [rand(3, 5, 40, dtype=dtype), rand(1, 1, 40, 6, dtype=dtype, seed=1)]))
+    for columns in (7, 8):  # stored transposed, and not
+        arrays = [rand(2, 5, 16, dtype=np.float16), rand(16, columns, dtype=np.float16, seed=1)]
+        cases.append(case("matmul", arrays, constants=(1,)))
+        assert ("transpose 0 1" in cases[-1].source.text) == bool(cases[-1].source.pack) == (columns == 7)
     rows = symbol("rows")
     for m in (3, 70, 0):  # one text serves all
         x, w = rand(2, m, 24), rand(24, 130, seed=1)
@@ -246,7 +250,7 @@ def plans(gpu: Any) -> int:
 def bound(gpu: Any, c: Case) -> tuple[Command, np.ndarray, list]:
     """A case as a command on memory of the host, its result, and what holds the memory."""
     launch = c.source.bind(Call([np.shape(x) for x in c.operands], [w.shape for w in c.want]))
-    arrays = [aligned(np.ascontiguousarray(x)) for x in c.operands]
+    arrays = [aligned(c.source.pack.get(i, np.ascontiguousarray)(x)) for i, x in enumerate(c.operands)]
     y, scratch = aligned_empty(c.want[0].shape, c.want[0].dtype), np.empty(64, np.uint8)
     words = [*(a.ctypes.data for a in (*arrays, y, scratch)), *launch.ints]
     (kernel,) = gpu.load([c.source.text])
