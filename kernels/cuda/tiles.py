@@ -203,7 +203,7 @@ class Product:
     def _large(self) -> bool:
         """Whether a thread needs more than 128 registers: else two blocks share a multiprocessor, and one computes where the other
         waits."""
-        return bool(self.work.tensor and self.tiles) and (LARGE in self.tiles or self.tiles[0].direct)
+        return bool(self.work.tensor) and any(tile == LARGE or tile.direct for tile in self.tiles)
 
     def words(self) -> int:
         return self.first_int + len(NAMES) + len(self.extra)
