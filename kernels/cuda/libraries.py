@@ -26,6 +26,8 @@ from .library import SCRATCH, declare
 from .library_form import Form, form_of
 from .library_graphs import attention, compute_of, conv
 
+LITTLE = 1 << 26  # multiplications
+
 
 def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     """The library's call that serves a node, or why there is none."""
@@ -42,9 +44,10 @@ def select(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
 
 
 def refuse_epilogue(anchor: Node, node: Node, chain: int, precision: str) -> Refusal | None:
-    """Why the elementwise `node` shall not join an anchor that a library computes: with it, the library would not."""
-    called = select(anchor, precision)
-    if isinstance(called, Refusal):
+    """Why the elementwise `node` shall not join an anchor that a library computes: with it, the library would not. Where there is
+    little to multiply, a pass over the result costs more than the library gains."""
+    called, work = select(anchor, precision), _work(anchor)
+    if isinstance(called, Refusal) or (work is not None and work < LITTLE):
         return None
     before = node.operands[chain].node  # type: ignore[union-attr]
     names = ("add", "relu", "gelu", "mul") if called.variant == "cublaslt" else ("add", "relu")
@@ -53,6 +56,16 @@ def refuse_epilogue(anchor: Node, node: Node, chain: int, precision: str) -> Ref
     if node.op.name not in names or erf or scales or before.op.name in ("relu", "gelu"):  # type: ignore[union-attr]
         return Refusal(f"{called.variant} computes {anchor.op.name} without it", {"step": node.op.name})
     return None
+
+
+def _work(anchor: Node) -> int | None:
+    """The multiplications of a product or convolution, None where sizes are not known."""
+    w, y = anchor.operands[1].tensor, anchor.results[0].tensor  # type: ignore[union-attr]
+    if not all(isinstance(d, int) for d in (*w.shape, *y.shape)):  # type: ignore[misc]
+        return None
+    columns = y.shape[1 if "conv" in anchor.op.name else -1] if y.shape else 1
+    batches = 1 if "conv" in anchor.op.name else math.prod(w.shape[:-2])  # type: ignore[index, arg-type]
+    return math.prod(y.shape) * math.prod(w.shape) // max(columns * batches, 1)  # type: ignore[arg-type, operator, type-var]
 
 
 # ---- products -----------------------------------------------------------------------------------------------------------

@@ -327,6 +327,14 @@ def test_what_joins_a_product_is_what_the_library_does(steps: str, found: list[s
     np.testing.assert_allclose(exes["libraries"].run(x)["y"], exes["tensor"].run(x)["y"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows, found", [(128, ["matmul+add", "gelu"]), (8, ["matmul+add+gelu"]), ("N", ["matmul+add", "gelu"])])
+def test_little_work_is_not_worth_a_pass_of_its_own(rows: Any, found: list[str]) -> None:
+    proto = onnx_parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]> m (float[{rows}, 768] x, float[768, 1024] w,
+        float[1024] v) => (float[{rows}, 1024] y) {{ a = MatMul (x, w)  b = Add (a, v)  y = Gelu (b) }}""")
+    exe = gm.compile(proto, "cuda", rung="libraries", device="null")
+    assert [operator(s.node) for s in exe.plan.kernels()] == found
+
+
 def test_calls_share_their_workspace() -> None:
     """Of a hundred products, each with a residual that lives longer than the product in between."""
     lines = [
