@@ -79,7 +79,7 @@ struct Row { i64 q, y, mask, part; Range seen; };  // places of its elements, an
 DEVICE Row row_of(const Sizes& x, Place b, u32 i) {
     u32 r = b.first + i, n = b.n;
     if (r >= x.rows) return {-1, -1, 0, 0, {0, 0}};
-    u32 inner = r / x.queries, h = b.g * x.groups + inner, s = r - inner * x.queries.d;
+    u32 inner = GROUPED ? r / x.queries : 0, h = b.g * x.groups + inner, s = r - inner * x.queries.d;
     i64 part = (i64(b.pair) * x.rows + r) * x.splits.d + b.part, q = n * x.q_n + h * x.q_h + i64(u64(s) * x.q_s);
     return {q, n * x.y_n + h * x.y_h + i64(u64(s) * x.y_s), AT_MASK, part, range_of(x, n, s)};
 }
@@ -162,6 +162,15 @@ def _products(node: Node, dtype: DType) -> Products:
     return tiles(dtype, sizes[1] if isinstance(sizes[1], int) else None)
 
 
+def _groups(node: Node) -> int | None:
+    """How many query heads share a head of keys, None where that is not known."""
+    q, k = (
+        t.shape[1] if t.rank == 4 else node.attr(f"{name}_num_heads")  # type: ignore[index, union-attr]
+        for name, t in (("q", node.operands[0].tensor), ("kv", node.operands[1].tensor))  # type: ignore[union-attr]
+    )
+    return q // k if isinstance(q, int) and isinstance(k, int) and k else None
+
+
 def _bind(x: Extent, products: Products, results: int) -> Launch:
     """Blocks that attend, then those that copy keys and values that are results."""
     pairs, rows = x.q.batch * x.k.heads, x.groups * x.q.length
@@ -233,6 +242,7 @@ def _words(node: Node, dtype: DType, acc: DType, products: Products) -> dict[str
     words = {
         "OFFSET": "ld_i64(x.lens, n) - i64(x.queries.d)" if node.operand(6) is not None else "x.past",
         "LOW": f"s + offset - {left}" if left >= 0 else "0",
+        "GROUPED": "false" if _groups(node) == 1 else "true",
         "AT_MASK": "0" if mask is None else "n * x.m_n + h * x.m_h + i64(u64(s) * x.m_s)",
         "SCALE": products.scale if scale is None else literal(scale, acc),
         "MASK_AT": "0" if mask is None else "x.mask",

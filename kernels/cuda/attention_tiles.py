@@ -210,7 +210,25 @@ constexpr u32 SIZE = HEAD, UNITS = SIZE / 8, PITCH = 2 * SIZE, KEYS = STAGE_KEYS
 constexpr u32 STEP = UNITS == 12 ? 8 : 128 / UNITS;  // rows that the block's threads bring at once
 constexpr u32 PART = KEYS * PITCH, STAGE = 2 * PART, QUERIES = 2 * STAGE, SUMS = QUERIES + 64 * PITCH;
 constexpr u32 APART = SIZE + 8;  // numbers from one row of a warp's results to the next: they lie in different banks
-using Mask = Pack<element_OF_MASK, 2>;
+
+// Two neighbours of the mask; small ones in a word, which is taken apart where they are used: until then they may be on their way.
+template <class M, bool word> struct Two {
+    M at[2];
+    __device__ __forceinline__ M get(u32 j) const { return at[j]; }
+    __device__ __forceinline__ void set(u32 j, M m) { at[j] = m; }
+    __device__ __forceinline__ void load(const M* from) { *this = *(const Two*)from; }
+};
+template <class M> struct Two<M, true> {
+    u32 word;
+    __device__ __forceinline__ M get(u32 j) const { return M(word >> 8 * sizeof(M) * j); }
+    __device__ __forceinline__ void set(u32 j, M m) { word |= u32(m) << 8 * sizeof(M) * j; }
+    __device__ __forceinline__ void load(const M* from) {
+        if constexpr (sizeof(M) == 2) word = *(const u32*)from;
+        else word = *(const u16*)from;
+    }
+};
+using Masking = element_OF_MASK::Memory;
+using Mask = Two<Masking, sizeof(Masking) <= 2>;
 
 DEVICE u32 place(u32 row, u32 unit) { return row * PITCH + (unit ^ (UNITS % 8 ? row / 2 % 4 : row % 8)) * 16; }
 
@@ -254,27 +272,26 @@ DEVICE void bring(unsigned char* to, const Lines& from, i32 t, i32 end, u32 size
 
 // The keys that any of the block's rows may see.
 DEVICE Range range_of(const Sizes& x, Place b, u32 rows) {
-    u32 r = minimum(b.first + rows, x.rows) - 1, head = b.first / x.queries;
-    bool one = r / x.queries == head;  // head of queries
+    u32 r = minimum(b.first + rows, x.rows) - 1, head = GROUPED ? b.first / x.queries : 0;
+    bool one = !GROUPED || r / x.queries == head;  // head of queries
     return {range_of(x, b.n, one ? b.first - head * x.queries.d : 0).lo,
             range_of(x, b.n, one ? r - head * x.queries.d : x.queries.d - 1).hi};
 }
 
 // The mask of keys t, t + 1, t + 8, ... of two rows; `pairs`: two numbers at once.
 DEVICE void read_mask(Mask (&mask)[2][CHUNK / 8], i64 from, const Row (&row)[2], i32 t, bool pairs) {
-    using Memory = element_OF_MASK::Memory;
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
-        const Memory* at = (const Memory*)from + row[i].mask + t;
+        const Masking* at = (const Masking*)from + row[i].mask + t;
         const i32 there = row[i].seen.hi - t;
         if (pairs) {
 #pragma unroll
             for (i32 j = 0; j < CHUNK / 8; j++)
-                if (8 * j < there) mask[i][j] = *(const Mask*)(at + 8 * j);
+                if (8 * j < there) mask[i][j].load(at + 8 * j);
         } else {
 #pragma unroll
             for (i32 j = 0; j < CHUNK / 4; j++)
-                if (j / 2 * 8 + j % 2 < there) mask[i][j / 2].at[j % 2] = at[j / 2 * 8 + j % 2];
+                if (j / 2 * 8 + j % 2 < there) mask[i][j / 2].set(j % 2, at[j / 2 * 8 + j % 2]);
         }
     }
 }
@@ -289,7 +306,7 @@ template <bool edge> DEVICE void to_scores(f32 (&s)[CHUNK / 8][4], const Mask (&
             i32 at = t + j / 2 * 8 + j % 2;
             bool out = edge & ((at < row[i].seen.lo) | (at >= row[i].seen.hi)), seen = false;
             f32 v = s[j / 2][2 * i + j % 2] * scale;
-            const auto m = mask[i][j / 2].get(j % 2);
+            const auto m = element_OF_MASK::decode(mask[i][j / 2].get(j % 2));
             SCORE
             any[i] |= seen & !out;
             s[j / 2][2 * i + j % 2] = out ? f32(-inf) : v;
@@ -322,6 +339,18 @@ DEVICE void to_weights(f32 (&s)[CHUNK / 8][4], f32 (&top)[2], f32 (&sum)[2], f32
     for (u32 e = 0; e < SIZE / 8; e++)
 #pragma unroll
         for (u32 r = 0; r < 4; r++) y[e][r] *= fade[r / 2];
+}
+
+// The queries of the block to shared memory.
+DEVICE void bring_queries(const Sizes& x, Place b, unsigned char* memory, u32 rows, bool wide) {
+    const u32 line = threadIdx.x / UNITS, unit = threadIdx.x % UNITS;
+#pragma unroll 1
+    for (u32 r = line; r < rows && line < STEP; r += STEP) {
+        const i64 at = row_of(x, b, r).q, from = x.q + 2 * (at < 0 ? 0 : at) + 16 * unit;
+        const i32 there = at < 0 ? 0 : i32(x.depth - 8 * unit);
+        if (wide) copy_async<16>(memory + place(r, unit), (const void*)from, there > 0 ? 16 : 0);
+        else bring_unit(memory + place(r, unit), from, there);
+    }
 }
 
 // Puts together what the warps have of each row, and stores it.
@@ -370,24 +399,15 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
     const u32 rows = 64 >> x.cut, lane = threadIdx.x % 32, octet = lane / 8;
     const u32 warp = threadIdx.x / 32, mine = warp & ((1 << x.cut) - 1), first = (warp >> x.cut) * 16;  // chunk, row
     const Place b = place_of(x, blockIdx.x, rows, SIZE);
-    const bool wide = x.wide & 1 && ((ADDRESSES) & 15) == 0, pairs = x.wide & 2 && (MASK_AT & (sizeof(Mask) - 1)) == 0;
+    const bool wide = x.wide & 1 && ((ADDRESSES) & 15) == 0, pairs = x.wide & 2 && (MASK_AT & (2 * sizeof(Masking) - 1)) == 0;
     Range range = range_of(x, b, rows);
     keep_part(x, b, range.lo, range.hi);
     const i32 begin = range.lo / i32(CHUNK) * i32(CHUNK), end = range.hi;
-    const u32 line = threadIdx.x / UNITS, unit = threadIdx.x % UNITS;
-#pragma unroll 1
-    for (u32 r = line; r < rows && line < STEP; r += STEP) {
-        const i64 at = row_of(x, b, r).q, from = x.q + 2 * (at < 0 ? 0 : at) + 16 * unit;
-        const i32 there = at < 0 ? 0 : i32(x.depth - 8 * unit);
-        unsigned char* to = memory + QUERIES + place(r, unit);
-        if (wide) copy_async<16>(to, (const void*)from, there > 0 ? 16 : 0);
-        else bring_unit(to, from, there);
-    }
+    const u32 unit = threadIdx.x % UNITS;
     const Lines k = {x.k + (b.n * x.k_n + b.g * x.k_h) * 2 + 16 * unit, PAST_K + 16 * unit, 2 * x.k_s, 2 * x.depth, x.past};
     const Lines v = {x.v + (b.n * x.v_n + b.g * x.v_h) * 2 + 16 * unit, PAST_V + 16 * unit, 2 * x.v_s, 2 * x.width, x.past};
     const f32 scale = POWERS ? (SCALE) * 1.4426950408889634f : SCALE;
-    const Row row[2] = {row_of(x, b, first + lane / 4), row_of(x, b, first + lane / 4 + 8)};
-    const i32 lo = maximum(row[0].seen.lo, row[1].seen.lo), hi = minimum(row[0].seen.hi, row[1].seen.hi);
+    Row row[2];
     u32 q[SIZE / 16][4] = {}, stage = 0;
     f32 top[2] = {-inf, -inf}, sum[2] = {}, y[SIZE / 8][4] = {};
     bool any[2] = {};
@@ -395,10 +415,14 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
 #pragma unroll 1
     for (i32 next = begin; next - i32(KEYS) < end; next += KEYS, stage ^= STAGE) {
         if (next < end) bring(memory + stage, k, next, end, x.depth, wide);
+        if (next == begin) bring_queries(x, b, memory + QUERIES, rows, wide);
         copy_async_commit();
         if (next < end) bring(memory + stage + PART, v, next, end, x.width, wide);
         copy_async_commit();
-        if (next == begin) continue;
+        if (next == begin) {  // while they come
+            row[0] = row_of(x, b, first + lane / 4), row[1] = row_of(x, b, first + lane / 4 + 8);
+            continue;
+        }
 #pragma unroll 1
         for (u32 c = 0; c < CHUNKS >> x.cut; c++) {
             const u32 chunk = (c << x.cut | mine) * CHUNK;
@@ -427,7 +451,7 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
                         MULTIPLY(s[2 * n], q[k], left);
                         MULTIPLY(s[2 * n + 1], q[k], right);
                     }
-                if (__any_sync(~0u, t0 < lo || t0 + i32(CHUNK) > hi)) to_scores<true>(s, mask, scale, row, t, any);
+                if (__any_sync(~0u, t0 < maximum(row[0].seen.lo, row[1].seen.lo) || t0 + i32(CHUNK) > minimum(row[0].seen.hi, row[1].seen.hi))) to_scores<true>(s, mask, scale, row, t, any);
                 else to_scores<false>(s, mask, scale, row, t, any);
                 to_weights(s, top, sum, y);
             }
