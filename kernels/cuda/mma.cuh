@@ -31,7 +31,15 @@ struct MmaTf32 {
     }
 };
 
-// What brings parts of an operand of SIDE rows or columns to shared memory.
+// A place in a buffer, for asynchronous copies and for all else.
+struct Buffer {
+    Spot spot;
+    unsigned char* bytes;
+    __device__ __forceinline__ Buffer operator+(u32 n) const { return {spot + n, bytes + n}; }
+};
+
+// What brings parts of an operand of SIDE rows or columns to shared memory. QUICK: its numbers lie as chunks of 16 bytes that are
+// wholly inside or outside, and those of a regular operand fill whole parts; then little has to be looked at.
 template <class Source, class E, int SIDE> struct Feeder {
     using M = typename E::Memory;
     static constexpr bool ALONG = Source::ALONG;
@@ -65,27 +73,26 @@ template <class Source, class E, int SIDE> struct Feeder {
         const u32 key = ACROSS < 8 ? line / 2 % 4 : !ALONG && sizeof(M) == 4 ? line % 4 * 2 : line % 8;
         return line * PITCH + (chunk ^ key) * 16;
     }
-    __device__ __forceinline__ void feed(unsigned char* part, u32 from) const {
-        unsigned char* to = part + at;
-        if constexpr (Source::REGULAR) {
-            if (wide && from + STEPS <= source.depths) {
+    __device__ __forceinline__ bool quick(u32 depths) const {
+        if constexpr (Source::REGULAR) return wide && depths % STEPS == 0 && (ALONG || source.sides % WIDE == 0);
+        else return wide;
+    }
+    template <bool QUICK> __device__ __forceinline__ void feed(Buffer part, u32 from) const {
+        const Buffer to = part + at;
+        if constexpr (QUICK && Source::REGULAR) {
 #pragma unroll
-                for (int i = 0; i < COUNT; i++) {
-                    const M* where = start + (ALONG ? from + i * STRIDE * source.side_step : (from + i * STRIDE) * source.depth_step);
-                    const u32 valid = ALONG ? (u32(i * STRIDE) < inside ? WIDE : 0) : min(u32(WIDE), inside);
-                    copy_async<16>(to + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
-                }
-                return;
+            for (int i = 0; i < COUNT; i++) {
+                const M* where = start + (ALONG ? from + i * STRIDE * source.side_step : (from + i * STRIDE) * source.depth_step);
+                copy_async<16>(to.spot + i * STRIDE * PITCH, where, u32(ALONG ? i * STRIDE : 0) < inside ? 16 : 0);
             }
-        }
-        if (wide) {
+        } else if (QUICK || wide) {
             auto depth = source.depth(from + (ALONG ? chunk * WIDE : line));
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
                 u32 valid;
                 if (!ALONG && i) depth = source.depth(from + line + i * STRIDE);
                 const M* where = source.chunk(place(i), depth, valid);
-                copy_async<16>(to + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
+                copy_async<16>(to.spot + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
             }
         } else if constexpr (ALONG) {
             constexpr int AT_ONCE = COUNT < 2 ? 1 : 2;
@@ -99,7 +106,7 @@ template <class Source, class E, int SIDE> struct Feeder {
                     for (int h = 0; h < AT_ONCE; h++) held[h].set(j, source.get(place(i + h), depth));
                 }
 #pragma unroll
-                for (int h = 0; h < AT_ONCE; h++) *(Pack<E, WIDE>*)(to + (i + h) * STRIDE * PITCH) = held[h];
+                for (int h = 0; h < AT_ONCE; h++) *(Pack<E, WIDE>*)(to.bytes + (i + h) * STRIDE * PITCH) = held[h];
             }
         } else {
 #pragma unroll
@@ -108,7 +115,7 @@ template <class Source, class E, int SIDE> struct Feeder {
                 Pack<E, WIDE> held;
 #pragma unroll
                 for (int j = 0; j < WIDE; j++) held.set(j, source.get(source.place(first + chunk * WIDE + j), depth));
-                *(Pack<E, WIDE>*)(to + i * STRIDE * PITCH) = held;
+                *(Pack<E, WIDE>*)(to.bytes + i * STRIDE * PITCH) = held;
             }
         }
     }
@@ -124,20 +131,20 @@ template <int ROWS, int COLUMNS> struct Shares {
 
 // Adds the products of step k (32 bytes of the reduction) of a part to a warp's sums.
 template <class Mma, class FeedA, class FeedB, int TALL, int WIDE>
-DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], const unsigned char* a, const unsigned char* b, u32 row, u32 column, u32 k, u32 lane) {
+DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], Buffer a, Buffer b, u32 row, u32 column, u32 k, u32 lane) {
     u32 x[TALL][4], y[WIDE][2];
 #pragma unroll
     for (int i = 0; i < TALL; i++) {
         const u32 m = row + i * 16;
         if constexpr (FeedA::ALONG) {
-            ldmatrix_x4(x[i], a + FeedA::swizzle(m + lane % 16, k * 2 + lane / 16));
+            ldmatrix_x4(x[i], a.spot + FeedA::swizzle(m + lane % 16, k * 2 + lane / 16));
         } else if constexpr (!Mma::words) {
-            ldmatrix_x4_trans(x[i], a + FeedA::swizzle(k * 16 + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
+            ldmatrix_x4_trans(x[i], a.spot + FeedA::swizzle(k * 16 + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
         } else {
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 const u32 side = m + lane / 4 + r % 2 * 8;
-                x[i][r] = *(const u32*)(a + FeedA::swizzle(k * 8 + lane % 4 + r / 2 * 4, side / 4) + side % 4 * 4);
+                x[i][r] = *(const u32*)(a.bytes + FeedA::swizzle(k * 8 + lane % 4 + r / 2 * 4, side / 4) + side % 4 * 4);
             }
         }
     }
@@ -147,15 +154,15 @@ DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], const unsigned char* a, co
         if constexpr (FeedB::ALONG || !Mma::words) {
             u32 both[4];
             if constexpr (FeedB::ALONG)
-                ldmatrix_x4(both, b + FeedB::swizzle(n + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+                ldmatrix_x4(both, b.spot + FeedB::swizzle(n + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
             else
-                ldmatrix_x4_trans(both, b + FeedB::swizzle(k * 16 + lane % 16, n / 8 + lane / 16));
+                ldmatrix_x4_trans(both, b.spot + FeedB::swizzle(k * 16 + lane % 16, n / 8 + lane / 16));
             y[j][0] = both[0], y[j][1] = both[1], y[j + 1][0] = both[2], y[j + 1][1] = both[3];
         } else {
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 const u32 side = n + r / 2 * 8 + lane / 4;
-                y[j + r / 2][r % 2] = *(const u32*)(b + FeedB::swizzle(k * 8 + lane % 4 + r % 2 * 4, side / 4) + side % 4 * 4);
+                y[j + r / 2][r % 2] = *(const u32*)(b.bytes + FeedB::swizzle(k * 8 + lane % 4 + r % 2 * 4, side / 4) + side % 4 * 4);
             }
         }
     }
@@ -165,43 +172,54 @@ DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], const unsigned char* a, co
         for (int j = 0; j < WIDE; j++) Mma::multiply(sums[i][j], x[i], y[j]);
 }
 
-// As `tile`, of `from` and `steps` in parts.
-template <class Mma, class E, int ROWS, int COLUMNS, bool down, class A, class B, class Out>
-DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u32 row, u32 column, u32 from, u32 steps, f32* shared,
-                     const Out& out) {
-    using FeedA = Feeder<A, E, ROWS>;
-    using FeedB = Feeder<B, E, COLUMNS>;
-    using Share = Shares<ROWS, COLUMNS>;
-    constexpr int TALL = Share::TALL, WIDE = Share::WIDE, STAGES = Share::STAGES, STAGE = FeedA::BYTES + FeedB::BYTES;
-    const FeedA a(left, wide_a, row);
-    const FeedB b(right, wide_b, column);
-    unsigned char* const memory = (unsigned char*)shared;
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / (Share::ACROSS * Share::DOWN);
-    const u32 warp_row = warp / Share::ACROSS % Share::DOWN * (TALL * 16), warp_column = warp % Share::ACROSS * (WIDE * 8);
-    f32 sums[TALL][WIDE][4] = {};
-    typename Out::Fetched fetched[Out::template Turns<ROWS, COLUMNS>::AT_ONCE];
-    out.template ahead<ROWS, COLUMNS>(row, column, fetched);
-    u32 now = 0, next = 0;  // buffers: whose part is multiplied, which is filled
+// The sums of a warp over `steps` parts from `from` on.
+template <bool QUICK, class Mma, int STAGES, int STEPS, class FeedA, class FeedB, int TALL, int WIDE>
+DEVICE void multiply_parts(f32 (&sums)[TALL][WIDE][4], const FeedA& a, const FeedB& b, Buffer memory, u32 from, u32 steps, u32 row, u32 column,
+                           u32 first) {
+    constexpr u32 STAGE = FeedA::BYTES + FeedB::BYTES;
+    const u32 lane = threadIdx.x % 32;
+    u32 now = 0, next = 0;  // buffers, in bytes: whose part is multiplied, which is filled
 #pragma unroll 1
     for (u32 s = 0; s < steps + STAGES - 1; s++) {
-        if (s >= STAGES - 1) {  // first, so that what the next part needs is counted while the tensor cores work
+        if (s >= STAGES - 1) {  // first, so that what the next part needs is counted out while the tensor cores work
             copy_async_wait<STAGES - 2>();
             __syncthreads();
-            const unsigned char *at_a = memory + now * STAGE, *at_b = at_a + FeedA::BYTES;
+            const Buffer at_a = memory + now, at_b = at_a + FeedA::BYTES;
 #pragma unroll
-            for (u32 i = 0; i < Share::STEPS; i++)
-                multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, warp_row, warp_column, group * Share::STEPS + i, lane);
-            now = now == STAGES - 1 ? 0 : now + 1;
+            for (u32 i = 0; i < STEPS; i++) multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, row, column, first + i, lane);
+            now = now == (STAGES - 1) * STAGE ? 0 : now + STAGE;
         }
         if (s < steps) {
-            a.feed(memory + next * STAGE, from + s * FeedA::STEPS);
-            b.feed(memory + next * STAGE + FeedA::BYTES, from + s * FeedA::STEPS);
-            next = next == STAGES - 1 ? 0 : next + 1;
+            a.template feed<QUICK>(memory + next, from + s * FeedA::STEPS);
+            b.template feed<QUICK>(memory + (next + FeedA::BYTES), from + s * FeedA::STEPS);
+            next = next == (STAGES - 1) * STAGE ? 0 : next + STAGE;
         }
         copy_async_commit();
     }
     copy_async_wait<0>();
     __syncthreads();
+}
+
+// As `tile`, of `from` and `steps` in parts; the reduction has `depths` steps in all.
+template <class Mma, class E, int ROWS, int COLUMNS, bool down, class A, class B, class Out>
+DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u32 row, u32 column, u32 depths, u32 from, u32 steps,
+                     f32* shared, const Out& out) {
+    using FeedA = Feeder<A, E, ROWS>;
+    using FeedB = Feeder<B, E, COLUMNS>;
+    using Share = Shares<ROWS, COLUMNS>;
+    constexpr int TALL = Share::TALL, WIDE = Share::WIDE, STAGES = Share::STAGES, STEPS = Share::STEPS;
+    const FeedA a(left, wide_a, row);
+    const FeedB b(right, wide_b, column);
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / (Share::ACROSS * Share::DOWN);
+    const u32 warp_row = warp / Share::ACROSS % Share::DOWN * (TALL * 16), warp_column = warp % Share::ACROSS * (WIDE * 8);
+    const Buffer memory = {spot_of(shared), (unsigned char*)shared};
+    f32 sums[TALL][WIDE][4] = {};
+    typename Out::Fetched fetched[Out::template Turns<ROWS, COLUMNS>::AT_ONCE];
+    out.template ahead<ROWS, COLUMNS>(row, column, fetched);
+    if (a.quick(depths) && b.quick(depths))
+        multiply_parts<true, Mma, STAGES, STEPS>(sums, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+    else
+        multiply_parts<false, Mma, STAGES, STEPS>(sums, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
     constexpr int PITCH = down ? ROWS + 4 : COLUMNS + 8;  // all banks, for what the threads of a warp write at once
     f32* const slab = shared + group * ((down ? COLUMNS : ROWS) * PITCH);
 #pragma unroll

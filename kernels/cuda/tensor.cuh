@@ -7,6 +7,7 @@
 //   ldmatrix_x2(r, row)  ldmatrix_x4       u32 r[2 or 4]: 8 x 8 matrices of 16-bit elements from shared memory
 //   ldmatrix_x2_trans  ldmatrix_x4_trans   the same, transposed
 //   copy_async<bytes>(to, from, valid)     begins to copy 4, 8 or 16 bytes to shared memory; those from `valid` on become 0
+//   spot_of(p)                             a place in shared memory as these operations take it, counted out once: spot + bytes
 //   copy_async_commit()  copy_async_wait<n>()   closes a group of copies; waits until all but the last n groups are there
 //
 // How operands lie in a warp (PTX ISA, Matrix Fragments for mma.m16n8k16 and the like), with g = lane / 4, t = lane % 4: A is 16 rows
@@ -43,20 +44,32 @@ DEVICE u32 float_to_tf32(f32 x) {
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
+struct Spot {
+    u32 at;
+    __device__ __forceinline__ Spot operator+(u32 bytes) const { return {at + bytes}; }
+};
+DEVICE Spot spot_of(const void* p) {  // the compiler would count it out again at each use
+    Spot spot;
+    asm volatile("mov.b32 %0, %1;" : "=r"(spot.at) : "r"(shared_address(p)));
+    return spot;
+}
+
 #define LDMATRIX_2(name, how)                                                                  \
-    DEVICE void name(u32 (&r)[2], const void* row) {                                           \
+    DEVICE void name(u32 (&r)[2], Spot row) {                                                  \
         asm volatile("ldmatrix.sync.aligned.m8n8.x2" how ".shared.b16 {%0,%1}, [%2];"          \
                      : "=r"(r[0]), "=r"(r[1])                                                  \
-                     : "r"(shared_address(row))                                                \
+                     : "r"(row.at)                                                             \
                      : "memory");                                                              \
-    }
+    }                                                                                          \
+    DEVICE void name(u32 (&r)[2], const void* row) { name(r, Spot{shared_address(row)}); }
 #define LDMATRIX_4(name, how)                                                                  \
-    DEVICE void name(u32 (&r)[4], const void* row) {                                           \
+    DEVICE void name(u32 (&r)[4], Spot row) {                                                  \
         asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0,%1,%2,%3}, [%4];"    \
                      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                          \
-                     : "r"(shared_address(row))                                                \
+                     : "r"(row.at)                                                             \
                      : "memory");                                                              \
-    }
+    }                                                                                          \
+    DEVICE void name(u32 (&r)[4], const void* row) { name(r, Spot{shared_address(row)}); }
 LDMATRIX_2(ldmatrix_x2, "")
 LDMATRIX_2(ldmatrix_x2_trans, ".trans")
 LDMATRIX_4(ldmatrix_x4, "")
@@ -64,13 +77,15 @@ LDMATRIX_4(ldmatrix_x4_trans, ".trans")
 #undef LDMATRIX_2
 #undef LDMATRIX_4
 
-template <int bytes> DEVICE void copy_async(void* to, const void* from, int valid = bytes) {
+template <int bytes> DEVICE void copy_async(Spot to, const void* from, int valid = bytes) {
     static_assert(bytes == 4 || bytes == 8 || bytes == 16, "4, 8 or 16 bytes");
     if constexpr (bytes == 16)  // past the first level of the cache, which only copies of 16 bytes can
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to.at), "l"(from), "r"(valid) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(bytes), "r"(valid)
-                     : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to.at), "l"(from), "n"(bytes), "r"(valid) : "memory");
+}
+template <int bytes> DEVICE void copy_async(void* to, const void* from, int valid = bytes) {
+    copy_async<bytes>(Spot{shared_address(to)}, from, valid);
 }
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int n> DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory"); }
@@ -160,7 +175,17 @@ MMA(mma_u8u8, Unsigned, Unsigned, i32)
 
 DEVICE u32 float_to_tf32(f32 x) { return x != x ? 0x7fffffffu : (float_to_bits(x) + 0x1000u) & ~0x1fffu; }
 
+struct Spot {
+    unsigned char* at;
+    Spot operator+(u32 bytes) const { return {at + bytes}; }
+};
+DEVICE Spot spot_of(const void* p) { return {(unsigned char*)p}; }
+
 #define LDMATRIX(name, n, trans)                                                       \
+    DEVICE void name(u32 (&r)[n], Spot row) {                                          \
+        shim::Operands o = {r, (const u32*)row.at, 0};                                 \
+        shim::warp_meets(~0u, shim::load_matrices<n, trans>, &o);                      \
+    }                                                                                  \
     DEVICE void name(u32 (&r)[n], const void* row) {                                   \
         shim::Operands o = {r, (const u32*)row, 0};                                    \
         shim::warp_meets(~0u, shim::load_matrices<n, trans>, &o);                      \
@@ -183,6 +208,7 @@ template <int bytes> DEVICE void copy_async(void* to, const void* from, int vali
     if (p.n == shim::MOST_COPIES) shim::fail("more copies under way than the CPU keeps");
     p.copy[p.n++] = copy;
 }
+template <int bytes> DEVICE void copy_async(Spot to, const void* from, int valid = bytes) { copy_async<bytes>((void*)to.at, from, valid); }
 DEVICE void copy_async_commit() {
     u32& groups = shim::threads[shim::me].groups;
     if (!groups) shim::pending().n = 0, groups = 1;

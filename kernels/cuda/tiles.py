@@ -249,7 +249,7 @@ class Product:
             elif self.work.tensor:
                 wide = "(wide & 1) && (left_at & 15) == 0, (wide & 2) && (right_at & 15) == 0"
                 kind = f"mma_tile<{self.work.tensor}, E, {rows}, {columns}, {down}>"
-                call = f"{kind}(left, right, {wide}, {at}, from, here, shared, out);"
+                call = f"{kind}(left, right, {wide}, {at}, {self.depth}, from, here, shared, out);"
             else:
                 call = f"tile<{rows}, {columns}, {down}>(left, right, {at}, from, here, shared, out);"
             body += [f"if (which == {i + 1}) {call}" if len(self.tiles) > 1 else call]
