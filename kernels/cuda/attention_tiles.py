@@ -172,6 +172,7 @@ template <int R> DEVICE void attend(const Sizes& x, Numbers& shared) {
 
 
 BUSY, SHORT = 256, 256  # blocks with which a GPU is busy; keys of a part at least
+PART = 128  # of which a part of the keys is a multiple
 
 
 def tiles(dtype: DType, size: int | None) -> Products:
@@ -206,7 +207,8 @@ def _tile_cut(products: Products, pairs: int, rows: int, keys: int) -> tuple[int
 # on; what the warps have of the same queries is put together at the end, in order. Units of 16 bytes lie in shared memory where
 # the 8 rows that ldmatrix reads at once are in different banks.
 _TENSOR_TEXT = """
-constexpr u32 SIZE = HEAD, UNITS = SIZE / 8, PITCH = 2 * SIZE, KEYS = STAGE_KEYS, CHUNK = 32, CHUNKS = KEYS / CHUNK;
+constexpr int RESIDENT = HEAD <= 64 ? BLOCKS : 2;  // as many as there are registers for
+constexpr u32 SIZE = HEAD, UNITS = SIZE / 8, PITCH = 2 * SIZE, KEYS = STAGE_KEYS;
 constexpr u32 STEP = UNITS == 12 ? 8 : 128 / UNITS;  // rows that the block's threads bring at once
 constexpr u32 PART = KEYS * PITCH, STAGE = 2 * PART, QUERIES = 2 * STAGE, SUMS = QUERIES + 64 * PITCH;
 constexpr u32 APART = SIZE + 8;  // numbers from one row of a warp's results to the next: they lie in different banks
@@ -230,6 +232,7 @@ template <class M> struct Two<M, true> {
 using Masking = element_OF_MASK::Memory;
 using Mask = Two<Masking, sizeof(Masking) <= 2>;
 
+// Where a unit of a row stands; the one 2 * k behind it (of an even one) stands at moved(place, k).
 DEVICE u32 place(u32 row, u32 unit) { return row * PITCH + (unit ^ (UNITS % 8 ? row / 2 % 4 : row % 8)) * 16; }
 
 DEVICE f32 inverse(f32 v) {
@@ -239,6 +242,11 @@ DEVICE f32 inverse(f32 v) {
     asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(v));
     return v;
 #endif
+}
+
+DEVICE u32 moved(u32 at, u32 k) {
+    constexpr u32 swapped = UNITS % 8 ? 2 : 4;
+    return (at ^ k % swapped * 32) + k / swapped * swapped * 32;
 }
 
 // The unit of a row at address `from` to shared memory, of whose 8 numbers `there` are; the others are zeros.
@@ -263,7 +271,8 @@ DEVICE void bring(unsigned char* to, const Lines& from, i32 t, i32 end, u32 size
     if (wide) {
         if (there <= 0) end = 0;
 #pragma unroll
-        for (u32 i = 0; i < KEYS / STEP; i++, t += STEP) copy_async<16>(to + i * STEP * PITCH, (const void*)from.at(t), t < end ? 16 : 0);
+        for (u32 i = 0; i < KEYS / STEP; i++, t += STEP)
+            copy_async<16>(to + i * STEP * PITCH, (const void*)from.at(t), t < end ? 16 : 0);
     } else {
 #pragma unroll 1
         for (u32 i = 0; i < KEYS / STEP; i++, t += STEP) bring_unit(to + i * STEP * PITCH, from.at(t), t < end ? there : 0);
@@ -279,7 +288,7 @@ DEVICE Range range_of(const Sizes& x, Place b, u32 rows) {
 }
 
 // The mask of keys t, t + 1, t + 8, ... of two rows; `pairs`: two numbers at once.
-DEVICE void read_mask(Mask (&mask)[2][CHUNK / 8], i64 from, const Row (&row)[2], i32 t, bool pairs) {
+template <u32 CHUNK> DEVICE void read_mask(Mask (&mask)[2][CHUNK / 8], i64 from, const Row (&row)[2], i32 t, bool pairs) {
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
         const Masking* at = (const Masking*)from + row[i].mask + t;
@@ -297,15 +306,15 @@ DEVICE void read_mask(Mask (&mask)[2][CHUNK / 8], i64 from, const Row (&row)[2],
 }
 
 // Scores of the keys from t on, of two rows, from products; `edge`: some of them may not be seen.
-template <bool edge> DEVICE void to_scores(f32 (&s)[CHUNK / 8][4], const Mask (&mask)[2][CHUNK / 8], f32 scale, const Row (&row)[2],
-                                           i32 t, bool (&any)[2]) {
+template <u32 CHUNK, bool edge>
+DEVICE void to_scores(f32 (&s)[CHUNK / 8][4], const Mask (&mask)[2][CHUNK / 8], f32 scale, const Row (&row)[2], i32 t, bool (&any)[2]) {
 #pragma unroll
     for (u32 i = 0; i < 2; i++)
 #pragma unroll
         for (u32 j = 0; j < CHUNK / 4; j++) {
             i32 at = t + j / 2 * 8 + j % 2;
             bool out = edge & ((at < row[i].seen.lo) | (at >= row[i].seen.hi)), seen = false;
-            f32 v = s[j / 2][2 * i + j % 2] * scale;
+            f32 v = POWERS ? s[j / 2][2 * i + j % 2] : s[j / 2][2 * i + j % 2] * scale;
             const auto m = element_OF_MASK::decode(mask[i][j / 2].get(j % 2));
             SCORE
             any[i] |= seen & !out;
@@ -314,31 +323,34 @@ template <bool edge> DEVICE void to_scores(f32 (&s)[CHUNK / 8][4], const Mask (&
 }
 
 // Scores become weights; what was summed up before fades where a greater score is found.
-DEVICE void to_weights(f32 (&s)[CHUNK / 8][4], f32 (&top)[2], f32 (&sum)[2], f32 (&y)[SIZE / 8][4]) {
+template <u32 CHUNK> DEVICE void to_weights(f32 (&s)[CHUNK / 8][4], f32 scale, f32 (&top)[2], f32 (&sum)[4], f32 (&y)[SIZE / 8][4]) {
     f32 fade[2];
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
-        f32 next = top[i];
+        f32 next[2] = {top[i], s[0][2 * i + 1]};
 #pragma unroll
-        for (u32 j = 0; j < CHUNK / 4; j++) next = ::fmaxf(next, s[j / 2][2 * i + j % 2]);
-        for (u32 m = 2; m; m /= 2) next = ::fmaxf(next, lane_xor(next, m));
-        f32 base = next == f32(-inf) ? 0.f : next;
-        fade[i] = weight(top[i] - base);
-        top[i] = next;
-        f32 more = 0;
+        for (u32 j = 0; j < CHUNK / 8; j++)
+#pragma unroll
+            for (u32 r = 0; r < 2; r++) next[r] = ::fmaxf(next[r], s[j][2 * i + r]);
+        next[0] = ::fmaxf(next[0], next[1]);
+        for (u32 m = 2; m; m /= 2) next[0] = ::fmaxf(next[0], lane_xor(next[0], m));
+        // A power of two takes a scaled score at once.
+        const f32 base = next[0] == f32(-inf) ? 0.f : POWERS ? next[0] * scale : next[0];
+        fade[i] = weight(POWERS ? fma(top[i], scale, -base) : top[i] - base);
+        top[i] = next[0];
 #pragma unroll
         for (u32 j = 0; j < CHUNK / 4; j++) {
             f32& v = s[j / 2][2 * i + j % 2];
-            v = weight(v - base);
-            more += v;
+            v = weight(POWERS ? fma(v, scale, -base) : v - base);
         }
-        sum[i] = sum[i] * fade[i] + more;
     }
     if (!__any_sync(~0u, fade[0] != 1 || fade[1] != 1)) return;
 #pragma unroll
-    for (u32 e = 0; e < SIZE / 8; e++)
+    for (u32 r = 0; r < 4; r++) {
+        sum[r] *= fade[r / 2];
 #pragma unroll
-        for (u32 r = 0; r < 4; r++) y[e][r] *= fade[r / 2];
+        for (u32 e = 0; e < SIZE / 8; e++) y[e][r] *= fade[r / 2];
+    }
 }
 
 // The queries of the block to shared memory.
@@ -395,9 +407,11 @@ DEVICE void finish(const Sizes& x, Place b, const unsigned char* memory, u32 row
     }
 }
 
-DEVICE void attend(const Sizes& x, unsigned char* memory) {
-    const u32 rows = 64 >> x.cut, lane = threadIdx.x % 32, octet = lane / 8;
-    const u32 warp = threadIdx.x / 32, mine = warp & ((1 << x.cut) - 1), first = (warp >> x.cut) * 16;  // chunk, row
+template <u32 CHUNK> DEVICE void attend(const Sizes& x, unsigned char* memory) {
+    const u32 rows = 64 >> x.cut, lane = threadIdx.x % 32, octet = lane / 8, warp = threadIdx.x / 32;
+    const u32 mine = warp & ((1 << x.cut) - 1), first = (warp >> x.cut) * 16;  // chunk, row
+    const u32 key = place(octet / 2 * 8 + lane % 8, octet % 2), value = place(octet % 2 * 8 + lane % 8, octet / 2);
+    const u32 query = QUERIES + place(first + lane % 16, lane / 16);
     const Place b = place_of(x, blockIdx.x, rows, SIZE);
     const bool wide = x.wide & 1 && ((ADDRESSES) & 15) == 0, pairs = x.wide & 2 && (MASK_AT & (2 * sizeof(Masking) - 1)) == 0;
     Range range = range_of(x, b, rows);
@@ -408,8 +422,8 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
     const Lines v = {x.v + (b.n * x.v_n + b.g * x.v_h) * 2 + 16 * unit, PAST_V + 16 * unit, 2 * x.v_s, 2 * x.width, x.past};
     const f32 scale = POWERS ? (SCALE) * 1.4426950408889634f : SCALE;
     Row row[2];
-    u32 q[SIZE / 16][4] = {}, stage = 0;
-    f32 top[2] = {-inf, -inf}, sum[2] = {}, y[SIZE / 8][4] = {};
+    u32 stage = 0;
+    f32 top[2] = {-inf, -inf}, sum[4] = {}, y[SIZE / 8][4] = {};
     bool any[2] = {};
     // In each turn a stage is fetched, and the one before it worked on.
 #pragma unroll 1
@@ -424,51 +438,53 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
             continue;
         }
 #pragma unroll 1
-        for (u32 c = 0; c < CHUNKS >> x.cut; c++) {
+        for (u32 c = 0; c < KEYS / CHUNK >> x.cut; c++) {
             const u32 chunk = (c << x.cut | mine) * CHUNK;
             const i32 t0 = next - i32(KEYS) + i32(chunk), t = t0 + lane % 4 * 2;
             const bool is = t0 < end;  // of the warp
             Mask mask[2][CHUNK / 8] = {};
-            if (MASKED) read_mask(mask, MASK_AT, row, t, pairs);
+            if (MASKED) read_mask<CHUNK>(mask, MASK_AT, row, t, pairs);
             if (c == 0) {
                 copy_async_wait<3>();
                 __syncthreads();
             }
-            if (next == begin + i32(KEYS) && c == 0) {
-#pragma unroll
-                for (u32 k = 0; k < SIZE / 16; k++) ldmatrix_x4(q[k], memory + QUERIES + place(first + lane % 16, 2 * k + lane / 16));
-            }
             f32 s[CHUNK / 8][4] = {};
             if (is) {
-                const unsigned char* keys = memory + (stage ^ STAGE) + chunk * PITCH;
+                const u32 keys = (stage ^ STAGE) + chunk * PITCH + key;
 #pragma unroll
-                for (u32 k = 0; k < SIZE / 16; k++)
+                for (u32 k = 0; k < SIZE / 16; k++) {
+                    u32 q[4];
+                    ldmatrix_x4(q, memory + moved(query, k));
 #pragma unroll
                     for (u32 n = 0; n < CHUNK / 16; n++) {
                         u32 r[4];
-                        ldmatrix_x4(r, keys + 16 * n * PITCH + place(octet / 2 * 8 + lane % 8, 2 * k + octet % 2));
+                        ldmatrix_x4(r, memory + moved(keys, k) + 16 * n * PITCH);
                         const u32 left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-                        MULTIPLY(s[2 * n], q[k], left);
-                        MULTIPLY(s[2 * n + 1], q[k], right);
+                        MULTIPLY(s[2 * n], q, left);
+                        MULTIPLY(s[2 * n + 1], q, right);
                     }
-                if (__any_sync(~0u, t0 < maximum(row[0].seen.lo, row[1].seen.lo) || t0 + i32(CHUNK) > minimum(row[0].seen.hi, row[1].seen.hi))) to_scores<true>(s, mask, scale, row, t, any);
-                else to_scores<false>(s, mask, scale, row, t, any);
-                to_weights(s, top, sum, y);
+                }
+                const i32 lo = maximum(row[0].seen.lo, row[1].seen.lo), hi = minimum(row[0].seen.hi, row[1].seen.hi);
+                if (__any_sync(~0u, t0 < lo || t0 + i32(CHUNK) > hi)) to_scores<CHUNK, true>(s, mask, scale, row, t, any);
+                else to_scores<CHUNK, false>(s, mask, scale, row, t, any);
+                to_weights<CHUNK>(s, scale, top, sum, y);
             }
             if (c == 0) {
                 copy_async_wait<2>();
                 __syncthreads();
             }
             if (is) {
-                const unsigned char* values = memory + (stage ^ STAGE) + PART + chunk * PITCH;
+                const u32 values = (stage ^ STAGE) + PART + chunk * PITCH + value;
 #pragma unroll
                 for (u32 k = 0; k < CHUNK / 16; k++) {
                     const u32 w[4] = {PACK(s[2 * k][0], s[2 * k][1]), PACK(s[2 * k][2], s[2 * k][3]),
                                       PACK(s[2 * k + 1][0], s[2 * k + 1][1]), PACK(s[2 * k + 1][2], s[2 * k + 1][3])};
+                    const u32 ones[2] = {PACK(1, 1), PACK(1, 1)};
+                    MULTIPLY(sum, w, ones);
 #pragma unroll
                     for (u32 e = 0; e < SIZE / 16; e++) {
                         u32 r[4];
-                        ldmatrix_x4_trans(r, values + 16 * k * PITCH + place(octet % 2 * 8 + lane % 8, 2 * e + octet / 2));
+                        ldmatrix_x4_trans(r, memory + moved(values, e) + 16 * k * PITCH);
                         const u32 left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
                         MULTIPLY(y[2 * e], w, left);
                         MULTIPLY(y[2 * e + 1], w, right);
@@ -482,9 +498,8 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
     f32* sums = (f32*)(memory + SUMS) + (warp * 16 + lane / 4) * 3;
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
-        sum[i] = warp_sum<4>(sum[i]);
         const bool seen = MASKED ? __ballot_sync(~0u, any[i]) >> lane / 4 * 4 & 15 : row[i].seen.lo < row[i].seen.hi;
-        if (lane % 4 == 0) sums[24 * i] = top[i], sums[24 * i + 1] = sum[i], sums[24 * i + 2] = seen;
+        if (lane % 4 == 0) sums[24 * i] = POWERS ? top[i] * scale : top[i], sums[24 * i + 1] = sum[2 * i], sums[24 * i + 2] = seen;
 #pragma unroll
         for (u32 e = 0; e < SIZE / 8; e++) {
             struct alignas(8) Two { f32 at[2]; };
@@ -497,8 +512,10 @@ DEVICE void attend(const Sizes& x, unsigned char* memory) {
 """
 MOST = 128  # numbers of a head that tensor cores serve: more would not fit the registers
 MULTIPROCESSORS = 132  # of the GPU that work is cut for
-# Cycles, estimated: what a block costs once; of a second pass; of a chunk of 32 keys, alone and where warps take turns.
-ONCE, COMBINE, CHUNK_ALONE, CHUNK_SHARED = 1800, 2500, 400, 230
+# Cycles of an H100, estimated from what was timed: of a chunk of 32 keys or 64 in a warp alone, and where others take turns with it;
+# what each further block of a multiprocessor adds; a second pass, and each part in it.
+ALONE, SHARED = {32: 1300, 64: 1600}, {32: 500, 64: 700}
+FURTHER, COMBINE, COMBINED = 700, 1000, 80
 BYTES = 50  # that a multiprocessor reads in a cycle
 
 
@@ -513,7 +530,7 @@ def tensor_cores(dtype: DType, size: int) -> Products:
     return Products(
         "tensor cores",
         text,
-        ("attend(x, SHARED(unsigned char));",),
+        (f"if ({keys // 64} >> x.cut) attend<64>(x, SHARED(unsigned char));", "else attend<32>(x, SHARED(unsigned char));"),
         128,
         rows,
         head,
@@ -533,20 +550,21 @@ def _power(powers: bool) -> list[str]:
 
 
 def _tensor_cut(products: Products, pairs: int, rows: int, keys: int) -> tuple[int, int]:
-    """What the cycles of each way say: few rows in a block make many blocks, whose warps share the keys; but each block reads all
-    of them."""
+    """The way that takes the fewest cycles: few rows in a block make many blocks, whose warps share the keys; but each block reads
+    all of them."""
     best = None
     for cut, height in enumerate(products.rows):
+        chunk = 64 if height == 64 or (height == 32 and len(products.rows) == 3) else 32
         blocks = pairs * blocks_for(rows, height)
         for splits in (1, 2, 4, 8, 16, 32):
-            if splits > 1 and keys < splits * SHORT:
+            if splits > 1 and keys < splits * PART:
                 break
             part, turns = blocks_for(keys, splits), blocks_for(blocks * splits, MULTIPROCESSORS)
-            chunks = blocks_for(part, 32 << cut)
-            work = max(chunks * CHUNK_ALONE, turns * chunks * CHUNK_SHARED)
+            chunks = blocks_for(part, chunk << cut)
+            work = max(chunks * ALONE[chunk], turns * chunks * SHARED[chunk]) + turns * FURTHER
             left = pairs * rows * splits * products.columns * 8  # bytes that parts leave and the second pass reads
-            cycles = ONCE + max(turns * part * products.columns * 4 // BYTES, work)
-            cycles += (COMBINE + left // (BYTES * MULTIPROCESSORS // 2)) * (splits > 1)
+            cycles = max(turns * part * products.columns * 4 // BYTES, work)
+            cycles += (COMBINE + splits * COMBINED + 2 * left // (BYTES * MULTIPROCESSORS)) * (splits > 1)
             if best is None or cycles < best[0]:
                 best = cycles, cut, splits
     return best[1:] if best else (0, 1)
