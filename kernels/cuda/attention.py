@@ -2,8 +2,8 @@
 queries of one head of keys and walks over the keys that they may see. Query heads that share keys are rows of one tile. Where that
 makes too few blocks for a GPU, each walks over a part of the keys only, and a second pass puts the parts together.
 
-The frame and the masks stand here; the products are those of `attention_tiles.py`: on tensor cores for 16-bit floats where heads
-are not too large, else in f32 (f64 for f64).
+The frame and the masks stand here; the products on tensor cores, for 16-bit floats where heads are not too large, in
+`attention_tensor.py`; those in f32 (f64 for f64) in `attention_tiles.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..attention import Attention, Extent, attention_of, extent_of, key_ends
 from ..operands import fill_in, first_int, first_result
 from ..printer import literal
 from ..spec import Call, KernelSource, Launch, Refusal
-from .attention_tiles import MOST, PART, Products, tensor_cores, tiles
+from .attention_tensor import MOST, tensor_cores
+from .attention_tiles import PART, Products, tiles
 from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, kernel
@@ -29,18 +30,7 @@ COPIED = 1024  # elements of the keys and values that are results in a block
 _INTS = {
     "FastDiv": ("splits", "chunks", "blocks", "kv_heads", "queries", "d_size", "e_size", "total", "by_rows"),
     "u32": (
-        "attending",
-        "cut",
-        "rows",
-        "groups",
-        "past",
-        "pairs",
-        "keys",
-        "depth",
-        "width",
-        "span",
-        "wide",
-        "scale",
+        *("attending", "cut", "rows", "groups", "past", "pairs", "keys", "depth", "width", "span", "wide", "scale"),
         *(f"{x}_s" for x in "qkvym"),
     ),
     "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nh"), "m_t", "q_at", "k_at", "v_at"),
