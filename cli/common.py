@@ -29,32 +29,37 @@ device_option = click.option("--device", type=click.Choice(["gpu", "shim", "null
 precision_option = click.option("--precision", type=click.Choice(["fp32", "tf32", "fp16", "bf16"]), default="fp32",
                                 show_default=True, help="For cuda: how floats are computed.")  # fmt: skip
 keep_option = click.option("--keep-fp32", multiple=True, metavar="NODE", help="A node that stays in f32 (repeatable).")
-COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32")
+rung_option = click.option("--rung", type=click.Choice(["libraries", "tensor", "scalar"]), default="tensor", show_default=True,
+                           help="For cuda: what computes products, convolutions and attention.")  # fmt: skip
+COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "rung")
 
 
 def narrowing_options(command: Any) -> Any:
-    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --set; as `options` of the engine."""
+    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --rung, --set; as `options` of the
+    engine."""
 
     @functools.wraps(command)
-    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], sizes: tuple[str, ...], **kw: Any) -> Any:
+    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], rung: str, sizes: tuple[str, ...],
+                 **kw: Any) -> Any:  # fmt: skip
         from ..engine.options import Options
 
-        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32)
+        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32, rung=rung)
         return command(*args, options=options, **kw)
 
-    return target_option(precision_option(keep_option(set_option(gathered))))
+    return target_option(precision_option(keep_option(rung_option(set_option(gathered)))))
 
 
 def compiling_options(command: Any) -> Any:
-    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32 and --set, as the arguments
-    `how` of `graphmill.compile`; and --json."""
+    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --rung and --set, as the
+    arguments `how` of `graphmill.compile`; and --json."""
 
     @functools.wraps(command)
     def gathered(*args: Any, sizes: tuple[str, ...], **kw: Any) -> Any:
         how = {name: kw.pop(name) for name in COMPILING} | {"shapes": parse_sizes(sizes)}
         return command(*args, how=how, **kw)
 
-    for option in (device_option, keep_option, precision_option, accuracy_option, target_option, set_option, json_option):
+    of_cuda = device_option, rung_option, keep_option, precision_option
+    for option in (*of_cuda, accuracy_option, target_option, set_option, json_option):
         gathered = option(gathered)
     return gathered
 

@@ -9,6 +9,7 @@ hence taken only from a trusted file, or if this machine has packed the same gra
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -30,10 +31,10 @@ from ..ir.rewrite import Decision
 from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
-from .bundled import Chosen, keep_receipt, packed_of, packing_environment
+from .bundled import Chosen, adopt_cubins, cubins_of, keep_receipt, packed_of, packing_environment
 from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
-from .options import PRECISIONS, Options
+from .options import PRECISIONS, RUNGS, Options
 from .report import CompileReport
 
 FORMAT = 2
@@ -44,8 +45,8 @@ MOST_MANIFEST = 16 << 20  # bytes
 MOST_RANK = 64
 CHEAP = 16 << 20  # a member of so many bytes is always verified
 # Options that belong to the program, not to its user.
-OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32")
-CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS}
+OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32", "rung")
+CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS, "rung": RUNGS}
 _ADVICE = "compile the model again with this version"
 
 
@@ -103,6 +104,8 @@ def _aligned(parts: Sequence[memoryview]) -> list[Any]:
 
 def _objects_of(exe: Executable) -> tuple[list[tuple[str, str, bytes]], dict[str, str]]:
     """The hash of the text, the symbol and the object of every kernel, and what they were compiled for."""
+    if exe.options.target == "cuda":
+        return cubins_of(exe)
     if exe.options.target != "cpu":
         return [], {}
     from ..kernels.cpu import launch, objects
@@ -196,7 +199,8 @@ class Loader:
         report = self.report()
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
-            return build(module, options, report, given)
+            cubins = trust and options.target == "cuda" and options.device == "gpu"
+            return build(module, options, report, given, prepare=functools.partial(adopt_cubins, self) if cubins else None)
         from ..kernels.cpu.target import selector
 
         chosen = Chosen(self, text, trust, selector(options.accuracy))
@@ -241,7 +245,7 @@ class Loader:
         try:
             text = str(self.archive.member(GRAPH), "ascii")
             module = parse_module(text, blobs)
-            count = sum(1 for _ in module.walk())
+            count = module.count()
             if count > limits.nodes:
                 raise LimitError(
                     f"{self.archive.name} has {count} nodes, more than the limit of {limits.nodes}; raise Limits.nodes"

@@ -198,6 +198,7 @@ class Binder:
     def _kernel(self, step: KernelStep) -> None:
         node, source = step.node, step.source
         host = {i: self._contents(v) for i, v in enumerate(node.operands) if i in source.host and v is not None}
+        step.check(self.frame)
         shapes = result_shapes(node, self.frame)
         sizes = [nbytes_of_shape(shape, v.tensor.dtype) for v, shape in zip(node.results, shapes)]
         self._claim(step, sum(sizes))

@@ -18,8 +18,9 @@ from .foreign import as_numpy
 Symbols = dict[str, int]
 
 
-def read_inputs(module: Module, inputs: Mapping[str, Any], device: Device = CPU) -> dict[str, Any]:
-    """The inputs of the main graph as kernels can read them, by name; those that lie in the memory of the `device` stay there.
+def read_inputs(module: Module, inputs: Mapping[str, Any], device: Device = CPU, ordered: bool = False) -> dict[str, Any]:
+    """The inputs of the main graph as kernels can read them, by name; those that lie in the memory of the `device` stay there
+    (`ordered`: what makes them comes before what is run there).
 
     Raises InputError for an input that is missing, unknown, in memory that cannot be read, or of another element type or rank.
     """
@@ -32,7 +33,7 @@ def read_inputs(module: Module, inputs: Mapping[str, Any], device: Device = CPU)
     if unknown or missing:
         problem = f"no input is named {sorted(unknown, key=str)}" if unknown else f"the inputs {sorted(missing)} are missing"
         raise InputError(f"{problem}; the model takes {', '.join(f'{n}: {v.type}' for n, v in declared.items()) or 'no inputs'}")
-    return {name: check_value(v, inputs[name], device) for name, v in declared.items()}
+    return {name: check_value(v, inputs[name], device, ordered) for name, v in declared.items()}
 
 
 def bind_dims(module: Module, values: Mapping[str, Any]) -> tuple[dict[Value, Any], Symbols]:
@@ -50,7 +51,7 @@ def bind_dims(module: Module, values: Mapping[str, Any]) -> tuple[dict[Value, An
     return env, symbols
 
 
-def check_value(v: Value, value: Any, device: Device = CPU) -> Any:
+def check_value(v: Value, value: Any, device: Device = CPU, ordered: bool = False) -> Any:
     """`value` as the run-time form of the input `v`: a C-contiguous aligned array in the machine's byte order, or a list, dict or
     None. It is copied only where it lies otherwise."""
     if not isinstance(v.type, TensorType):
@@ -58,8 +59,8 @@ def check_value(v: Value, value: Any, device: Device = CPU) -> Any:
             return [np.asarray(x) if (a := as_numpy(x, f"input {v.name}")) is None else a for x in value]
         return value
     want = v.type.dtype
-    if not device.is_host and hasattr(value, "__cuda_array_interface__"):
-        return _on_device(v, device.adopt(value, f"input {v.name}"))
+    if type(value) is not np.ndarray and (there := device.adopt(value, f"input {v.name}", ordered)) is not None:
+        return _on_device(v, there)
     a = np.asarray(value, dtype=object) if want is STR else as_numpy(value, f"input {v.name}")
     if value is None:  # which numpy would make NaN
         raise InputError(f"input {v.name} is None, expected {v.type}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,11 @@ class Bound:
 
     def check(self, resolved: Resolved) -> None:
         """Raises RunError where a kernel found its operands' contents wrong."""
-        for at in resolved.faults() if self.checked else ():
+        self.complain(resolved.faults() if self.checked else ())
+
+    def complain(self, places: Iterable[int]) -> None:
+        """Raises RunError for the first of these places in the arena, at which kernels said that their operands were wrong."""
+        for at in places:
             step = next(step for place, step in self.checked if place == at)
             raise RunError(f"{step.name}: {step.source.checked}")
 

@@ -2,6 +2,8 @@
 
 Packed constants hang on the graph, the kernels' code and the CPU. Kernels rely on their sizes, so a file that is not trusted must
 have them of the types that this machine got when it packed the same graph: a receipt in the cache keeps these.
+
+Of a model for CUDA the objects are cubins, for one architecture of GPUs.
 """
 
 from __future__ import annotations
@@ -119,3 +121,33 @@ def runs_on(wanted: Any, here: str) -> bool:
     if not isinstance(wanted, str):
         return False
     return {f for f in wanted.split(",") if f.startswith("+")} <= set(here.split(","))
+
+
+# ---- CUDA -------------------------------------------------------------------------------------------------------
+
+
+def cubins_of(exe: Executable) -> tuple[list[tuple[str, str, bytes]], dict[str, str]]:
+    """The hash of the program, the entry and the cubin of every kernel, and what they were compiled for and by."""
+    from ..kernels.cuda import cubins, source
+    from .cuda import Cuda
+
+    assert isinstance(exe.device, Cuda)
+    known = exe.device.driver.cubins
+    found = {t: known[t] for t in dict.fromkeys(step.source.text for step in exe.plan.kernels()) if t in known}
+    about = {name: ", ".join(sorted({getattr(c, name) for c in found.values()})) for name in ("arch", "options", "nvrtc")}
+    return [(cubins.key_of(t), source.entry(t), c.data) for t, c in found.items()], about if found else {}
+
+
+def adopt_cubins(loader: Loader, texts: Sequence[str]) -> None:
+    """Takes the cubins of these kernels from a trusted file: they serve GPUs of their architecture, if nvrtc's options are ours."""
+    from ..kernels.cuda import cubins, library, source
+
+    there = loader.field("environment", dict)
+    about = [there.get(name) for name in ("arch", "options", "nvrtc")]
+    if not all(isinstance(x, str) for x in about):
+        return
+    stored = loader.objects()
+    for text in dict.fromkeys(t for t in texts if not library.is_library(t)):
+        found = stored.get(cubins.key_of(text))
+        if found is not None and found[0] == source.entry(text):
+            cubins.adopt(text, cubins.Cubin(found[1], *about))

@@ -17,7 +17,7 @@ from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from ..kernels.cpu.cpus import granted_cpus
 from .device import CPU, Device
 from .executor import Executable
-from .options import DEFAULT_PIPELINE, PRECISIONS, TARGET_PIPELINE, Options
+from .options import DEFAULT_PIPELINE, PRECISIONS, RUNGS, TARGET_PIPELINE, Options
 from .plan import Selector, make_plan
 from .report import CompileReport
 
@@ -33,7 +33,7 @@ ACCURACIES = ("fast", "strict")
 def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
             shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
             accuracy: str = "fast", device: str = "gpu", precision: str = "fp32", keep_fp32: Sequence[str] = (),
-            observe: Observer | None = None) -> Executable:  # fmt: skip
+            rung: str = "tensor", observe: Observer | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
     `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
@@ -42,14 +42,17 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
-    choices = {"accuracy": (accuracy, ACCURACIES), "device": (device, DEVICES), "precision": (precision, PRECISIONS)}
+    choices = {"accuracy": (accuracy, ACCURACIES), "device": (device, DEVICES), "precision": (precision, PRECISIONS),
+               "rung": (rung, RUNGS)}  # fmt: skip
     for name, (value, known) in choices.items():
         if value not in known:
             raise InputError(f"{name} = {value!r}, expected one of {', '.join(known)}")
     if target != "cuda" and (precision != "fp32" or keep_fp32):
         raise InputError(f"precision = {precision!r} is offered by target = 'cuda', not by {target!r}")
+    if target != "cuda" and rung != "tensor":
+        raise InputError(f"rung = {rung!r} is offered by target = 'cuda', not by {target!r}")
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device, precision,
-                      tuple(keep_fp32))  # fmt: skip
+                      tuple(keep_fp32), rung)  # fmt: skip
     try:
         with import_report(model, options):
             return compile_module(load(model, options), options, observe)
@@ -124,7 +127,7 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
         from ..ir.passes.precision import check_names
         from ..kernels.cuda.target import CudaTarget
 
-        ctx.target = CudaTarget()
+        ctx.target = CudaTarget(options.precision, options.rung)
         if not PRECISIONS[options.precision]:  # else the pass looks at them
             check_names(module, options.keep_fp32)
     report.passes = run_pipeline(module, parse_pipeline(pipeline_text(options)), ctx, observe)
@@ -154,7 +157,7 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
         from .cuda import open_device
 
         device = cuda = open_device(options.device)
-        compile_all = _for_cuda(report, cuda)
+        compile_all = _for_cuda(report, cuda, threads, prepare)
     plan = make_plan(module.main, select or select_for(options), served, compile_all)
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
@@ -171,7 +174,7 @@ def select_for(options: Options) -> Selector | None:
     if options.target == "cuda":
         from ..kernels.cuda.target import selector as cuda_selector
 
-        return cuda_selector(options.precision, options.keep_fp32)
+        return cuda_selector(options.precision, options.keep_fp32, options.rung)
     return None
 
 
@@ -191,11 +194,14 @@ def _for_cpu(report: CompileReport, threads: int, prepare: Callable[[list[str]],
     return compile_all
 
 
-def _for_cuda(report: CompileReport, device: Cuda) -> CompileAll:
+def _for_cuda(report: CompileReport, device: Cuda, threads: int, prepare: Callable[[list[str]], None] | None) -> CompileAll:
     """What compiles the kernels of a plan for a CUDA device."""
 
     def compile_all(texts: list[str]) -> list[int]:
-        report.kernels = len(set(texts))
+        if prepare is not None:
+            prepare(texts)
+        report.kernels, missing = len(set(texts)), device.driver.compile(texts, threads)
+        report.misses, report.compiled = dict(Counter(missing)), len(missing)
         return device.driver.load(texts)
 
     return compile_all

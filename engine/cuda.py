@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ import numpy as np
 
 from ..ir.errors import InputError, RunError
 from ..ir.locks import fork_safe_lock
-from ..kernels.cuda.driver import Command, Driver, Memory
-from ..kernels.cuda.source import shape_of
-from .device import Between
+from ..kernels.cuda.driver import Command, Driver, Foreign, Memory, Transfer
+from ..kernels.cuda.source import words_of
+from .cuda_foreign import LEGACY_STREAM, on_device, stream_number
+from .device import Between, fetch
+from .foreign import Pointed, capsule_of
 from .memory import ALIGN, BYTE
 
 if TYPE_CHECKING:
@@ -25,21 +27,20 @@ if TYPE_CHECKING:
     from .steps import KernelStep
 
 
-LEGACY_STREAM = 1  # the default stream, as the array interface numbers it
+WIDEST = 16  # bytes that kernels read at once, if sizes allow it
 APART = 256  # bytes: where values of one block of memory begin
 MOST_GRAPHS = 8  # of one segment on one arena, for as many places of its inputs and outputs
 
 
-@dataclass(frozen=True, eq=False)
 class CudaArray:
-    """A tensor in a device's memory: contiguous, but that `perm` may say in which order the axes are looked at."""
+    """A tensor in a device's memory, never changed in place: contiguous, but that `perm` may say in which order the axes are looked
+    at. `memory` is what keeps it alive."""
 
-    driver: Driver
-    memory: Memory  # kept alive
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    perm: tuple[int, ...] | None = None
+    __slots__ = ("__weakref__", "address", "driver", "dtype", "memory", "perm", "shape")
+
+    def __init__(self, driver: Driver, memory: Memory, address: int, shape: tuple[int, ...], dtype: np.dtype,
+                 perm: tuple[int, ...] | None = None):  # fmt: skip
+        self.driver, self.memory, self.address, self.shape, self.dtype, self.perm = driver, memory, address, shape, dtype, perm
 
     @property
     def size(self) -> int:
@@ -55,24 +56,40 @@ class CudaArray:
 
     def reshape(self, shape: Sequence[int]) -> CudaArray:
         assert self.perm is None, "an array that is looked at in another order is not reshaped"
-        return replace(self, shape=tuple(shape))
+        return CudaArray(self.driver, self.memory, self.address, tuple(shape), self.dtype)
 
     def view(self, dtype: np.dtype) -> CudaArray:
         """Bytes as elements of another type; one-dimensional."""
-        return replace(self, shape=(self.nbytes // dtype.itemsize,), dtype=dtype)
+        return CudaArray(self.driver, self.memory, self.address, (self.nbytes // dtype.itemsize,), dtype)
 
     def __getitem__(self, first: slice) -> CudaArray:
         """The first elements along axis 0."""
-        return replace(self, shape=(min(first.stop, self.shape[0]), *self.shape[1:]))
+        return CudaArray(self.driver, self.memory, self.address, (min(first.stop, self.shape[0]), *self.shape[1:]), self.dtype)
 
     def transpose(self, perm: Sequence[int]) -> CudaArray:
         assert self.perm is None, "an array is looked at in another order once"
-        return replace(self, shape=tuple(self.shape[a] for a in perm), perm=tuple(perm))
+        return CudaArray(self.driver, self.memory, self.address, tuple([self.shape[a] for a in perm]), self.dtype, tuple(perm))
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.driver.dlpack
+
+    def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
+                   dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> Any:  # fmt: skip
+        """The same memory under DLPack's protocol: what `stream` (None: the default one, -1: none) is asked for from now on comes
+        after what makes the array. Raises BufferError for another device than this one."""
+        assert self.perm is None, "an array that is looked at in another order is not handed out"
+        if dl_device not in (None, self.driver.dlpack) or copy:
+            raise BufferError(f"the array lies on DLPack's device {self.driver.dlpack}, and is not copied; see CudaArray.numpy")
+        if stream != -1:
+            self.driver.hold(stream or LEGACY_STREAM)
+        asked = {} if max_version is None else {"max_version": max_version}
+        return capsule_of(Pointed(self, self.address, self.shape, None, self.dtype), self.driver.dlpack, **asked)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3 of the interface; without a stream, since all that was asked for is done."""
         assert self.perm is None, "an array that is looked at in another order is not handed out"
+        self.driver.hold(LEGACY_STREAM)  # where it is read, mostly
         self.driver.synchronize()
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3}
 
@@ -88,18 +105,9 @@ class CudaArray:
         return out.transpose(tuple(perm))
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Memory of another library's array."""
-
-    owner: Any
-    address: int
-    nbytes: int = 0
-
-
-def _strides(shape: Sequence[int], dtype: np.dtype) -> list[int]:
-    """The bytes between neighbours along the axes of a C-contiguous array."""
-    return [math.prod(shape[a + 1 :]) * dtype.itemsize for a in range(len(shape))]
+def spread(sizes: Sequence[int]) -> list[int]:
+    """Where values of such sizes begin in one block of memory, and at last where it ends."""
+    return list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
 
 
 class Cuda:
@@ -128,9 +136,9 @@ class Cuda:
 
     def empty_each(self, sizes: Sequence[int]) -> list[CudaArray]:
         """One block for all: where it lies decides where all lie, so that what is captured in a graph serves again."""
-        starts = list(accumulate((-(-n // APART) * APART for n in sizes), initial=0))
-        whole = self.empty(starts.pop())
-        return [replace(whole, address=whole.address + at, shape=(n,)) for at, n in zip(starts, sizes, strict=True)]
+        *starts, nbytes = spread(sizes)
+        whole = self.empty(nbytes)
+        return [CudaArray(self.driver, whole.memory, whole.address + at, (n,), BYTE) for at, n in zip(starts, sizes, strict=True)]
 
     def bring(self, values: Sequence[Any]) -> list[CudaArray]:
         ours = [x for x in values if isinstance(x, CudaArray)]
@@ -143,19 +151,54 @@ class Cuda:
         old = iter(ours)
         return [next(old) if isinstance(x, CudaArray) else next(new) for x in values]
 
-    def adopt(self, x: Any, what: str) -> CudaArray:
-        if isinstance(x, CudaArray) and x.perm is None:
+    def adopt(self, x: Any, what: str, ordered: bool, to_read: bool = True) -> CudaArray | None:
+        if isinstance(x, CudaArray):
+            if x.driver is self.driver:
+                return x if x.perm is None else None
+            if not ordered:
+                self.driver.wait(x.driver.stream)
+            found: Pointed | None = Pointed(x, x.address, x.shape, None, x.dtype)
+        else:
+            found = on_device(x, self.driver, what, ordered)
+        if found is None:
+            return None
+        if not found.contiguous:
+            raise InputError(f"{what}: an array on the device with strides {found.strides}, expected a C-contiguous one; copy it")
+        if not to_read and not found.writeable:
+            raise InputError(f"{what} is read-only, expected one that can be written to")
+        memory = Foreign(found.owner, found.address, math.prod(found.shape) * found.dtype.itemsize)
+        self.driver.adopt(memory)
+        array = CudaArray(self.driver, memory, found.address, found.shape, found.dtype)
+        return self._aligned(array, ordered) if to_read else array
+
+    def _aligned(self, x: CudaArray, ordered: bool) -> CudaArray:
+        """An array where kernels can read 16 bytes at once: a part of another may begin in between."""
+        if x.address % WIDEST == 0 or not x.nbytes:
             return x
-        about = x.__cuda_array_interface__
-        shape, dtype, strides = tuple(about["shape"]), np.dtype(about["typestr"]), about.get("strides")
-        plain = strides is None or 0 in shape or all(n == 1 or s == t for n, s, t in zip(shape, strides, _strides(shape, dtype)))
-        if not plain or about.get("mask") is not None:
-            raise InputError(f"{what}: an array on the device with strides {strides}, expected a C-contiguous one; copy it")
-        # Before version 3 nobody said on which stream an array is made: mostly it is the default one.
-        stream = about.get("stream", LEGACY_STREAM if about["version"] < 3 else None)
-        if stream is not None:
-            self.driver.wait(stream)
-        return CudaArray(self.driver, _Kept(x, about["data"][0]), about["data"][0], shape, dtype)
+        out = self.empty(x.nbytes).view(x.dtype).reshape(x.shape)
+        self.write(out, x)
+        if not ordered:
+            self.driver.synchronize()
+        return out
+
+    def write(self, to: CudaArray, x: CudaArray | np.ndarray) -> None:
+        if isinstance(x, CudaArray) and x.perm is None and x.nbytes:
+            self.driver.copy(to.address, x.address, x.nbytes)
+        elif x.nbytes:
+            self.driver.write(to.address, np.ascontiguousarray(fetch(x)))
+
+    def settle(self, values: Iterable[Any]) -> None:
+        if any(isinstance(x, CudaArray) and isinstance(x.memory, Foreign) for x in values):
+            self.driver.synchronize()
+
+    @contextmanager
+    def beside(self, stream: Any) -> Iterator[None]:
+        number = stream_number(stream)
+        self.driver.wait(number)
+        try:
+            yield
+        finally:
+            self.driver.hold(number)
 
     def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         out: list[Any] = []
@@ -206,49 +249,67 @@ class CudaResolved:
 
     def __init__(self, driver: Driver, bound: Bound, arena: CudaArray):
         p, self._driver = bound.parameters, driver
-        self._checked, self._base = [at for at, _ in bound.checked], arena.address
+        self._checked = [at for at, _ in bound.checked]
+        self._flags = driver.pinned(8 * len(self._checked)).view(np.int64)
+        self.reports = [Transfer(False, arena.address + at, self._flags[i : i + 1]) for i, at in enumerate(self._checked)]
+        self._took: list[float] | None = None  # by the kernels, while they are timed
         self._words = p.words + p.relative * arena.address
         self._patches = [(word, which, int(p.words[word])) for word, which in p.patched]
-        self._commands, self._captured = [], OrderedDict[tuple[int, ...], Any]()
+        self._commands, self._captured = list[Command](), OrderedDict[tuple[int, ...], Any]()
         for step, (kernel, first, blocks, flag) in zip(bound.kernels, p.table.tolist(), strict=True):
-            words = self._words[first : first + shape_of(step.source.text).words]
+            words = self._words[first : first + words_of(step.source.text)]
             self._commands.append(Command(kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
 
     def run(self, addresses: Sequence[int], threads: int, between: Between) -> None:
         between()
-        key = tuple(addresses)
-        if key in self._captured:
-            self._captured.move_to_end(key)
-            return self._again(key)
-        self._patch(addresses)
-        self._driver.run(self._commands)
-        self._captured[key] = None
-        if len(self._captured) > MOST_GRAPHS:
-            self._captured.popitem(last=False)
+        if self._took is not None:
+            self._patch(addresses)
+            self._took += self._driver.seconds(self._commands)
+            self._driver.run(self._commands)  # where a kernel overwrites an operand, running it again has given something else
+        elif not self.again(addresses):
+            self._patch(addresses)
+            self._driver.run(self._commands)
 
-    def _again(self, key: tuple[int, ...]) -> None:
-        """Runs as the last time for these addresses: what comes a second time is captured."""
+    def again(self, addresses: Sequence[int]) -> bool:
+        """Runs by a graph if the addresses came before: what comes a second time is captured. Else they are noted."""
+        key = tuple(addresses)
+        if key not in self._captured:
+            self._captured[key] = None
+            if len(self._captured) > MOST_GRAPHS:
+                self._captured.popitem(last=False)
+            return False
+        self._captured.move_to_end(key)
         if self._captured[key] is None:
             self._captured[key] = self.capture(key)
         self._captured[key]()
+        return True
 
-    def capture(self, addresses: Sequence[int]) -> Callable[[], None]:
-        """A run for these addresses as one call."""
+    def capture(self, addresses: Sequence[int], before: Sequence[Transfer] = (),
+                after: Sequence[Transfer] = ()) -> Callable[[], None]:  # fmt: skip
+        """A run for these addresses as one call, with copies before and after it."""
         self._patch(addresses)
-        return self._driver.capture(self._commands)
+        return self._driver.capture([*before, *self._commands, *after])
 
     def _patch(self, addresses: Sequence[int]) -> None:
         for word, i, at in self._patches:
             self._words[word] = addresses[i] + at
 
+    def timed(self, run: Callable[[], None]) -> list[tuple[int, float]]:
+        self._took = []
+        try:
+            run()
+            return list(zip([c.blocks for c in self._commands], self._took, strict=True))
+        finally:
+            self._took = None
+
     def faults(self) -> list[int]:
-        flags = np.zeros(1, np.int64)
-        found = []
-        for at in self._checked:
-            self._driver.read(flags, self._base + at)
-            if flags[0]:
-                found.append(at)
-        return found
+        self._driver.run(self.reports)
+        self._driver.synchronize()
+        return self.seen()
+
+    def seen(self) -> list[int]:
+        """`faults` of the last run whose `reports` were fetched."""
+        return [at for at, flag in zip(self._checked, self._flags.tolist(), strict=True) if flag]
 
 
 def _pointers(step: KernelStep) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -51,6 +52,9 @@ class Resolved(Protocol):
     def faults(self) -> list[int]:
         """Where in the arena (in bytes) kernels of the last run said that their operands were wrong."""
 
+    def timed(self, run: Callable[[], None]) -> list[tuple[int, float]]:
+        """Calls `run`, in which the segment runs once; the tiles of each row of its table, and the seconds that it took."""
+
 
 class Device(Protocol):
     """Memory that kernels can read, and how they are run there."""
@@ -73,8 +77,20 @@ class Device(Protocol):
     def bring(self, values: Sequence[Any]) -> list[Any]:
         """The values in this device's memory."""
 
-    def adopt(self, x: Any, what: str) -> DeviceArray:
-        """An array of another library in this device's memory, which it keeps. Raises InputError, in which `what` names it."""
+    def adopt(self, x: Any, what: str, ordered: bool, to_read: bool = True) -> DeviceArray | None:
+        """An array of another library in this device's memory, which it keeps; None for what lies elsewhere. Unless that is
+        `ordered` already, what runs from now on comes after what makes it. Where it is `to_read` and kernels could not read it in
+        its place it is copied, else it is to be written to. Raises InputError, in which `what` names it."""
+
+    def write(self, to: Any, x: Any) -> None:
+        """Copies a value, wherever it lies, to an array of its type and shape in this device's memory."""
+
+    def settle(self, values: Iterable[Any]) -> None:
+        """Waits until nothing that runs reads those of the values that are other libraries' arrays."""
+
+    def beside(self, stream: Any) -> AbstractContextManager[None]:
+        """What runs within comes after what is under way on a stream of the caller's, and what that is asked for behind it comes
+        after what ran. Raises InputError."""
 
     def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         """The results in this device's memory; those are copies that would share memory with what was `given` or each other."""
@@ -98,6 +114,11 @@ def fetch(x: Any) -> Any:
     return x.numpy() if hasattr(x, "numpy") else x
 
 
+def plain(x: Any) -> Any:
+    """A value in the order of its own axes: what is looked at in another one in a device's memory is copied to the host."""
+    return x if getattr(x, "perm", None) is None else fetch(x)
+
+
 class Cpu:
     """The processor that Python runs on: its memory is numpy's."""
 
@@ -118,8 +139,17 @@ class Cpu:
     def bring(self, values: Sequence[Any]) -> list[Any]:
         return list(values)
 
-    def adopt(self, x: Any, what: str) -> DeviceArray:
-        raise InputError(f"{what} lies in memory of a CUDA device, expected the CPU's; copy it there")
+    def adopt(self, x: Any, what: str, ordered: bool, to_read: bool = True) -> None:
+        return None
+
+    def write(self, to: np.ndarray, x: np.ndarray) -> None:
+        np.copyto(to, x)
+
+    def settle(self, values: Iterable[Any]) -> None:
+        pass
+
+    def beside(self, stream: Any) -> AbstractContextManager[None]:
+        raise InputError("the target has no streams: compile with target='cuda'")
 
     def owned(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         raise InputError("the target has no device whose memory outputs could stay in")
@@ -171,6 +201,11 @@ class CpuResolved:
         for word, i, at in self._patches:
             view[word] = addresses[i] + at
         self.schedule.run(threads, between)
+
+    def timed(self, run: Callable[[], None]) -> list[tuple[int, float]]:
+        times = self.schedule.time_rows()
+        run()
+        return list(zip(self.schedule.table[:, 2].tolist(), (np.diff(times) / 1e9).tolist(), strict=True))
 
     def faults(self) -> list[int]:
         return [at for at in self._checked if self._flags[at // 8]] if self.schedule.fault else []

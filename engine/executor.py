@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.core import Module
-from ..ir.errors import GraphmillError, InputError, RunError
+from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
 from .device import CLOSED, CPU, Device
 from .options import Options
-from .outputs import Outputs, owned
+from .outputs import Outputs, check_names, owned
+from .placed import Placed
 from .plan import Plan
 from .replay import Replay, StepByStep, replay_of
 from .report import CompileReport
@@ -26,7 +27,8 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
-    from .fixed import FixedRun, FixedRuns
+    from .fixed import FixedRun
+    from .fixed_runs import FixedRuns
 
 MOST_REPLAYS = 8
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
@@ -44,11 +46,12 @@ class Executable:
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
-        self._met: deque[tuple] = deque(maxlen=MOST_REPLAYS)  # signatures of runs on a device
-        self._fixes = True  # whether the model may have a `FixedRun`
-        self._replays: list[
-            Replay | StepByStep | FixedRuns
-        ] = []  # the latest first; never changed in place, since several threads may read it
+        # The latest first; never changed in place, since several threads may read it.
+        self._replays: list[Replay | StepByStep | FixedRuns] = []
+        if not device.is_host:
+            from .fixed_runs import FixedRuns
+
+            self._replays = [FixedRuns(module.main.inputs)]
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -83,6 +86,7 @@ class Executable:
         out: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         on_device: bool = False,
+        stream: Any = None,
     ) -> dict[str, Any]:
         """Runs the model on `inputs` (a value for each input name) and returns its outputs by name.
 
@@ -91,34 +95,39 @@ class Executable:
 
         `out` maps names of outputs, not necessarily all, to arrays of the caller's that are to hold them, and which are what is
         returned then; after an error their contents are undefined. After `timeout` seconds the run ends with DeadlineError.
-        On target "cuda", inputs with CUDA's array interface (of CuPy, PyTorch, Numba) are read where they lie, and with `on_device`
-        outputs stay in the device's memory too, as arrays with that interface.
+        On target "cuda", inputs in the device's memory (of CuPy, PyTorch, Numba: DLPack or CUDA's array interface) are read where
+        they lie, and with `on_device` outputs stay there, too, as arrays that have both. With `stream` (CuPy's, PyTorch's or a
+        handle) the run comes after what is under way on that stream, and what the stream is asked for behind it comes after the
+        run; nobody waits on the host then, unless outputs go there or kernels have to tell whether their operands were right.
         Raises InputError for inputs and arrays that do not fit, RunError naming the node that failed, LimitError where a limit
         would be passed.
         """
         if timeout is not None:
             with interrupted_by(deadline(timeout)):
-                return self.run(inputs, out=out, on_device=on_device)
-        if on_device and (out is not None or self.device.is_host):
-            raise InputError("on_device takes no out, and a target with a device: compile with target='cuda'")
+                return self.run(inputs, out=out, on_device=on_device, stream=stream)
         workspace = self._workspace()
         try:
-            for replay in () if on_device else self._replays:
-                results = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
-                if results is not None:
-                    break
+            if on_device or stream is not None:
+                results = self._run_beside(inputs, out, workspace, on_device, stream)
             else:
-                results = self._run_closely(inputs, out, workspace, on_device)
+                for replay in self._replays:
+                    found = replay.run(inputs, workspace) if out is None else replay.run_into(inputs, workspace, out)
+                    if found is not None:
+                        results = found
+                        break
+                else:
+                    results = self._run_closely(inputs, out, workspace)
         except MemoryError as e:
             raise RunError(f"the system has not the memory that this run needs ({e}); lower Limits.total_bytes") from e
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
 
-    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
-        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; see `FixedRun`."""
+    def fixed(self, inputs: Mapping[str, Any], *, bind: Mapping[str, Any] | None = None) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; `bind` are arrays of the
+        caller's that are to be such places, by name. See `FixedRun`."""
         from .fixed import FixedRun
 
-        return FixedRun(self, inputs)
+        return FixedRun(self, inputs, bind)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip
@@ -149,19 +158,44 @@ class Executable:
         except IndexError:
             return Workspace(self.device)
 
-    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace,
-                     on_device: bool) -> dict[str, Any]:  # fmt: skip
-        """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature."""
-        values = read_inputs(self.module, inputs, self.device)
-        outputs = None if out is None else Outputs(out, self._named, values.values())
-        for replay in () if on_device else self._replays:
-            direct = outputs is not None and isinstance(replay, Replay)
-            results = replay.run_into(values, workspace, outputs.direct if direct else {})  # type: ignore[union-attr]
-            if results is not None:
-                return results if outputs is None else outputs.finish(results)
-        return self._run_first(values, outputs, workspace, on_device)
+    def _run_beside(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace, on_device: bool,
+                    stream: Any) -> dict[str, Any]:  # fmt: skip
+        """A run whose outputs stay on the device, or that goes along with a stream of the caller's."""
+        if on_device and self.device.is_host:
+            raise InputError("on_device takes a target with a device: compile with target='cuda'")
+        if stream is None:
+            return self._run_closely(inputs, out, workspace, on_device)
+        with self.device.beside(stream):
+            return self._run_closely(inputs, out, workspace, on_device, ordered=True)
 
-    def _run_first(self, values: dict[str, Any], outputs: Outputs | None, workspace: Workspace,
+    def _run_closely(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, workspace: Workspace, on_device: bool = False,
+                     ordered: bool = False) -> dict[str, Any]:  # fmt: skip
+        """A run whose inputs may have to be brought into the form that kernels read, and may be the first of their signature.
+        `ordered`: a stream waits for it, with what it reads."""
+        values = read_inputs(self.module, inputs, self.device, ordered)
+        outputs = None if out is None else self._places(out, values, on_device, ordered)
+        there = on_device or isinstance(outputs, Placed)
+        for replay in self._replays:
+            results = replay.run_read(values, workspace, outputs, there)
+            if results is not None:
+                break
+        else:
+            results = self._run_first(values, outputs, workspace, there)
+        if not ordered:
+            self.device.settle([*values.values(), *(outputs.arrays if isinstance(outputs, Placed) else ())])
+        return results
+
+    def _places(self, out: Mapping[str, Any], values: Mapping[str, Any], on_device: bool, ordered: bool) -> Outputs | Placed:
+        """Where the caller wants outputs."""
+        check_names(out, self._named)
+        if not self.device.is_host:
+            found = {name: self.device.adopt(x, f"out: the array of {name}", ordered, to_read=False) for name, x in out.items()}
+            there = {name: a for name, a in found.items() if a is not None}
+            if there or on_device:
+                return Placed(out, there, self._named, self.device, on_device)
+        return Outputs(out, self._named, values.values())
+
+    def _run_first(self, values: dict[str, Any], outputs: Outputs | Placed | None, workspace: Workspace,
                    on_device: bool) -> dict[str, Any]:  # fmt: skip
         """A run that checks and binds everything."""
         env, symbols = bind_dims(self.module, values)
@@ -169,18 +203,20 @@ class Executable:
         fed = sum(nbytes_of(x) for x in env.values())
         budget = Budget(self.options.limits, self._constants + fed, fed)
         frame = Frame(dict(env), dict(symbols), budget, self.threads, workspace, legs=[] if self.device.is_host else None)
-        if outputs is not None:
-            frame.places = outputs.places() if self.device.is_host else {}
+        if isinstance(outputs, Outputs) and self.device.is_host:
+            frame.places = outputs.places()
         frame.on_device = on_device
         results = self._plan.run(frame)
-        if on_device:
-            return dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
         if self.device.is_host:
             self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         else:
-            self._keep_fixed(values, workspace)
-        named = dict(zip(self._output_names, results))
-        named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
+            for fixed in self._replays:
+                fixed.keep(self, values, workspace)  # type: ignore[union-attr]
+        if on_device:
+            named = dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
+        else:
+            named = dict(zip(self._output_names, results))
+            named |= owned(named, given, self._named, () if outputs is None else outputs.direct)
         return named if outputs is None else outputs.finish(named)
 
     def _keep(self, frame: Frame, legs: Sequence[Leg]) -> None:
@@ -191,27 +227,6 @@ class Executable:
         replay = replay_of(self._plan, frame, legs, self._output_names)
         if replay is not None:
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
-
-    def _keep_fixed(self, values: dict[str, Any], workspace: Workspace) -> None:
-        """Keeps the short way for inputs that look like these, met for the second time, on a device. It has an arena of
-        its own, for which the workspace gives up its memory."""
-        if not self._fixes or not all(type(x) is np.ndarray and x.dtype != object for x in values.values()):
-            return
-        signature = tuple([x.shape for x in values.values()])
-        if signature not in self._met:
-            self._met.append(signature)
-            return
-        if any(r.signature == signature for r in self._replays):
-            return
-        from .fixed import FixedRuns
-
-        try:
-            self._replays = [FixedRuns(self, values), *self._replays[: MOST_REPLAYS - 1]]
-            workspace.drop()
-        except InputError:
-            self._fixes = False
-        except (GraphmillError, MemoryError):  # no time or memory left for it: what was asked for is computed
-            pass
 
     def close(self) -> None:
         """Gives back the memory of a device (constants, arenas, graphs), as does the end of a `with`; runs after this raise

@@ -8,7 +8,9 @@ again the other way round. So numpy alone keeps track of who owns the memory.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+import functools
+import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +22,9 @@ _DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "ma
 # DLDataTypeCode of the types that numpy refuses.
 _CODES = {4: "bf16", 10: "f8e4m3fn", 11: "f8e4m3fnuz", 12: "f8e5m2", 13: "f8e5m2fnuz", 14: "f8e8m0"}
 _UINT = 1
-_TYPE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}  # of the DLDataType in what a capsule of this name holds
+_KINDS = {0: "i", 1: "u", 2: "f", 6: "b", 5: "c"}  # DLDataTypeCode of numpy's own types
+_TENSOR = struct.Struct("QiiiBBHQQQ")  # DLTensor: data, device (2), ndim, type (code, bits, lanes), shape, strides, byte_offset
+_TENSOR_AT = {b"dltensor": 0, b"dltensor_versioned": 32}  # where the DLTensor stands in what a capsule of this name holds
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
@@ -95,12 +99,93 @@ def _capsule(x: Any) -> Any:
         return x.__dlpack__()
 
 
+def _tensor_at(capsule: Any) -> int:
+    """Where the DLTensor of a capsule stands."""
+    name = _name(capsule)
+    if name not in _TENSOR_AT:
+        raise ValueError(f"the capsule is named {name!r}, expected one of {sorted(_TENSOR_AT)}")
+    return _pointer(capsule, name) + _TENSOR_AT[name]  # type: ignore[no-any-return]
+
+
 def _data_type(capsule: Any) -> Any:
     """The DLDataType of a capsule: bytes of its code, its bits, and its lanes (two)."""
-    name = _name(capsule)
-    if name not in _TYPE_AT:
-        raise ValueError(f"the capsule is named {name!r}, expected one of {sorted(_TYPE_AT)}")
-    return (ctypes.c_uint8 * 4).from_address(_pointer(capsule, name) + _TYPE_AT[name])
+    return (ctypes.c_uint8 * 4).from_address(_tensor_at(capsule) + 20)
+
+
+class Pointed(NamedTuple):
+    """A tensor in memory of a device, which `owner` keeps alive. Strides are in bytes, None where it is C-contiguous."""
+
+    owner: Any
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: np.dtype
+    writeable: bool = True
+
+    @property
+    def contiguous(self) -> bool:
+        if self.strides is None or 0 in self.shape:
+            return True
+        step = self.dtype.itemsize
+        for n, s in zip(self.shape[::-1], self.strides[::-1], strict=True):
+            if n != 1 and s != step:
+                return False
+            step *= n
+        return True
+
+
+def pointed(x: Any, stream: int, what: str) -> Pointed:
+    """A tensor of another library in memory of a device, by DLPack: what the `stream` is asked for from now on comes after what
+    makes the tensor (-1: that is so already). Raises InputError, in which `what` names it."""
+    try:
+        try:
+            capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
+        except TypeError:  # older than version 1
+            capsule = x.__dlpack__(stream=stream)
+        at = _tensor_at(capsule)
+        data, _, _, ndim, code, bits, lanes, shape, strides, offset = _TENSOR.unpack(ctypes.string_at(at, _TENSOR.size))
+        dtype = _dtype(code, bits, lanes)
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as e:
+        raise InputError(f"{what} is a {type(x).__name__} that cannot be read by DLPack: {e}") from e
+    numbers = _numbers(ndim)
+    sizes = numbers.unpack(ctypes.string_at(shape, numbers.size)) if ndim else ()
+    steps = None
+    if strides and ndim:
+        steps = tuple([n * dtype.itemsize for n in numbers.unpack(ctypes.string_at(strides, numbers.size))])
+    flags = ctypes.c_uint64.from_address(at - 8).value if _name(capsule) == b"dltensor_versioned" else 0
+    return Pointed(capsule, data + offset, sizes, steps, dtype, writeable=not flags & 1)
+
+
+@functools.cache
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"{count}q")
+
+
+@functools.cache
+def _dtype(code: int, bits: int, lanes: int) -> np.dtype:
+    name = _CODES.get(code)
+    dtype = DTYPES[name].np if name is not None else np.dtype(f"{_KINDS[code]}{bits // 8}")
+    if lanes != 1 or bits != 8 * dtype.itemsize:
+        raise ValueError(f"elements of {bits} bits, DLPack's type {code}")
+    return dtype
+
+
+class _Placed:
+    """Memory of a device as numpy is told of it, which never looks there."""
+
+    def __init__(self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype):
+        self.owner = owner
+        self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3}
+
+
+def capsule_of(x: Pointed, device: tuple[int, int], **asked: Any) -> Any:
+    """A capsule of DLPack's for a C-contiguous tensor in memory of a device. numpy makes it, as if it were memory of the host."""
+    plain = x.dtype if x.dtype.kind in _KINDS.values() else np.dtype(f"u{x.dtype.itemsize}")
+    array = np.asarray(_Placed(x.owner, x.address, x.shape, plain)).view(x.dtype)
+    capsule = Exported(array).__dlpack__(**asked)
+    place = (ctypes.c_int32 * 2).from_address(_tensor_at(capsule) + 8)
+    place[0], place[1] = device
+    return capsule
 
 
 class Exported:

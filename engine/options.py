@@ -14,6 +14,8 @@ TARGET_PIPELINE = "split-branches,decompose,fold,cse,layout,fuse,dce"
 # How floats are computed on CUDA, and the floats that the pass `precision` keeps between nodes for that.
 PRECISIONS = {"fp32": "", "tf32": "", "fp16": "f16", "bf16": "bf16"}
 
+RUNGS = ("libraries", "tensor", "scalar")  # of CUDA's ladder, the highest first: each stands on those behind it
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,7 +27,8 @@ class Options:
     strict_native: raise UnsupportedError where a node would run by its reference. accuracy: "fast", or "strict" to keep out kernels
     that round worse than the operator's own formula would (Winograd's convolutions, see docs/kernels.md). precision, for "cuda":
     "fp32"; "tf32", where products may read 10 bits of mantissa; "fp16" or "bf16", which keep 16-bit floats between nodes and sum
-    in f32. keep_fp32: names of nodes that stay in f32 then.
+    in f32. keep_fp32: names of nodes that stay in f32 then. rung, for "cuda": what computes products, convolutions and attention:
+    NVIDIA's "libraries" where they can; our kernels on the "tensor" cores, where those multiply such floats; or "scalar" kernels.
     """
 
     target: str = "cpu"
@@ -38,3 +41,4 @@ class Options:
     device: str = "gpu"
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    rung: str = "tensor"

@@ -29,11 +29,7 @@ class Outputs:
 
         Raises InputError for a name that there is not, and for an array that is no place for its output.
         """
-        if not isinstance(given, Mapping):
-            raise InputError(f"out is a {type(given).__name__}, expected a mapping from names of outputs to arrays")
-        unknown = [n for n in given if n not in declared]
-        if unknown:
-            raise InputError(f"out: no output is named {unknown}; the model has {', '.join(declared)}")
+        check_names(given, declared)
         self._given, self._declared = given, declared
         self._arrays = {name: _place(name, x, declared[name]) for name, x in given.items()}
         self._keep_apart()
@@ -71,19 +67,34 @@ class Outputs:
         return {name: self._given.get(name, x) for name, x in results.items()}
 
 
-def _place(name: str, x: Any, v: Value) -> np.ndarray:
-    """The caller's memory as an array that can hold the output, as far as its type says."""
+def check_names(given: Mapping[str, Any], declared: Mapping[str, Value]) -> None:
+    """Raises InputError for what is no mapping, and for a name that there is not."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"out is a {type(given).__name__}, expected a mapping from names of outputs to arrays")
+    unknown = [n for n in given if n not in declared]
+    if unknown:
+        raise InputError(f"out: no output is named {unknown}; the model has {', '.join(declared)}")
+
+
+def check_type(name: str, a: Any, v: Value) -> TensorType:
+    """The type of the output, which an array can hold as far as that says. Raises InputError."""
     t = v.type
     if not isinstance(t, TensorType):
         raise InputError(f"out: the output {name} is {t}, and only tensors can be written into an array; leave it out")
-    a = as_numpy(x, f"out: the array of {name}")
-    if a is None:
-        raise InputError(f"out: what is given for {name} is a {type(x).__name__}, expected an array of {t}")
     if a.dtype != t.dtype.np and not (t.dtype is STR and a.dtype == object):
         raise InputError(f"out: the array of {name} has element type {a.dtype}, expected {t.dtype.np} ({t})")
     static = t.shape is None or (len(t.shape) == a.ndim and all(d in (n, None) for d, n in zip(_known(t), a.shape)))
     if not static:
         raise InputError(f"out: the array of {name} has shape {list(a.shape)}, expected {t}")
+    return t
+
+
+def _place(name: str, x: Any, v: Value) -> np.ndarray:
+    """The caller's memory as an array that can hold the output, as far as its type says."""
+    a = as_numpy(x, f"out: the array of {name}")
+    if a is None:
+        raise InputError(f"out: what is given for {name} is a {type(x).__name__}, expected an array of {v.type}")
+    t = check_type(name, a, v)
     if not a.flags.writeable:
         raise InputError(f"out: the array of {name} is read-only, expected one that can be written to")
     if _folded(a):

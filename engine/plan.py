@@ -23,7 +23,8 @@ from ..ir.types import TensorType
 from ..kernels.spec import KernelSource, Refusal
 from .binding import Symbols
 from .bound import Bound
-from .device import fetch
+from .control import handed_on
+from .device import fetch, plain
 from .segment import Segments
 from .steps import Frame, HostStep, KernelStep, Served, SizeStep, Step, ViewStep, Watch
 from .ways import Leg, Run, Trip, Way, Ways
@@ -112,6 +113,9 @@ class Region:
         self.plan, self.around, self.threads = plan, around, threads
         self.symbols = region_symbols(plan.graph, symbols)
         self._ways = plan.ways
+        node = plan.graph.parent
+        assert node is not None
+        _, self._there = handed_on(node)
 
     def __call__(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """The outputs of a region without inputs, for `given` values around it in physical order."""
@@ -154,7 +158,7 @@ class Region:
             def run() -> tuple[Any, ...]:
                 frame = self._frame(outer.workspace, outer.budget, given, args)
                 frame.watch = watch
-                return tuple(self.plan.run(frame))
+                return self._outputs(frame)
 
             return watch.call(self.plan, run)
 
@@ -162,29 +166,33 @@ class Region:
 
     def _frame(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> Frame:
         """A frame of the region with its inputs in it."""
-        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace)
+        frame = Frame(dict(zip(self.around, given)), dict(self.symbols), budget, self.threads, workspace, on_device=True)
         for v, x in zip(self.plan.graph.inputs, args, strict=True):
-            x = np.asarray(x) if isinstance(v.type, TensorType) and not isinstance(x, np.ndarray) else x
+            x = np.asarray(x) if isinstance(v.type, TensorType) and not hasattr(x, "shape") else x
             frame.put(v, x)
             frame.hold(v)
             bind_symbols(v.type, x, frame.symbols)
         return frame
 
+    def _outputs(self, frame: Frame) -> tuple[Any, ...]:
+        """The outputs of a run in this frame; on the device only what the operator hands on."""
+        return tuple([plain(x) if i in self._there else fetch(x) for i, x in enumerate(self.plan.run(frame))])
+
     def _run_closely(self, workspace: Workspace, budget: Budget, given: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
         """A run that checks and binds everything, and notes which way it went."""
         held = budget.held
         frame = self._frame(workspace, budget, given, args)
-        frame.legs = [] if workspace.device.is_host else None
+        frame.legs = []
         shapes = {v: _shape(v, frame.values[v]) for v in [*self.plan.graph.inputs, *self.around]}
-        results = tuple(self.plan.run(frame))
+        results = self._outputs(frame)
         budget.held = held
-        if frame.legs is not None:
-            self._ways.add(Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes))
+        trip = Trip(self.plan, frame.legs, self.symbols, self.threads, self.around, shapes)
+        self._ways.add(trip, workspace.device.is_host)
         return results
 
 
 def _shape(v: Value, x: Any) -> tuple[int, ...] | None:
-    return x.shape if isinstance(v.type, TensorType) and isinstance(x, np.ndarray) else None
+    return x.shape if isinstance(v.type, TensorType) and hasattr(x, "shape") else None
 
 
 def make_plan(graph: Graph, select: Selector | None, served: list[Served], compile_all: Callable[[list[str]], list[int]]) -> Plan:
@@ -250,7 +258,7 @@ def _step(node: Node, select: Selector | None, served: list[Served], todo: list)
 
 
 def _plain_view(node: Node) -> bool:
-    """A view is free where the same bytes serve."""
+    """A view is free where the data lies in logical order, or has its channels last and keeps them."""
     if not node.op.has("view") or node.operands[0] is None:
         return False
     x, y = node.operands[0].type, node.results[0].type

@@ -116,12 +116,12 @@ class Profile:
 def profile(exe: Executable, inputs: Mapping[str, Any], *, seconds: float = 1.0) -> Profile:
     """Times each kernel and each step on the host in runs on `inputs`, for about so many seconds and in five runs at least.
 
-    Kernels are timed in their place in a run, one after the other, with the caches as they are there. Raises what `Executable.run`
-    raises.
+    Kernels are timed in their place in a run, one after the other, with the caches as they are there; on CUDA each by itself, as
+    the mean of launches that follow each other. Raises what `Executable.run` raises.
     """
-    values = read_inputs(exe.module, inputs)
+    values = read_inputs(exe.module, inputs, exe.device)
     timings, _ = measure({"run": lambda: exe.run(values)}, seconds / 2)
-    workspace, took = Workspace(), list[dict[Any, float]]()
+    workspace, took = Workspace(exe.device), list[dict[Any, float]]()
     ends = time.monotonic() + seconds / 2
     first = _Stopwatch(described={})  # finds memory for the segments, too
     exe.plan.run(_frame(exe, values, workspace, first))
@@ -160,13 +160,11 @@ class _Stopwatch:
             control = isinstance(step, HostStep) and step.plans
             self._add(step, 0, self._own if control else time.perf_counter() - started, frame)
             return
-        schedule = frame.workspace.resolve(bound).schedule
-        times = schedule.time_rows()
-        bound.run(frame)
+        rows = frame.workspace.resolve(bound).timed(lambda: bound.run(frame))
         took: dict[Step, tuple[int, float]] = {}  # a kernel in passes has several rows
-        for step, tiles, nanoseconds in zip(bound.kernels, schedule.table[:, 2].tolist(), np.diff(times).tolist(), strict=True):
+        for step, (tiles, more) in zip(bound.kernels, rows, strict=True):
             most, seconds = took.get(step, (0, 0.0))
-            took[step] = max(most, tiles), seconds + nanoseconds / 1e9
+            took[step] = max(most, tiles), seconds + more
         for step, (tiles, seconds) in took.items():
             self._add(step, tiles, seconds, frame)
 

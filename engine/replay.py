@@ -19,7 +19,8 @@ from ..ir.limits import Budget
 from ..ir.types import STR, TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound
-from .outputs import WRITABLE, owned
+from .outputs import WRITABLE, Outputs, owned
+from .placed import Placed
 from .plan import Plan
 from .steps import Frame
 from .ways import READABLE, Leg, Trip, Way, way_of
@@ -75,6 +76,12 @@ class StepByStep:
     def run_into(self, given: Any, workspace: Workspace, out: Any) -> Results | None:
         return None if type(out) is not dict or out else self.run(given, workspace)
 
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
+                 on_device: bool) -> Results | None:  # fmt: skip
+        """`run_into` for inputs that were looked at, and for any places of outputs."""
+        results = self.run(values, workspace)
+        return results if outputs is None or results is None else outputs.finish(results)
+
 
 @functools.lru_cache(maxsize=256)
 def _code_step_by_step(inputs: int, lists: tuple[bool, ...], asks: bool) -> CodeType:
@@ -125,6 +132,12 @@ class Replay:
         known |= {"ndarray": np.ndarray, "empty": np.empty, "apart": _apart}
         exec(_code(*form), known)
         self.run, self.run_into = known["run"], known["run_into"]
+
+    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
+                 on_device: bool) -> Results | None:  # fmt: skip
+        """`run_into` for inputs that were looked at, and for any places of outputs."""
+        results = self.run_into(values, workspace, {} if outputs is None else outputs.direct)
+        return results if outputs is None or results is None else outputs.finish(results)
 
     def _go_on(self, schedule: Schedule) -> None:
         """The rest of a run that takes longer than a slice of time."""

@@ -24,7 +24,8 @@ from ..ir.symbols import DimLike, Unbound, evaluate
 from ..ir.types import STR, DType, TensorType, dtype_of, type_of
 from ..kernels.spec import Call, KernelSource, Launch
 from .binding import Symbols
-from .device import Device, fetch
+from .control import handed_on
+from .device import Device, fetch, plain
 from .memory import aligned_copy, as_aligned
 from .workspace import Workspace
 
@@ -86,10 +87,11 @@ class Frame:
 
     def put(self, v: Value, x: Any) -> None:
         """Stores a result given in logical order."""
-        if isinstance(x, np.ndarray) and isinstance(v.type, TensorType):
+        if isinstance(v.type, TensorType):
             if v.type.layout is not None:
-                x = x.transpose(v.type.layout.perm)
-            x = np.require(x, requirements=["C", "A"])
+                x = fetch(x).transpose(v.type.layout.perm)
+            if isinstance(x, np.ndarray):
+                x = np.require(x, requirements=["C", "A"])
         self.values[v] = x
 
     def hold(self, v: Value, sign: int = 1) -> None:
@@ -184,11 +186,12 @@ class HostStep(Step):
 
     def run(self, frame: Frame) -> None:
         node = self.node
-        operands = [fetch(frame.logical(v)) for v in node.operands]
+        values = [frame.logical(v) for v in node.operands]
         if not self.plans:
-            results = self._reference(operands, frame)
+            results = self._reference([fetch(x) for x in values], frame)
         else:
-            results = self._control(operands, frame)
+            there, _ = handed_on(node)
+            results = self._control([plain(x) if i in there else fetch(x) for i, x in enumerate(values)], frame)
         for v, x in zip(node.results, results):
             frame.put(v, x)
             bind_symbols(v.type, x, frame.symbols)
@@ -226,6 +229,7 @@ class KernelStep(Step):
         super().__init__(node)
         self._copies = {} if copies is None else copies
         self.source, self.address = source, address
+        self._checks = _may_not_fit(node)
         self._packed = {i: self._pack(i, pack) for i, pack in source.pack.items() if node.operands[i].is_const}  # type: ignore[union-attr]
         self._bound: OrderedDict[Any, Launch] = OrderedDict()
         self._constants: dict[int, np.ndarray] = {}
@@ -238,6 +242,11 @@ class KernelStep(Step):
             return packed
         key = packed.dtype.str, packed.shape, hashlib.sha256(packed.reshape(-1).view(np.uint8).data).digest()
         return _packed_once.setdefault(key, packed)
+
+    def check(self, frame: Frame) -> None:
+        """Raises RunError where sizes do not go together that are known only now: a kernel would read beyond an operand."""
+        if self._checks:
+            concrete_types(self.node, [_seen(frame.logical(v)) for v in self.node.operands])
 
     @property
     def packed(self) -> dict[int, np.ndarray]:
@@ -275,6 +284,7 @@ class KernelStep(Step):
         host = {i: np.asarray(fetch(frame.logical(node.operands[i]))) for i in self.source.host if node.operand(i) is not None}
         logical = [None if v is None else np.shape(frame.logical(v)) for v in node.operands]
         bound = self.source.bound
+        self.check(frame)
         shapes = result_shapes(node, frame) if bound is None else [tuple(s) for s in bound(Call(logical, (), host))]
         nbytes = sum(nbytes_of_shape(shape, v.tensor.dtype) for v, shape in zip(node.results, shapes))
         if not frame.budget.fits(nbytes):
@@ -296,6 +306,13 @@ class KernelStep(Step):
         if not frame.budget.fits(nbytes + launch.scratch):
             frame.budget.check_bytes(where(node), nbytes + launch.scratch)
         return shapes, launch
+
+
+def _may_not_fit(node: Node) -> bool:
+    """Whether only a run tells that the operands' sizes go together. Kernels of elementwise nodes see to that themselves."""
+    types = [v.type for v in node.operands if v is not None]
+    loops = node.op.is_elementwise or (node.op.name == "fused" and node.attr("kernel") == "loops")
+    return len(types) > 1 and not loops and any(isinstance(t, TensorType) and not t.is_static for t in types)
 
 
 def _empty(device: Device, shape: tuple[int, ...], dtype: DType) -> Any:
@@ -376,8 +393,8 @@ def _concrete_region(node: Node, operands: Sequence[Any]) -> list[Any]:
     types = {v: _type(x) for v, x in zip(region.inputs, operands) if x is not None}
     arrays = {v: _contents(x) for v, x in zip(region.inputs, operands)}
     for inner in region:
-        c = InferContext(inner.op, [None if v is None else types[v] for v in inner.operands], inner.all_attrs(), len(inner.results),
-                         [None if v is None else arrays.get(v) for v in inner.operands])  # fmt: skip
+        c = InferContext(inner.op, [None if v is None else types.get(v, v.type) for v in inner.operands], inner.all_attrs(),
+                         len(inner.results), [None if v is None else arrays.get(v, v.array) for v in inner.operands])  # fmt: skip
         try:
             out = inner.op.infer(c)
         except GraphmillError as e:

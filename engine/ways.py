@@ -25,6 +25,7 @@ from ..ir.types import TensorType
 from ..kernels.cpu.launch import ARRAYS, ARRAYS_AS_EXPECTED, Schedule
 from .bound import Bound, Place
 from .steps import Frame, HostStep, Step, read_only
+from .straight import Straight
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ class Ways:
         self.known: tuple[Way, ...] = ()
         self._left = MOST_WRITTEN
 
-    def add(self, trip: Trip) -> None:
+    def add(self, trip: Trip, on_host: bool) -> None:
         """Writes the way that a run went, if it can be."""
         if self._left > 0 and ARRAYS_AS_EXPECTED:
             self._left -= 1
-            way = way_of(trip)
+            way = way_of(trip) if on_host else _straight(trip)
             if way is not None:
                 self.known = (way, *self.known[: MOST_WAYS - 1])
 
@@ -119,6 +120,19 @@ def way_of(trip: Trip) -> Way | None:
         elif not writer.segment(leg, leg.bound):
             return None
     return writer.finished() if len(writer.values) <= MOST_VALUES else None
+
+
+def _straight(trip: Trip) -> Way | None:
+    """The way of a region's run on a device; None where it is more than one segment, or where it cannot be told beforehand."""
+    graph = trip.plan.graph
+    given = [*graph.inputs, *trip.around]
+    shapes = [s for v in given if (s := trip.shapes[v]) is not None]
+    if len(trip.legs) != 1 or trip.legs[0].bound is None or trip.plan.segments.reads_contents(0) or len(shapes) < len(given):
+        return None
+    if any(_has_layout(v) for v in [*given, *graph.outputs]):
+        return None
+    straight = Straight(graph, trip.legs[0].bound, trip.around, shapes, trip.symbols, trip.threads)
+    return Way(straight.enter, asks=True)
 
 
 def _has_layout(v: Value | None) -> bool:

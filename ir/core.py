@@ -224,7 +224,13 @@ class Graph:
         while stack:
             g = stack.pop()
             yield g
-            stack.extend(reversed([r for n in g for r in n.regions]))
+            below: list[Graph] = []
+            node = g._first
+            while node is not None:
+                if node.regions:
+                    below += node.regions
+                node = node._next
+            stack += reversed(below)
 
     def walk(self) -> Iterator[Node]:
         """Every node of this graph and of the regions below it, each before the nodes of its regions."""
@@ -405,3 +411,7 @@ class Module:
     def walk(self) -> Iterator[Node]:
         """Every node of the program."""
         return self.main.walk()
+
+    def count(self) -> int:
+        """How many nodes the program has."""
+        return sum(len(g) for g in self.main.graphs())

@@ -35,7 +35,7 @@ class Env:
 
 def bind_symbols(t: Type | None, x: Any, symbols: dict[str, int]) -> None:
     """Takes the value of every dim of an array's type that is one symbol and not bound yet."""
-    if isinstance(t, TensorType) and isinstance(x, np.ndarray):
+    if isinstance(t, TensorType) and hasattr(x, "shape"):
         bind_dims(t, x.shape, symbols)
 
 

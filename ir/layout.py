@@ -50,15 +50,15 @@ def lies_alike(shape: tuple, layout: Layout | None, perm: tuple[int, ...], resul
     return [a for a in before if shape[a] != 1] == [a for a in after if shape[a] != 1]
 
 
-def views_alike(shape: tuple, layout: Layout | None, new: tuple, new_layout: Layout | None) -> bool:
-    """Whether a reshape from one shape to the other is the same bytes: in row-major order, or where channels are last on both sides
-    and only the spatial axes differ."""
-    if layout is None or new_layout is None:
-        return layout is new_layout
-    alike = len(shape) > 2 and len(new) > 2 and shape[:2] == new[:2]
-    return alike and layout == channels_last(len(shape)) and new_layout == channels_last(len(new))
-
-
 def physical(shape: tuple, layout: Layout | None) -> tuple:
     """The dims of `shape` in the order in which they lie in memory."""
     return shape if layout is None else tuple(shape[a] for a in layout.perm)
+
+
+def views_alike(shape: tuple, layout: Layout | None, result_shape: tuple, result: Layout | None) -> bool:
+    """Whether a tensor of this shape, reshaped to `result_shape` in the layout `result`, is the same bytes: both are row-major, or
+    have their channels last and the same first two axes, behind which spatial axes are merged or split."""
+    if layout is None or result is None:
+        return layout is result
+    last = layout == channels_last(len(shape)) and result == channels_last(len(result_shape))
+    return last and shape[:2] == result_shape[:2]

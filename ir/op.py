@@ -225,6 +225,8 @@ class OpDef:
 
     def strip_defaults(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """`attrs` without those that equal their default, in the order of their names."""
+        if not attrs:
+            return {}
         return {k: attrs[k] for k in sorted(attrs) if not (k in self.attrs and _same(attrs[k], self.attrs[k].default))}
 
     def has(self, trait: str) -> bool:

@@ -89,13 +89,13 @@ class Pattern:
     are bound by nobody.
     """
 
-    __slots__ = ("bind", "has_patterns", "operands", "ops")
+    __slots__ = ("bind", "inner", "operands", "ops")
 
     def __init__(self, ops: str | Sequence[str], *operands: Any, bind: str = ""):
         self.ops = (ops,) if isinstance(ops, str) else tuple(ops)
         self.operands = operands
-        self.has_patterns = any(isinstance(q, Pattern) for q in operands)
         self.bind = bind
+        self.inner = [(i, q) for i, q in enumerate(operands) if isinstance(q, Pattern)]
 
 
 ANY = object()
@@ -132,19 +132,21 @@ def match(pattern: Pattern, root: Node) -> Match | None:
 
 def _could_fit(p: Pattern, node: Node) -> bool:
     """Whether the operators alone fit: most nodes are told apart by that, at a small part of the cost of binding names."""
-    if node.op.name not in p.ops or len(node.operands) < len(p.operands):
-        return False
-    if not p.has_patterns:
-        return True
     here = node.operands
-    if all(_child_could_fit(q, v) for q, v in zip(p.operands, here)):
+    if node.op.name not in p.ops or len(here) < len(p.operands):
+        return False
+    if _children_could_fit(p.inner, here):
         return True
     swapped = len(p.operands) == 2 and node.op.name in COMMUTATIVE
-    return swapped and all(_child_could_fit(q, v) for q, v in zip(p.operands[::-1], here))
+    return swapped and _children_could_fit(p.inner, here[1::-1])
 
 
-def _child_could_fit(q: Any, v: Value | None) -> bool:
-    return not isinstance(q, Pattern) or (v is not None and v.node is not None and _could_fit(q, v.node))
+def _children_could_fit(inner: Sequence[tuple[int, Pattern]], here: Sequence[Value | None]) -> bool:
+    for i, q in inner:
+        v = here[i]
+        if v is None or v.node is None or not _could_fit(q, v.node):
+            return False
+    return True
 
 
 def _fits(p: Pattern, node: Node, rest: tuple, m: Match) -> bool:

@@ -15,6 +15,7 @@ Semantics, where hardware differs:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ COMPARE = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 LOGIC = frozenset({"and", "or", "xor"})
 TEST = frozenset({"isnan", "isinf"})  # of one operand, result bool; "not" likewise
 OTHER = frozenset({"arg", "const", "cast", "bitcast", "where", "not"})
+PLAIN = (bool, int, float, str, DType)  # attributes that can be told apart by hashing them
 PRIMITIVES = UNARY | BINARY | COMPARE | LOGIC | TEST | OTHER
 
 
@@ -244,18 +246,16 @@ def call(fn: str, x: Expr) -> Expr:
 
 def postorder(e: Expr) -> list[Expr]:
     """The parts of an expression, each once and behind those that it is made of. Without recursion: a sum of thousands is deep."""
-    out: dict[int, Expr] = {}
-    stack = [(e, False)]
+    out: dict[Expr, None] = {}
+    stack = [e]
     while stack:
-        x, ready = stack.pop()
-        if id(x) in out:
-            continue
-        if ready:
-            out[id(x)] = x
+        x = stack[-1]
+        missing = [a for a in x.args if a not in out]
+        if missing:
+            stack += reversed(missing)
         else:
-            stack.append((x, True))
-            stack += [(a, False) for a in reversed(x.args)]
-    return list(out.values())
+            out[stack.pop()] = None
+    return list(out)
 
 
 # ---- tracing ----------------------------------------------------------------------------------------------------
@@ -274,16 +274,25 @@ def trace(fn: Callable, dtypes: Sequence[DType | None], attrs: dict[str, Any]) -
 def infer_elementwise(fn: Callable) -> Callable:
     """The `infer` of an elementwise operator: broadcast shape, the expression's element type, the common layout."""
 
+    @functools.lru_cache(maxsize=64, typed=True)
+    def known(dtypes: tuple[DType | None, ...], /, **attrs: Any) -> DType:
+        return trace(fn, dtypes, attrs).dtype
+
     def infer(c: Any) -> TensorType:
         types = [c.t(i) if c.has(i) else None for i in range(len(c.types))]
+        dtypes = tuple([None if t is None else t.dtype for t in types])
         try:
-            dtype = trace(fn, [None if t is None else t.dtype for t in types], dict(c.attrs)).dtype
+            plain = all(a is None or isinstance(a, PLAIN) for a in c.attrs.values())
+            dtype = known(dtypes, **c.attrs) if plain else trace(fn, dtypes, dict(c.attrs)).dtype
         except TypeError as e:
             raise c.error(str(e)) from None
         shape: tuple | None = ()
         for t in types:
-            if t is not None:
-                shape = None if shape is None or t.shape is None else broadcast_shapes(c, shape, t.shape)
+            if t is not None and t.shape != shape:
+                if not shape:  # () meets any other shape, or nothing is known
+                    shape = t.shape if shape is not None else None
+                else:
+                    shape = None if t.shape is None else broadcast_shapes(c, shape, t.shape)
         layouts = {t.layout for t in types if t is not None and shape is not None and t.rank == len(shape)}
         return TensorType(dtype, shape, layouts.pop() if len(layouts) == 1 else None)
 

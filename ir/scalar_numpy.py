@@ -30,17 +30,17 @@ def numpy_reference(fn: Callable) -> Callable:
 def evaluate(e: Expr, args: Sequence[np.ndarray | None]) -> np.ndarray:
     """The value of an expression over numpy operands. Equal subtrees are computed once, and dropped when nobody needs them more."""
     parts = postorder(e)
-    readers = Counter(id(a) for x in parts for a in x.args)
-    values: dict[int, np.ndarray] = {}
+    readers = Counter([a for x in parts for a in x.args])
+    values: dict[Expr, np.ndarray] = {}
     with np.errstate(all="ignore"):
         for x in parts:
-            xs = [values[id(a)] for a in x.args]
-            values[id(x)] = _NUMPY_SPECIAL[x.fn](x, xs, args) if x.fn in _NUMPY_SPECIAL else _apply(x, xs)
+            xs = [values[a] for a in x.args]
+            values[x] = _NUMPY_SPECIAL[x.fn](x, xs, args) if x.fn in _NUMPY_SPECIAL else _apply(x, xs)
             for a in x.args:
-                readers[id(a)] -= 1
-                if not readers[id(a)]:
-                    values.pop(id(a), None)
-    return values[id(e)]
+                readers[a] -= 1
+                if not readers[a]:
+                    del values[a]
+    return values[e]
 
 
 def _apply(e: Expr, xs: list[np.ndarray]) -> np.ndarray:

@@ -270,7 +270,19 @@ def broadcast(a: DimLike, b: DimLike) -> DimLike:
         return a
     if isinstance(b, int) or prove_ge(b, 2):
         return b
+    if a in _capped(b) or b in _capped(a):  # a and min(a, c) match where they are equal or, with c > 1, both 1
+        return a if a in _capped(b) else b
     return _commutative("bcast", a, b)
+
+
+def _capped(d: DimLike) -> tuple[DimLike, ...]:
+    """What `d` is a minimum of, beside something that is not 1 or less."""
+    if not isinstance(d, Dim) or len(d.terms) != 1 or len(d.terms[0][0]) != 1 or d.terms[0][1] != 1:
+        return ()
+    atom = d.terms[0][0][0]
+    if not isinstance(atom, Apply) or atom.fn != "min":
+        return ()
+    return tuple(x for x, other in (atom.args, atom.args[::-1]) if prove_ge(other, 2))
 
 
 def _commutative(fn: str, a: DimLike, b: DimLike) -> DimLike:

@@ -15,9 +15,10 @@ from .layout import Layout
 from .symbols import DimLike, product
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """An element type: its name in the text IR, its numpy dtype, its kind and its width in bits."""
+    """An element type: its name in the text IR, its numpy dtype, its kind and its width in bits. There is one object of each,
+    also among what is copied or pickled, so that they are compared and hashed by identity."""
 
     name: str
     np: np.dtype
@@ -29,6 +30,9 @@ class DType:
 
     def __repr__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple:
+        return _by_name, (self.name,)
 
     @property
     def itemsize(self) -> int:
@@ -42,6 +46,10 @@ class DType:
     @property
     def is_integer(self) -> bool:
         return self.kind in ("int", "uint")
+
+
+def _by_name(name: str) -> DType:
+    return DTYPES[name]
 
 
 def _make() -> dict[str, DType]:

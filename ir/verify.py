@@ -6,7 +6,7 @@ infer pass's business; a value whose type is None is not type-checked at all.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
@@ -37,8 +37,8 @@ class _Verifier:
         self.module = module
         self.visible: set[Value] = set()  # values that may be read here, apart from constants
         self.names: dict[str, Value] = {}  # names taken in the graphs around this place
-        self.reads: Counter[Value] = Counter()
-        self.returns: Counter[Value] = Counter()
+        self.reads: defaultdict[Value, int] = defaultdict(int)
+        self.returns: defaultdict[Value, int] = defaultdict(int)
         self.all_values: list[Value] = []
         self.types: set[int] = set()  # ids of checked types (not equality: 2 == 2.0 == True), and of the dims in them
         self.dims: set[int] = set()
@@ -84,7 +84,7 @@ class _Verifier:
     def type(self, v: Value, node: Node | None) -> None:
         if v.type is None or id(v.type) in self.types:
             return
-        for t in _parts(v.type):
+        for t in (v.type,) if isinstance(v.type, TensorType) else _parts(v.type):
             if isinstance(t, TensorType):
                 if t.layout is not None and (t.shape is None or len(t.layout.perm) != len(t.shape)):
                     self.fail(f"%{v.name} has type {v.type}, expected a layout of as many axes as the shape has", node)
@@ -170,7 +170,8 @@ class _Verifier:
     def node(self, n: Node, g: Graph, isolated: bool, depth: int) -> None:
         for i, v in enumerate(n.operands):
             if v is not None:
-                self.readable(v, n, f"operand {n.op.operand_name(i)}", isolated)
+                if v.const is not None or v not in self.visible:
+                    self.readable(v, n, f"operand {n.op.operand_name(i)}", isolated)
                 self.reads[v] += 1
                 if (n, i) not in v.uses:
                     self.fail(f"operand {i} is %{v.name}, whose list of uses misses it", n)
@@ -190,10 +191,11 @@ class _Verifier:
         if len(n.operands) > len(params) and not variadic:
             self.fail(f"{len(n.operands)} operands, expected at most {len(params)}", n)
         for i, p in enumerate(params):
-            if n.operand(i) is None and not p.optional and not p.variadic:
+            if not p.optional and not p.variadic and n.operand(i) is None:
                 self.fail(f"operand {p.name} is missing", n)
+        last = len(params) - 1
         for i, v in enumerate(n.operands):
-            p = params[min(i, len(params) - 1)]
+            p = params[i if i < last else last]
             # An opaque operator has its inputs as ONNX does, and so has a scan of opset 8, whose lengths may be left out.
             if v is None and not p.optional and not n.op.has("opaque") and not n.op.has("control"):
                 self.fail(f"operand {n.op.operand_name(i)} is left out, expected a value", n)

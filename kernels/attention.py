@@ -135,8 +135,22 @@ def extent_of(a: Attention, call: Call) -> Extent:
     mask = [1] * 4
     if shapes[3] is not None:
         mask = [1] * (4 - len(shapes[3])) + list(shapes[3])
+    _check(q, k, v, mask, past + k.length)
     steps = [0 if mask[axis] == 1 else math.prod(mask[axis + 1 :]) for axis in range(3)]
     return Extent(q, k, v, _lie(call.results[0], heads[0]), past, past + k.length, q.heads // max(k.heads, 1), (*steps, mask[3]))
+
+
+def _check(q: Lie, k: Lie, v: Lie, mask: Sequence[int], total: int) -> None:
+    """Raises ValueError for sizes that do not go together, which types need not tell."""
+    if k.batch != q.batch or k.size != q.size or (v.batch, v.heads, v.length) != (k.batch, k.heads, k.length):
+        raise ValueError(
+            f"queries, keys and values have sizes {q[:4]}, {k[:4]}, {v[:4]}, expected one batch, and keys for each of both"
+        )
+    for n, size in zip(mask, (q.batch, q.heads, q.length), strict=False):
+        if n != 1 and n != size:
+            raise ValueError(f"the mask has sizes {mask}: {n} and {size} do not broadcast")
+    if mask[3] != 1 and mask[3] > total:
+        raise ValueError(f"the mask has sizes {mask}, expected up to {total} keys")
 
 
 def _lie(shape: Sequence[int], count: int | None, part: Value | None = None, first: int = 0) -> Lie:

@@ -83,6 +83,8 @@ def expand(node: Node) -> Moves | Refusal:
     def boxes(call: Call) -> list[Box]:
         shape, dims = call.operands[0], call.results[0]
         new = (0,) * (len(dims) - len(shape))
+        if any(n != 1 and n != size for n, size in zip(shape, dims[len(new) :], strict=True)):
+            raise ValueError(f"{tuple(map(int, shape))} does not broadcast to {tuple(map(int, dims))}")
         strides = new + tuple(0 if n == 1 else s for n, s in zip(shape, dense(x, shape), strict=True))
         return [Box(dims, 0, strides, out, dense(y, dims))]
 
@@ -154,6 +156,23 @@ def slice_(node: Node) -> Moves | Refusal:
         return [Box(call.results[0], 0, tuple(strides), out, dense(y, call.results[0]), at)]
 
     return Moves(boxes, frozenset(host))
+
+
+def picked(node: Node) -> Moves | None:
+    """The box of a `gather` by one constant index along an axis of known size; None of others."""
+    x, index = node.operands[0], node.operands[1]
+    axis = node.attr("axis") % max(x.tensor.rank, 1)
+    size, y = (x.tensor.shape or (None,))[axis], node.results[0]
+    if not index.is_const or index.tensor.size != 1 or not isinstance(size, int) or x.tensor.layout or y.tensor.layout:
+        return None
+    i = int(index.array.ravel()[0]) % size
+
+    def boxes(call: Call) -> list[Box]:
+        xs, ones = dense(x, call.operands[0]), (0,) * index.tensor.rank
+        strides = (*xs[:axis], *ones, *xs[axis + 1 :])
+        return [Box(call.results[0], 0, strides, first_result(node), dense(y, call.results[0]), i * xs[axis])]
+
+    return Moves(boxes)
 
 
 # ---- padding and cropping

@@ -35,7 +35,7 @@ class SplitBranches:
     name: ClassVar[str] = "split-branches"
 
     def run(self, module: Module, ctx: Context) -> bool:
-        if sum(1 for _ in module.walk()) > MOST_MODULE:
+        if module.count() > MOST_MODULE:
             return False
         tried, splits = set[str](), 0
         while splits < MOST_SPLITS and len(tried) < MOST_TRIED:

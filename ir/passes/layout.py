@@ -1,7 +1,8 @@
 """Layout: data between convolutions and pools lies with its channels last.
 
 Nodes that the target runs fastest in a layout get it; elementwise nodes, reductions and what only moves data follow their operands;
-all others see row-major data.
+all others see row-major data. Where operands differ, and where a reshape keeps the channels, a layout goes on only if something
+behind gains from it.
 What must change its layout goes through `to_layout`, once for each (value, layout). Logical axes and shapes stay as they are.
 """
 
@@ -15,7 +16,7 @@ from ..layout import Layout, channels_last, lies_alike, views_alike
 from ..op import OPS
 from ..rewrite import DecisionLog
 from ..target import Target
-from ..types import TensorType
+from ..types import TensorType, Type
 from .manager import Context, register
 from .movement import perm_of
 
@@ -39,16 +40,54 @@ class LayoutPass:
         return changed
 
 
+def _gaining(graph: Graph, target: Target) -> set[Value]:
+    """The values that would better have their channels last: what follows operands leads from them to a node that is fastest so, or
+    to a transpose to row-major that moves nothing then."""
+    gaining: set[Value] = set()
+    for node in reversed(list(graph.nodes)):
+        wanted = target.layout_of(node) is not None
+        through = (_follows(node) or node.op.has("view")) and any(r in gaining for r in node.results)
+        for i in _data(node) if node.operands else ():
+            v = node.operands[i]
+            last = channels_last(v.type.rank or 0) if v is not None and isinstance(v.type, TensorType) else None
+            if v is not None and last is not None and (wanted or _undone(node, last) or (through and _passes(node, v, last))):
+                gaining.add(v)
+    return gaining
+
+
+def _undone(node: Node, layout: Layout) -> bool:
+    """Whether a node is a transpose that makes row-major data of the layout, and moves nothing."""
+    perm = perm_of(node) if node.op.name == "transpose" else None
+    shape = node.operands[0].tensor.shape  # type: ignore[union-attr]
+    return perm is not None and shape is not None and lies_alike(shape, layout, perm, None)
+
+
+def _passes(node: Node, v: Value, layout: Layout) -> bool:
+    """Whether the node's result has its channels last where its operand `v` has."""
+    t = node.results[0].type
+    if not isinstance(t, TensorType):
+        return False
+    if not node.op.has("view"):
+        return t.rank == len(layout.perm) or not node.op.is_elementwise
+    shape = v.tensor.shape
+    return shape is not None and t.shape is not None and views_alike(shape, layout, t.shape, channels_last(len(t.shape)))
+
+
+def _follows(node: Node) -> bool:
+    return node.op.is_elementwise or node.op.name == "concat" or node.op.name in FOLLOWING
+
+
 class _Assigner:
     def __init__(self, graph: Graph, target: Target, log: DecisionLog):
         self.graph, self.target, self.log = graph, target, log
+        self.gaining = _gaining(graph, target)
         self.converted: dict[tuple[Value, Layout | None], Value] = {}
 
     def run(self) -> bool:
         """Whether any node was given a layout."""
         changed = False
         for node in self.graph.nodes:
-            if (node.op.name == "transpose" and self._transpose(node)) or (node.op.name == "reshape" and self._reshape(node)):
+            if (node.op.name == "transpose" and self._transpose(node)) or (node.op.has("view") and self._view(node)):
                 changed = True
                 continue
             wanted = self.target.layout_of(node)
@@ -73,19 +112,14 @@ class _Assigner:
                 return True
         return x.tensor.layout is not None and self.target.refuses(node) is None
 
-    def _reshape(self, node: Node) -> bool:
-        """A reshape of spatial axes keeps its channels last where all that read it are transposes that give row-major data then,
-        as those that make patches of an image a sequence: nothing is moved."""
-        x, y = node.operands[0], node.result
-        if x is None or x.tensor.layout is None or y.tensor.rank is None or y.is_output:
+    def _view(self, node: Node) -> bool:
+        """A reshape keeps channels last where it keeps the channels, and something behind gains from it: nothing is moved then."""
+        x, result = node.operands[0], node.results[0]
+        layout = x.type.layout if x is not None and isinstance(x.type, TensorType) else None
+        if layout is None or result not in self.gaining or not _passes(node, x, layout):  # type: ignore[arg-type]
             return False
-        layout = channels_last(y.tensor.rank)
-        perms = [perm_of(user) if user.op.name == "transpose" else None for user in y.users]
-        row_major = all(p is not None and lies_alike(y.tensor.shape, layout, p, None) for p in perms)  # type: ignore[arg-type]
-        if not perms or not row_major or not views_alike(x.tensor.shape, x.tensor.layout, y.tensor.shape, layout):  # type: ignore[arg-type]
-            return False
-        self._result(node, layout)
-        self.log.record("layout", node, "applied", f"a reshape in {layout} that moves nothing")
+        self._result(node, channels_last(result.tensor.rank or 0))
+        self.log.record("layout", node, "applied", f"{node.op.name} keeps its channels last, and moves nothing")
         return True
 
     def _run_in(self, node: Node, layout: Layout) -> bool:
@@ -112,14 +146,27 @@ class _Assigner:
 
     def _layout_of_operands(self, node: Node) -> Layout | None:
         """The layout that the operands of a node which follows them have, where they have one."""
-        if not (node.op.is_elementwise or node.op.name == "concat" or node.op.name in FOLLOWING):
+        if not _follows(node):
             return None
         types = [v.type for v in (node.operands[i] for i in _data(node)) if v is not None and not v.is_const]
         known = [t for t in types if isinstance(t, TensorType) and t.layout is not None]
         rank = max((t.rank or 0 for t in known), default=0)
         if node.op.is_elementwise and not (isinstance(node.result.type, TensorType) and node.result.type.rank == rank):
             return None
-        return min((t.layout for t in known if t.rank == rank), key=str, default=None)
+        layout = min((t.layout for t in known if t.rank == rank), key=str, default=None)
+        if layout is None or any(r in self.gaining for r in node.results) or not any(_moves(t, layout) for t in types):
+            return layout
+        # What is row-major would be moved, and the result back: only for the epilogue of what made the other operand.
+        return layout if node.op.is_elementwise and any(self._chained(v) for v in node.operands if v is not None) else None
+
+    def _chained(self, v: Value) -> bool:
+        """Whether `v` comes from a node that is fastest in a layout, through elementwise ones that nobody else reads."""
+        while v.node is not None and len(v.uses) == 1 and v.node.op.is_elementwise:
+            laid = [o for o in v.node.operands if o is not None and isinstance(o.type, TensorType) and o.type.layout is not None]
+            if not laid:
+                return False
+            v = laid[0]
+        return v.node is not None and len(v.uses) == 1 and self.target.layout_of(v.node) is not None
 
     def _row_major(self, node: Node) -> None:
         for i in range(len(node.operands)):
@@ -158,6 +205,8 @@ class _Assigner:
         source = v.node
         if source is not None and source.op.name == "to_layout" and source.operands[0].type.layout == layout:  # type: ignore[union-attr]
             return source.operands[0]  # type: ignore[return-value]
+        if self._cast_to(v, layout):
+            return v
         key = (v, layout)
         if key not in self.converted:
             # Right behind its producer, where every later reader can see it.
@@ -169,6 +218,27 @@ class _Assigner:
                 return node.result  # a constant or captured value: not known to come before other readers
             self.converted[key] = node.result
         return self.converted[key]
+
+    def _cast_to(self, v: Value, layout: Layout | None) -> bool:
+        """Whether `v` is a cast for one reader, and its kernel can store it in the layout: then it does so."""
+        node = v.node
+        if node is None or node.op.name != "cast" or v.graph is not self.graph or len(v.uses) + len(v.output_of) != 1:
+            return False
+        before = v.tensor.layout
+        self._result(node, layout)
+        reason = self.target.refuses(node)
+        if reason is not None:
+            self._result(node, before)
+            return False
+        self.log.record("layout", node, "applied", f"cast stores in {layout or 'row-major'}")
+        return True
+
+
+def _moves(t: Type | None, layout: Layout) -> bool:
+    """Whether a value of this type is row-major and must be moved to lie in the layout."""
+    if not isinstance(t, TensorType) or t.layout is not None or t.rank != len(layout.perm):
+        return False
+    return t.shape is None or not lies_alike(t.shape, None, tuple(range(len(layout.perm))), layout)
 
 
 def _data(node: Node) -> range:

@@ -131,11 +131,11 @@ Observer = Callable[[Any, Module], None]
 def run_pipeline(module: Module, passes: Sequence[Any], ctx: Context, observe: Observer | None = None) -> list[PassRecord]:
     """Runs the passes in order, verifying after each that changed anything; `observe(pass, module)` sees the module after each.
     Raises LimitError where they take more than `Limits.seconds`, looked at before each pass and by folding before each node."""
-    records = []
-    ctx.budget = Budget(ctx.limits, constant_bytes(module), nodes=sum(1 for _ in module.walk()))
+    records, before = [], module.count()
+    ctx.budget = Budget(ctx.limits, constant_bytes(module), nodes=before)
     for p in passes:
         ctx.budget.check_time(f"the pass {p.name}")
-        before, started = sum(1 for _ in module.walk()), time.perf_counter()
+        started = time.perf_counter()
         changed = p.run(module, ctx)
         seconds = time.perf_counter() - started
         try:
@@ -143,7 +143,9 @@ def run_pipeline(module: Module, passes: Sequence[Any], ctx: Context, observe: O
                 verify(module)
         except IRError as e:
             raise IRError(f"after the pass {print_pass(p)}: {e}") from None
-        records.append(PassRecord(print_pass(p), seconds, before, sum(1 for _ in module.walk())))
+        after = before if changed is False else module.count()
+        records.append(PassRecord(print_pass(p), seconds, before, after))
         if observe is not None:
             observe(p, module)
+        before = after
     return records

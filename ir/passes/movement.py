@@ -210,6 +210,16 @@ def _concat_of_split(m: Match, b: Builder) -> Any:
     return first.operands[0] if same_type(first.operands[0], m.root.result) else refuse("the sizes are not known to agree")
 
 
+def _gather_of_all(m: Match, b: Builder) -> Any:
+    """What is gathered in its own order is a view, as masks of padding are in Hugging Face's exports."""
+    shape, numbers = m["x"].tensor.shape, m["i"].array
+    if numbers is None or not shape or numbers.size != shape[m.root.attr("axis") % len(shape)]:
+        return None
+    if not np.array_equal(numbers.ravel(), np.arange(numbers.size)) or not known_shape(m.root.result, b):
+        return None
+    return b.op("reshape", m["x"], shape_operand(b, m.root.result.tensor.shape, m.root.result.name), allowzero=1)
+
+
 def _zero_pad(m: Match, b: Builder) -> Any:
     pads = contents(m.root.operand(1))
     if pads is None or any(p is None or p != 0 for p in np.asarray(pads, object).ravel()):
@@ -265,6 +275,7 @@ RULES = (
     Rule("split(concat(x, ...)) => x, ...", Pattern("split", Pattern("concat", bind="concat")), _split_of_concat, keeps_inner=True),
     Rule("concat(split(x)) => x", Pattern("concat", "first"), _concat_of_split),
     Rule("split(x) into one => x", Pattern("split", "x"), _split_into_one),
+    Rule("gather(x, 0 ... n - 1) => reshape(x)", Pattern("gather", "x", "i"), _gather_of_all),
     Rule("pad(x) by nothing => x", Pattern("pad", "x"), _zero_pad),
     Rule("expand(x), tile(x) to its own shape => x", Pattern(("expand", "tile"), "x"), noop),
     Rule("concat(x), sum(x), ... of one => x", Pattern(("concat", "sum", "max", "min", "mean"), "x"), _single),

@@ -41,7 +41,7 @@ def bind(space: Space, call: Call) -> Launch:
     shapes = [s for s in call.operands if s is not None]
     for k in range(len(space.types)):
         if space.is_strided(k):
-            ints += space.strides(k, shapes[k])
+            ints += space.strides(k, shapes[k], call.results[0])
     return Launch(tuple(ints), tiles_for(-(-total // 64), total), units=-(-total // 64))
 
 

@@ -41,7 +41,7 @@ def build(node: Node) -> KernelSource | Refusal:
         tiles, scratch = tiles_for(rows, rows * n), -(-n * acc.itemsize // 64) * 64
         ints = [rows, n, scratch, *r.outer.sizes(seen)]
         for k in r.loaded.values():
-            ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0])]
+            ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0], shape[: r.axis])]
         return Launch(tuple(ints), tiles, scratch * tiles)
 
     return KernelSource(text, bind, "rows")

@@ -124,13 +124,13 @@ _COPY = """
 
 
 @serves("attention", "fused.attention")
-def build(node: Node) -> KernelSource | Refusal:
-    """The kernel of attention, with all that the operator has but scores as a result."""
+def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+    """The kernel of attention, with all that the operator has but scores as a result; "scalar": without tensor cores."""
     a = attention_of(node)
     if isinstance(a, Refusal):
         return a
     dtype = a.node.operands[0].tensor.dtype  # type: ignore[union-attr]
-    products = _products(a.node, dtype)
+    products = _products(a.node, dtype, precision)
 
     def bind(call: Call) -> Launch:
         return _bind(extent_of(a, call), products, len(node.results))
@@ -138,7 +138,7 @@ def build(node: Node) -> KernelSource | Refusal:
     return KernelSource(lambda: _text(a, dtype, products), bind, products.name)
 
 
-def _products(node: Node, dtype: DType) -> Products:
+def _products(node: Node, dtype: DType, precision: str) -> Products:
     """What multiplies, by the element type and what is known of the heads' sizes."""
     sizes = []
     for i, heads in ((0, node.attr("q_num_heads")), (2, node.attr("kv_num_heads"))):
@@ -146,7 +146,7 @@ def _products(node: Node, dtype: DType) -> Products:
         last = t.shape[-1]  # type: ignore[index]
         sizes.append(last if t.rank == 4 else last // heads if isinstance(last, int) else None)
     known = [n for n in sizes if isinstance(n, int)]
-    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST:
+    if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST and precision != "scalar":
         return tensor_cores(dtype, max(known))
     return tiles(dtype, sizes[1] if isinstance(sizes[1], int) else None)
 

@@ -8,6 +8,7 @@ channel][output channel], of which neighbouring threads read neighbours. Depthwi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -18,11 +19,12 @@ from ..convolutions import Geometry, biased_sums, geometry, grouped_weight, refu
 from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch, Refusal
-from .gemm import LARGE, SMALL, TALL, floats
+from .cut import Tile
+from .gemm import SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
 from .text import checked_size
-from .tiles import Product, Work, piece
+from .tiles import TENSOR, Product, Work, pack_direct, piece, tensor_tiles
 
 # A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
 TILES = (TALL, SMALL)
@@ -110,6 +112,8 @@ class Conv:
         self.axes = site.result.rank - 2
         self.packed = site.outer.operands[work.w].is_const
         self.counts = phase_counts(site, self.axes)
+        self.tiles = self._tiles()
+        self.direct = self.tiles[0].direct
         self.product = self._product()
 
     def source(self) -> KernelSource:
@@ -117,14 +121,14 @@ class Conv:
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _pack(self, w: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(grouped_weight(w, self.group, self.transposed))
+        matrices = grouped_weight(w, self.group, self.transposed)
+        return pack_direct(matrices) if self.direct else np.ascontiguousarray(matrices)
 
     def bind(self, call: Call) -> Launch:
         for shape in (*call.operands, *call.results):
             checked_size(math.prod(shape or ()))
         g = geometry(self.site.anchor, call.operands[self.work.x], call.operands[self.work.w])
-        columns, depth = g.out_channels // g.group, g.taps * g.per_group
-        places = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if self.transposed else g.outputs
+        rows, columns, depth, batches = self._cut_of(g)
         pixels = math.prod(g.outputs)
         out = [g.out_channels, pixels, fast_div(pixels), fast_div(g.per_group), g.n, g.per_group]
         if self.packed:
@@ -140,8 +144,26 @@ class Conv:
             aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
             extra.append(aligned + 2 * (self.packed and columns % wide == 0))
         extra += self.work.more(call, 1, g.out_channels)
-        phases = math.prod(self.counts)
-        return self.product.launch(g.n * math.prod(places), columns, depth, g.group * phases, extra)
+        return self.product.launch(rows, columns, depth, batches, extra)
+
+    def _cut_of(self, g: Geometry) -> tuple[int, int, int, int]:
+        """Rows, columns, steps of the reduction, entries of the batch."""
+        places = [-(-o // s) for o, s in zip(g.outputs, g.strides, strict=True)] if self.transposed else g.outputs
+        batches = g.group * math.prod(self.counts)
+        return g.n * math.prod(places), g.out_channels // g.group, g.taps * g.per_group, batches
+
+    def _tiles(self) -> Sequence[Tile]:
+        """Those whose sums fit in the registers; of the tensor cores' the one that known sizes choose."""
+        if not self.work.tensor:
+            return TILES[1:] if self.work.sums == "f64" else TILES
+        shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
+        if not all(isinstance(d, int) for shape in shapes for d in shape):
+            return tensor_tiles(self.work.tensor, None)
+        g = geometry(self.site.anchor, *shapes)
+        cut = self._cut_of(g)
+        whole = self.x_last and self.packed and not self.transposed and g.per_group % 8 == 0
+        direct = whole and self.work.tensor in TENSOR.values() and math.prod(cut) > 0
+        return tensor_tiles(self.work.tensor, cut, not self.transposed, direct)
 
     def _product(self) -> Product:
         node, work = self.site.outer, self.work
@@ -165,19 +187,23 @@ class Conv:
         kind = f"Window<{work.element(work.x)}, S, {_bool(self.x_last)}, {self.axes}>"
         values = f"{x}, {rows}, {depth}, {channels}, axes, x_n, x_c, {{{steps}}}"
         setup = [work.loader(work.x, "left", kind, values, "1")]
-        if self.packed and not self.transposed:
+        if self.direct:
+            setup.append(
+                f"const auto right = {work.memory(work.w)} + {group} * ((columns + 31) / 32 * ((depth + 31) / 32) * 1024);"
+            )
+        elif self.packed and not self.transposed:
             kind, values = f"Strided<{work.element(work.w)}, S, false>", f"{w}, columns, depth, 1, columns"
         else:
             kind = f"Weights<{work.element(work.w)}, S, {_bool(not self.packed)}, {self.axes}>"
             values = f"{w}, columns, {depth}, {channels}, axes, w_out, w_in, w_tap"
-        setup.append(work.loader(work.w, "right", kind, values, "columns", f"{group} * columns"))
+        if not self.direct:
+            setup.append(work.loader(work.w, "right", kind, values, "columns", f"{group} * columns"))
         if work.tensor:
             setup.append(f"const i64 left_at = (i64)({x}), right_at = (i64)({w});")
-        tiles = (LARGE, SMALL) if work.tensor else TILES[1:] if work.sums == "f64" else TILES
-        return Product(self.site.result.dtype, work.sums, first_int(node), first_result(node), names, setup, self._place(group),
-                       work.finish(f"({group} * columns + column)"), tiles, down=not self.y_last,
-                       after=[*after, *work.before], helpers=[piece("windows")], rows=rows, depth=depth,
-                       cut=not self.transposed, tensor=work.tensor, along=(self.x_last, not self.packed))  # fmt: skip
+        return Product(work, self.site.result.dtype, first_int(node), first_result(node), names, setup, self._place(group),
+                       f"({group} * columns + column)", self.tiles, down=not self.y_last, after=[*after, *work.before],
+                       helpers=[piece("windows")], rows=rows, depth=depth, cut=not self.transposed,
+                       along=(self.x_last, not self.packed))  # fmt: skip
 
     def _word(self, i: int) -> int:
         return Product.words_at(first_int(self.site.outer), i)

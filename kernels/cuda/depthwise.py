@@ -3,6 +3,7 @@
 A thread computes neighbours of one pixel, as many channels as 16 bytes hold, where both tensors are channels-last; else one number,
 its neighbours in the warp being neighbours in the result. Nothing is shared: what a warp's windows have in common comes from the
 first-level cache. Constant weights are packed as [tap][channel] for channels-last results, to be read along the channels.
+Convolutions with such packs and known windows are in depthwise_packs.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch
 from . import epilogue as written
 from .conv import axis_words, input_steps, phase_counts
+from .depthwise_packs import build_packs, window_of
 from .source import fast_div
 from .text import blocks_for, checked_size, indent, kernel
 from .tiles import piece
@@ -61,6 +63,9 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     single = w.tensor.shape[1] == 1 if transposed else w.tensor.shape[0] == group
     item = site.result.dtype.itemsize
     wide = 16 // item if x_last and y_last and single and w.is_const and group % (16 // item) == 0 else 1
+    window = window_of(site)
+    if wide > 1 and window is not None:
+        return build_packs(site, epilogue, wide, window)
     axes = site.result.rank - 2
     packed = w.is_const and y_last
 
@@ -121,7 +126,7 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
     ]
     for line in _TAPS.strip().split("\n"):
         body += indent(tap, 3) if line.strip() == "TAP" else [line]
-    body += written.leaves(node, epilogue)
+    body += written.addresses(written.leaves_of(node, epilogue))
     body += [f"auto finish = [&]({sums} acc, u32 column, u32 to) {{", *indent(written.steps(epilogue, d, "column")), "};"]
     body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
     body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], channel + j, unit * {wide} + j));"]

@@ -3,14 +3,20 @@ nothing at all (a device that only keeps account)."""
 
 from __future__ import annotations
 
+import ctypes
+import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import numpy as np
 
 from ...ir.errors import GraphmillError
 from . import shim, source
+from .cubins import Cubin
+from .library_shim import LibraryCall
 
 ALIGN = 256  # bytes, as cudaMalloc aligns
 
@@ -29,11 +35,32 @@ class Memory(Protocol):
     def nbytes(self) -> int: ...
 
 
+@dataclass(eq=False)
+class Foreign:
+    """Memory of another library's, or of another driver's, array, which is kept."""
+
+    owner: Any
+    address: int
+    nbytes: int
+
+
 class Driver(Protocol):
-    """A device, and one stream on it: what is asked for is done in this order, and may be under way when a call returns."""
+    """A device, and one stream on it: what is asked for is done in this order, and may be under way when a call returns.
+
+    Streams are told by CUDA's handles: 1 is the default stream. `stream` is this one's (0: there are none), and `dlpack` is what
+    DLPack calls the place of its memory: a kind of devices and a number."""
+
+    stream: int
+    dlpack: tuple[int, int]
 
     def alloc(self, nbytes: int) -> Memory:
         """Uninitialised bytes, from a multiple of 256 on."""
+
+    def adopt(self, memory: Foreign) -> None:
+        """Says that kernels and copies may be given such memory while it is kept."""
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        """Bytes of the host which a `Transfer` can read and write."""
 
     def write(self, address: int, a: np.ndarray) -> None:
         """Copies a contiguous array to the device; it may change as soon as this returns."""
@@ -54,16 +81,31 @@ class Driver(Protocol):
         """Waits, and gives memory that nobody holds back to the system."""
 
     def wait(self, stream: int) -> None:
-        """What is asked for from now on comes after what is under way on another stream, as CUDA's array interface numbers it."""
+        """What is asked for from now on comes after what is under way on another stream."""
+
+    def hold(self, stream: int) -> None:
+        """What another stream is asked for from now on comes after what is under way here. If that is the default one, memory is
+        not given out again before what it was asked for by then is done."""
+
+    @property
+    def cubins(self) -> Mapping[str, Cubin]:
+        """What was compiled for the device, or taken from files, by text; nothing where kernels are no cubins."""
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        """Finds and loads the cubins of these texts, compiling in up to `jobs` threads what is missing; why each of these was.
+        Raises CudaCompileError, CudaUnavailable."""
 
     def load(self, texts: Sequence[str]) -> list[int]:
         """What stands for the kernels of these texts in `launch`. Raises CudaCompileError, CudaUnavailable."""
 
-    def run(self, commands: Sequence[Command]) -> None:
-        """Runs kernels, one after the other."""
+    def run(self, commands: Sequence[Command | Transfer]) -> None:
+        """Runs kernels and copies, one after the other."""
 
-    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+    def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         """What `run` does now, as one call that does it again with these very addresses."""
+
+    def seconds(self, commands: Sequence[Command]) -> list[float]:
+        """How long each kernel takes by itself."""
 
 
 class Command(NamedTuple):
@@ -75,6 +117,19 @@ class Command(NamedTuple):
     blocks: int
     pointers: int
     flag: int = 0
+
+
+class Transfer(NamedTuple):
+    """A copy between the device and the host's pinned memory, as one of the commands: `host` is looked at when it runs."""
+
+    to_device: bool
+    address: int
+    host: np.ndarray  # contiguous
+
+
+def as_they_are(commands: Sequence[Command | Transfer]) -> list[Command | Transfer]:
+    """The commands with words of their own."""
+    return [c._replace(words=c.words.copy()) if isinstance(c, Command) else c for c in commands]
 
 
 class _Block:
@@ -90,17 +145,26 @@ class _Block:
 
 
 class Accounts:
-    """What lives in a device's memory."""
+    """What lives in the memory of a device that has no cubins."""
+
+    stream = 0
 
     def __init__(self) -> None:
+        self.cubins: dict[str, Cubin] = {}
         self.live: dict[int, int] = {}
         self.freed: list[tuple[int, int]] = []  # the latest last
+        self.foreign = WeakSet[Foreign]()
+
+    def adopt(self, memory: Foreign) -> None:
+        self.foreign.add(memory)
 
     def check(self, address: int, nbytes: int, what: str) -> None:
-        """Raises CudaMemoryError where not all of these bytes are in one block that lives."""
+        """Raises CudaMemoryError where not all of these bytes are in one block that lives, or is foreign."""
         starts = sorted(self.live)
         at = bisect_right(starts, address) - 1
-        if at < 0 or address + nbytes > starts[at] + self.live[starts[at]]:
+        if at >= 0 and address + nbytes <= starts[at] + self.live[starts[at]]:
+            return
+        if not any(x.address <= address and address + nbytes <= x.address + x.nbytes for x in self.foreign):
             raise CudaMemoryError(f"{what}: {nbytes} bytes at {address:#x} are in no memory that lives")
 
     def synchronize(self) -> None:
@@ -108,6 +172,11 @@ class Accounts:
 
     def wait(self, stream: int) -> None:
         """Nothing is under way there either."""
+
+    hold = wait
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        return []
 
     def close(self) -> None:
         self.freed.clear()
@@ -120,9 +189,14 @@ class Accounts:
 class Shim(Accounts):
     """Kernels run on the CPU (shim.py) in memory of the host; what is not initialised is full of 0xA5."""
 
+    dlpack = 1, 0
+
     def __init__(self) -> None:
         super().__init__()
-        self._kernels: list[shim.Kernel] = []
+        self._kernels: list[shim.Kernel | LibraryCall] = []
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        return np.full(nbytes, 0xA5, np.uint8)
 
     def alloc(self, nbytes: int) -> _Block:
         raw = np.full(max(nbytes, 1) + ALIGN, 0xA5, np.uint8)
@@ -146,25 +220,39 @@ class Shim(Accounts):
         self._kernels += [found[t] for t in texts]
         return list(range(first, len(self._kernels)))
 
-    def run(self, commands: Sequence[Command]) -> None:
+    def run(self, commands: Sequence[Command | Transfer]) -> None:
         for c in commands:
+            if isinstance(c, Transfer):
+                self.write(c.address, c.host) if c.to_device else self.read(c.host, c.address)
+                continue
             self.check_command(c)
             if c.flag:
                 self.clear(c.flag, 8)
             if c.blocks:
                 self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
 
-    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
-        kept = [c._replace(words=c.words.copy()) for c in commands]
+    def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
+        kept = as_they_are(commands)
         return lambda: self.run(kept)
+
+    def seconds(self, commands: Sequence[Command]) -> list[float]:
+        """By the clock, one run of each."""
+        took = []
+        for c in commands:
+            started = time.perf_counter()
+            self.run([c])
+            took.append(time.perf_counter() - started)
+        return took
 
     def _view(self, address: int, nbytes: int, what: str) -> np.ndarray:
         self.check(address, nbytes, what)
-        return np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * nbytes).from_address(address))  # type: ignore[attr-defined]
+        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
 
 class Null(Accounts):
     """A device that computes nothing: it keeps account of memory and of what it was asked for, in order. What is read is zero."""
+
+    dlpack = 2, 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,6 +268,9 @@ class Null(Accounts):
         block = _Block(self, self._top, max(nbytes, 1))
         self._top += -(-max(nbytes, 1) // ALIGN) * ALIGN + ALIGN
         return block
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        return np.zeros(nbytes, np.uint8)
 
     def write(self, address: int, a: np.ndarray) -> None:
         self.check(address, a.nbytes, "a copy to the device")
@@ -201,19 +292,25 @@ class Null(Accounts):
 
     def load(self, texts: Sequence[str]) -> list[int]:
         for t in texts:
-            source.shape_of(t)
+            source.words_of(t)
         first = len(self._texts)
         self._texts += texts
         return list(range(first, len(self._texts)))
 
-    def run(self, commands: Sequence[Command]) -> None:
+    def run(self, commands: Sequence[Command | Transfer]) -> None:
         for c in commands:
+            if isinstance(c, Transfer):
+                self.write(c.address, c.host) if c.to_device else self.read(c.host, c.address)
+                continue
             self.check_command(c)
             if c.flag:
                 self.clear(c.flag, 8)
             self.log.append(("launch", source.entry(self._texts[c.kernel]), tuple(c.words.tolist()), c.blocks))
 
-    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
-        kept = [c._replace(words=c.words.copy()) for c in commands]
+    def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
+        kept = as_they_are(commands)
         self.log.append(("capture", len(kept)))
         return lambda: self.run(kept)
+
+    def seconds(self, commands: Sequence[Command]) -> list[float]:
+        return [0.0] * len(commands)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from ...ir.core import Node
 from ...ir.types import DType
@@ -14,15 +15,29 @@ _NAMES = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint"
           "or": "or_", "xor": "xor_"}  # fmt: skip
 
 
-def leaves(node: Node, builder: Builder) -> list[str]:
-    """Statements before `finish`: the addresses of what the program reads. Single numbers are read where they are used, from the
-    cache, so that they hold no registers while the sums are made."""
-    return [f"const i64 leaf{k} = p[{slot_of(node, i)}];" for k, (_, i) in enumerate(builder.leaves)]
+class Leaf(NamedTuple):
+    """What a program reads beside the sums: its address is known as `name`."""
+
+    name: str
+    kind: str  # scalar, channel, row, full
+    dtype: DType
+    slot: int
 
 
-def steps(builder: Builder, dtype: DType, channel: str, acc: str = "acc") -> list[str]:
+def leaves_of(node: Node, builder: Builder) -> list[Leaf]:
+    """The leaves of a program, in its order."""
+    return [Leaf(f"leaf{k}", kind, node.operands[i].tensor.dtype, slot_of(node, i)) for k, (kind, i) in enumerate(builder.leaves)]
+
+
+def addresses(leaves: Sequence[Leaf]) -> list[str]:
+    """Statements before `finish`: the addresses of what the program reads."""
+    return [f"const i64 {leaf.name} = p[{leaf.slot}];" for leaf in leaves]
+
+
+def steps(builder: Builder, dtype: DType, channel: str, acc: str = "acc", held: Collection[str] = ()) -> list[str]:
     """The statements that make a result of the sum `acc`, of `row` and `column`, whose place is `to`, and return it; `channel` is
-    the number of its channel. Computed in f32, in f64 for f64, and rounded by who stores it."""
+    the number of its channel. Leaves of the kinds in `held` are read already, as packs of `held`, of which number `j` is meant.
+    Computed in f32, in f64 for f64, and rounded by who stores it."""
     at = {"scalar": "0", "channel": channel, "row": "row", "full": "to"}
     lines, names = [], []
     for step in builder.program:
@@ -31,6 +46,8 @@ def steps(builder: Builder, dtype: DType, channel: str, acc: str = "acc") -> lis
             text = acc
         elif fn == "const":
             text = literal(float.fromhex(args[0]), dtype)
+        elif fn in held:
+            text = f"held.leaf{args[0]}.get(j)"
         elif fn in at:
             text = f"ld_{dtype}(leaf{args[0]}, {at[fn]})"
         else:

@@ -6,19 +6,22 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from ...ir.core import Node
 from ...ir.types import F32, F64, FLOATS, INTEGERS
 from .. import quantized
 from ..epilogue import Builder, Site, epilogue_of, site_of
 from ..operands import first_int, first_result, refuse_layouts
 from ..products import Sizes, channel_axis, scaled_sums
-from ..spec import Call, KernelSource, Launch, Refusal
+from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from . import epilogue as written
+from .cut import Tile
 from .target import serves
 from .text import checked_size
-from .tiles import FEW, TENSOR, TF32, Product, Work
+from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, tensor_tiles
 
-LARGE, TALL, SMALL = (128, 128), (128, 64), (64, 64)
+LARGE, TALL, SMALL = Tile(128, 128), Tile(128, 64), Tile(64, 64)
 
 
 @serves("fused.gemm")
@@ -62,25 +65,25 @@ def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     sums = ("f64" if dtype is F64 else "f32") if dtype in FLOATS else "u64" if dtype.itemsize == 8 else "u32"
     if dtype in FLOATS:
         return Matmul(floats(site, found, sums, precision)).source()
-    return Matmul(Work(site, *site.index[:2], sums, lambda channel: [f"return {dtype}(acc);"], variant="integers")).source()
+    return Matmul(Work(site, *site.index[:2], sums, lambda channel, held: [f"return {dtype}(acc);"], variant="integers")).source()
 
 
 def floats(site: Site, found: Builder, sums: str, precision: str) -> Work:
     """The work of floats whose sums go through the program `found`. 16-bit floats are multiplied by the tensor cores, and f32 where
-    `precision` is tf32."""
+    `precision` is tf32; nothing where it is "scalar"."""
     dtype = site.result.dtype
-    tensor = TF32 if dtype is F32 and precision == "tf32" else TENSOR.get(dtype, "")
+    tensor = TF32 if dtype is F32 and precision == "tf32" else "" if precision == "scalar" else TENSOR.get(dtype, "")
     how = ".tf32" if tensor == TF32 else ".tensor" if tensor else ""
-    return Work(site, *site.index[:2], sums, lambda channel: written.steps(found, site.result.dtype, channel),
-                written.leaves(site.outer, found), variant=site.anchor.op.name + how, tensor=tensor)  # fmt: skip
+    leaves = written.leaves_of(site.outer, found)
+    return Work(site, *site.index[:2], sums, lambda channel, held: written.steps(found, dtype, channel, held=held), leaves,
+                written.addresses(leaves), variant=site.anchor.op.name + how, tensor=tensor)  # fmt: skip
 
 
 class Matmul:
     """A product whose operands are found by strides.
 
-    Where B has no batch, that of A is more rows. Tiles of 128 x 128 (8 x 8 sums a thread: two blocks fit a multiprocessor)
-    serve where they are enough to fill a GPU, else those of 64 x 64; products of up to 8 rows of floats, which wait for B, have a
-    kernel that reads it as fast as can be.
+    Where B has no batch, that of A is more rows. Products of up to 8 rows of floats, which wait for B, have a kernel that reads it
+    as fast as can be.
     """
 
     def __init__(self, work: Work):
@@ -96,23 +99,55 @@ class Matmul:
         known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
         wanted = a.dtype in FLOATS and not self.trans_a
         self.few = wanted and (known is None or known <= FEW)
-        self.tiles = () if self.few and known is not None else self._tiles()
+        self.tiles = self._tiles() if known is None or known > FEW or not self.few else ()
+        self.direct = False
+        if self._can_be_direct():
+            tiles = tensor_tiles(work.tensor, self._known_cut(), direct=True)
+            self.direct = tiles[0].direct
+            if self.direct:
+                self.tiles, self.few = tiles, False
         self.product = self._product()
 
-    def _tiles(self) -> Sequence[tuple[int, int]]:
-        """Those whose sums fit in the registers, beside the zero points of a thread's rows."""
-        return (SMALL,) if self.work.sums.endswith("64") else (TALL if self.work.zeros else LARGE, SMALL)
+    def _known_cut(self) -> tuple[int, int, int, int] | None:
+        """Rows, columns, steps of the reduction and entries of the batch, where they are known."""
+        shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
+        known = all(isinstance(d, int) for shape in shapes for d in shape)
+        return self._cut_of(self._sizes(*shapes)) if known else None
+
+    def _can_be_direct(self) -> bool:
+        """Whether A's rows consist of whole chunks of 16 bytes and B is a constant that can be packed."""
+        cut = self._known_cut() if self.work.tensor in TENSOR.values() else None
+        whole = cut is not None and cut[2] % 8 == 0 and cut[0] * cut[1] * cut[2] > 0
+        return whole and self.flat and not self.trans_a and self.site.outer.operands[self.work.w].is_const
+
+    def _tiles(self) -> Sequence[Tile]:
+        """Those whose sums fit in the registers, beside the zero points of a thread's rows or 16-bit numbers that are made f32; of
+        the tensor cores' the one that known sizes choose."""
+        if self.work.tensor:
+            return tensor_tiles(self.work.tensor, self._known_cut())
+        crowded = self.work.zeros or self.item == 2
+        return (SMALL,) if self.work.sums.endswith("64") else (TALL if crowded else LARGE, SMALL)
+
+    def _pack(self, w: np.ndarray) -> np.ndarray:
+        two = w.reshape(-1, 1) if w.ndim == 1 else w
+        return pack_direct((two.T if self.trans_b else two)[None])
 
     def source(self) -> KernelSource:
-        return KernelSource(self.product.text, self.bind, self.work.variant)
+        pack = {self.work.w: self._pack} if self.direct else {}
+        return KernelSource(self.product.text, self.bind, self.work.variant, pack)
+
+    def _sizes(self, a: Dims, b: Dims) -> Sizes:
+        return Sizes(a, b, self.trans_a, self.trans_b)
+
+    def _cut_of(self, s: Sizes) -> tuple[int, int, int, int]:
+        """Rows, columns, steps of the reduction, entries of the batch."""
+        batches = math.prod(s.batch)
+        return (s.rows * batches, s.columns, s.depth, 1) if self.flat else (s.rows, s.columns, s.depth, batches)
 
     def bind(self, call: Call) -> Launch:
-        trans = (self.trans_a, self.trans_b)
-        s = Sizes(call.operands[self.work.x], call.operands[self.work.w], *trans)  # type: ignore[arg-type]
+        s = self._sizes(call.operands[self.work.x], call.operands[self.work.w])  # type: ignore[arg-type]
         for shape in (*call.operands, *call.results):
             checked_size(math.prod(shape or ()))
-        batches = math.prod(s.batch)
-        rows = s.rows * batches if self.flat else s.rows
         steps = [s.a_row, s.a_col, s.b_row, s.b_col] + ([] if self.flat else s.loops(1))
         if self.work.tensor:
             wide, loops = 16 // self.item, [] if self.flat else s.loops(1)
@@ -121,7 +156,7 @@ class Matmul:
             steps.append(aligned[0] + 2 * aligned[1])
         steps += self.work.more(call, s.rows, s.columns)
         span = 8 if self.b_along else 64 if self.item == 2 else 32
-        return self.product.launch(rows, s.columns, s.depth, 1 if self.flat else batches, steps, span if self.few else 0)
+        return self.product.launch(*self._cut_of(s), steps, span if self.few else 0)
 
     def _product(self) -> Product:
         node, work = self.site.outer, self.work
@@ -140,21 +175,27 @@ class Matmul:
         kinds = [f"Strided<{work.element(i)}, S, {'true' if along else 'false'}>"
                  for i, along in ((work.x, not self.trans_a), (work.w, self.b_along))]  # fmt: skip
         setup = [work.loader(work.x, "left", kinds[0], "a, rows, depth, a_row, a_col", "rows")]
-        setup += [work.loader(work.w, "right", kinds[1], "b, columns, depth, b_col, b_row", "columns")]
+        if self.direct:
+            setup += ["const auto right = b;"]
+        else:
+            setup += [work.loader(work.w, "right", kinds[1], "b, columns, depth, b_col, b_row", "columns")]
         if work.tensor:
             setup += ["const i64 left_at = (i64)a, right_at = (i64)b;"]
-        return Product(self.dtype, work.sums, first_int(node), first_result(node), names, setup if self.tiles else [],
-                       ["return (batch * rows + row) * columns + column;"], work.finish("column"), self.tiles,
+        return Product(work, self.dtype, first_int(node), first_result(node), names, setup,
+                       ["return (batch * rows + row) * columns + column;"], "column", self.tiles,
                        few=self._few() if self.few else [], after=[*after, *work.before],
-                       tensor=work.tensor, along=(not self.trans_a, self.b_along))  # fmt: skip
+                       along=(not self.trans_a, self.b_along))  # fmt: skip
 
     def _few(self) -> list[str]:
         single = ["auto single = [&](u32 row, u32 column, S sum) {", "    u32 to = place(row, column);",
                   f"    st_{self.dtype}(y, to, finish(sum, row, column, to));", "};"]  # fmt: skip
         if self.b_along:
-            call = "few_along<E, {}, S>((i64)a, a_row, (i64)b, b_col, rows, columns, depth, column_tile * 8, single);"
+            call = "few_along<E, {}, S>(few, (i64)a, a_row, (i64)b, b_col, rows, columns, column_tile * 8, shared, single);"
         else:
             span = 64 if self.item == 2 else 32
-            call = f"few_across<E, {{}}, S>(a, a_row, a_col, (i64)b, b_row, rows, columns, depth, column_tile * {span}, shared, "
-            call += "single);"
-        return [*single, f"if (rows == 1) {call.format(1)}", f"else {call.format(FEW)}"]
+            call = (
+                f"few_across<E, {{}}, S>(few, a, a_row, a_col, (i64)b, b_row, rows, columns, column_tile * {span}, shared, single);"
+            )
+        part = "split * steps, min(split * steps + steps, depth)"
+        few = f"const Few<S> few = {{parts, split, splits, tile_at, column_tiles * batches, {part}}};"
+        return [*single, few, f"if (rows == 1) {call.format(1)}", f"else {call.format(FEW)}"]

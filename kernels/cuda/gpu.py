@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
-from . import nvrtc, source
-from .driver import Command
+from . import cubins, cublaslt, cudnn, library, nvrtc, source
+from .cubins import Cubin
+from .driver import Command, Foreign, Transfer
+
+LibraryCall = cublaslt.Matmul | cudnn.GraphCall
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
+DEFAULT_STREAM = 1  # cudaStreamLegacy
+PINNED = 1  # cudaMemoryType: of the host, known to CUDA
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel may have without asking
+
+
+class CudaLaunchError(GraphmillError):
+    """The driver refuses to launch a kernel."""
 
 
 @functools.cache
@@ -34,21 +46,46 @@ def _cupy() -> Any:
     return cupy
 
 
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute, of a value that is a number."""
+
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint), ("stream", ctypes.c_void_p),
+                ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint)]  # fmt: skip
+
+
+@functools.cache
+def _libcuda() -> Any:
+    """The driver's library, for what CuPy does not offer."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
 class Gpu:
     """One GPU, and a stream on it (see `driver.Driver`). Memory comes from a pool of its own, given back with it."""
 
     def __init__(self, number: int = 0):
         cupy = _cupy()
         self._runtime, self._driver, self._module = cupy.cuda.runtime, cupy.cuda.driver, cupy.cuda.function.Module
-        self._device, self._external = cupy.cuda.Device(number), cupy.cuda.ExternalStream
+        self._device, self.dlpack = cupy.cuda.Device(number), (2, number)
         self._event, self._elapsed = cupy.cuda.Event, cupy.cuda.get_elapsed_time
         self._lock = fork_safe_lock()
-        self._kernels: list[tuple[int, source.Shape]] = []
+        self.cubins: dict[str, Cubin] = {}
+        self._kernels: list[tuple[int, source.Shape] | LibraryCall] = []
+        self._functions: dict[str, Any] = {}  # by text, as the cubins
+        self._places: dict[str, int] = {}  # of texts among the kernels
         self._modules: list[Any] = []  # kept loaded
+        self._overlaps = int(self._device.compute_capability) >= 90
         with self._device:
-            self._pool = cupy.cuda.MemoryPool()
+            self._pool, self._pinned = cupy.cuda.MemoryPool(), cupy.cuda.PinnedMemoryPool()
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._recorder = cupy.cuda.Stream(non_blocking=True)  # on which nothing runs
+            self._mark = self._event(disable_timing=True)
+        self.stream, self._lent = self._stream.ptr, False  # whether the default stream was ever told to wait for values
 
     @property
     def arch(self) -> str:
@@ -56,25 +93,39 @@ class Gpu:
         return f"sm_{self._device.compute_capability}"
 
     def alloc(self, nbytes: int) -> _Memory:
+        if self._lent:  # what is given out again may still be read there
+            self.wait(DEFAULT_STREAM)
         with self._device, self._stream:
             return _Memory(self._pool.malloc(max(nbytes, 1)), nbytes)
 
+    def adopt(self, memory: Foreign) -> None:
+        pass
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        if not nbytes:
+            return np.empty(0, np.uint8)
+        with self._device:
+            return np.frombuffer(self._pinned.malloc(nbytes), np.uint8, nbytes)
+
     def write(self, address: int, a: np.ndarray) -> None:
-        with self._device:  # from memory that is not pinned, this returns when the array has been read
-            self._runtime.memcpyAsync(address, a.ctypes.data, a.nbytes, HOST_TO_DEVICE, self._stream.ptr)
+        at = a.ctypes.data
+        with self._device:
+            self._runtime.memcpyAsync(address, at, a.nbytes, HOST_TO_DEVICE, self.stream)
+            if self._runtime.pointerGetAttributes(at).type == PINNED:  # else the call has read the array when it returns
+                self._stream.synchronize()
 
     def read(self, a: np.ndarray, address: int) -> None:
         with self._device:
-            self._runtime.memcpyAsync(a.ctypes.data, address, a.nbytes, DEVICE_TO_HOST, self._stream.ptr)
+            self._runtime.memcpyAsync(a.ctypes.data, address, a.nbytes, DEVICE_TO_HOST, self.stream)
             self._stream.synchronize()
 
     def copy(self, to: int, address: int, nbytes: int) -> None:
         with self._device:
-            self._runtime.memcpyAsync(to, address, nbytes, DEVICE_TO_DEVICE, self._stream.ptr)
+            self._runtime.memcpyAsync(to, address, nbytes, DEVICE_TO_DEVICE, self.stream)
 
     def clear(self, address: int, nbytes: int) -> None:
         with self._device:
-            self._runtime.memsetAsync(address, 0, nbytes, self._stream.ptr)
+            self._runtime.memsetAsync(address, 0, nbytes, self.stream)
 
     def synchronize(self) -> None:
         with self._device:
@@ -84,34 +135,83 @@ class Gpu:
         self.synchronize()
         with self._device:
             self._pool.free_all_blocks()
+            self._pinned.free_all_blocks()
 
     def wait(self, stream: int) -> None:
+        self._order(stream, self.stream)
+
+    def hold(self, stream: int) -> None:
+        self._order(self.stream, stream)
+        self._lent = self._lent or stream == DEFAULT_STREAM
+
+    def _order(self, first: int, second: int) -> None:
+        """What one stream is asked for from now on comes after what is under way on the other."""
+        with self._device, self._lock:  # the mark is the last one that was set, by whichever thread
+            self._runtime.eventRecord(self._mark.ptr, first)
+            self._runtime.streamWaitEvent(second, self._mark.ptr)
+
+    def compile(self, texts: Sequence[str], jobs: int = 1) -> list[str]:
+        missing = [t for t in texts if t not in self.cubins and not library.is_library(t)]
+        found, reasons = cubins.find(missing, self.arch, jobs)
+        refused = []
+        for text, cubin in found.items():
+            try:
+                self._functions[text] = self._loaded(text, cubin)
+                self.cubins[text] = cubin
+            except self._driver.CUDADriverError:
+                if not cubins.refuse(text, self.arch):
+                    raise
+                refused.append(text)  # what a file brought and the driver does not take is compiled anew
+        return reasons + self.compile(refused, jobs) if refused else reasons
+
+    def _loaded(self, text: str, cubin: Cubin) -> Any:
         with self._device:
-            self._stream.wait_event(self._external(stream).record())
+            module = self._module()
+            module.load(cubin.data)
+            function, shared = module.get_function(source.entry(text)), source.shape_of(text).shared
+            if shared > STATIC_SHARED:
+                self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shared)
+        self._modules.append(module)
+        return function
 
     def load(self, texts: Sequence[str]) -> list[int]:
-        wanted = list(dict.fromkeys(texts))
-        if not wanted:
-            return []
-        cubin = nvrtc.compile_program(source.program(wanted), self.arch).cubin
+        self.compile(texts)
         with self._device, self._lock:
-            module = self._module()
-            module.load(cubin)
-            self._modules.append(module)
-            place = {}
-            for text in wanted:
-                function, shape = module.get_function(source.entry(text)), source.shape_of(text)
-                if shape.shared > STATIC_SHARED:
-                    self._driver.funcSetAttribute(function.ptr, MAX_DYNAMIC_SHARED, shape.shared)
-                place[text] = len(self._kernels)
-                self._kernels.append((function.ptr, shape))
-        return [place[t] for t in texts]
+            for text in texts:
+                if text not in self._places:
+                    plain = not library.is_library(text)
+                    self._kernels.append((self._functions[text].ptr, source.shape_of(text)) if plain else self._call(text))
+                    self._places[text] = len(self._kernels) - 1
+        return [self._places[t] for t in texts]
 
-    def run(self, commands: Sequence[Command]) -> None:
+    def _call(self, text: str) -> LibraryCall:
+        """The call of a library, which keeps what it made for sizes."""
+        declared, number = library.read(text), self._device.id
+        if declared.library == "cublaslt":
+            return cublaslt.Matmul(cublaslt.handle(number), declared, self._zero)
+        return cudnn.GraphCall(cudnn.handle(number), declared, self._zero)
+
+    def _zero(self, address: int, nbytes: int, stream: int) -> None:
+        self._runtime.memsetAsync(address, 0, nbytes, stream)
+
+    def choices(self, command: Command) -> int:
+        """In how many ways a command can be carried out: algorithms of a library, of which `choose` fixes one; 1 for a kernel."""
+        kernel = self._kernels[command.kernel]
         with self._device:
-            self._issue(commands, self._stream.ptr)
+            return 1 if isinstance(kernel, tuple) else kernel.choices(command.words)
 
-    def capture(self, commands: Sequence[Command]) -> Callable[[], None]:
+    def choose(self, command: Command, number: int) -> None:
+        """From now on carries out what is called on such sizes in way `number` of `choices`; what was captured stays as it is."""
+        kernel = self._kernels[command.kernel]
+        if not isinstance(kernel, tuple):
+            with self._device:
+                kernel.choose(command.words, number)
+
+    def run(self, commands: Sequence[Command | Transfer]) -> None:
+        with self._device:
+            self._issue(commands, self.stream)
+
+    def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         with self._device, self._lock:
             self._recorder.begin_capture()
             try:
@@ -140,16 +240,38 @@ class Gpu:
             after.synchronize()
             return self._elapsed(before, after) / 1e3
 
-    def _issue(self, commands: Sequence[Command], stream: int) -> None:
+    def _issue(self, commands: Sequence[Command | Transfer], stream: int) -> None:
+        follows = False  # whether a kernel is the last that was asked for
         for c in commands:
+            if isinstance(c, Transfer):
+                self._transfer(c, stream)
+                follows = False
+                continue
             if c.flag:
                 self._runtime.memsetAsync(c.flag, 0, 8, stream)
-            if c.blocks:
-                function, shape = self._kernels[c.kernel]
-                words = np.ascontiguousarray(c.words)  # which the call copies
-                parameters = np.array([words.ctypes.data], np.uint64)
-                self._driver.launchKernel(function, c.blocks, 1, 1, shape.threads, 1, 1, shape.shared, stream,
-                                          parameters.ctypes.data, 0)  # fmt: skip
+                follows = False
+            kernel = self._kernels[c.kernel]
+            if c.blocks and isinstance(kernel, tuple):
+                self._launch(*kernel, c, stream, follows)
+                follows = self._overlaps
+            elif c.blocks:
+                kernel(c.words, stream)
+                follows = False
+
+    def _launch(self, function: int, shape: source.Shape, c: Command, stream: int, follows: bool) -> None:
+        """Launches a kernel; one that `follows` another may begin while that runs (prelude.cuh)."""
+        words = np.ascontiguousarray(c.words)  # which the call copies
+        parameters = (ctypes.c_void_p * 1)(words.ctypes.data)
+        attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")
+        config = _Config((c.blocks, 1, 1), (shape.threads, 1, 1), shape.shared, stream, ctypes.pointer(attribute), int(follows))
+        code = _libcuda().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), parameters, None)
+        if code:
+            raise CudaLaunchError(f"cuLaunchKernelEx: error {code} for {c.blocks} blocks of {shape}")
+
+    def _transfer(self, c: Transfer, stream: int) -> None:
+        host = c.host.ctypes.data
+        to, at, kind = (c.address, host, HOST_TO_DEVICE) if c.to_device else (host, c.address, DEVICE_TO_HOST)
+        self._runtime.memcpyAsync(to, at, c.host.nbytes, kind, stream)
 
 
 class _Memory:

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...ir.recording import greatest, least
 from ...ir.types import F64, DType
 from ..lines import Array, Map
 from ..printer import register
 from ..spec import Launch
-from .text import checked_size, declared, indent
+from .text import blocks_for, checked_size, declared, indent
 
 THREADS = 256
 # Reasoned, not measured: no GPU was at hand.
 EACH = 32  # elements of a held line that a thread has in registers, of which there are 255
 EACH_F64 = 8  # functions of f64 are long, and stand there once for each
 ENOUGH = 1 << 15  # threads that keep a GPU busy while they wait for memory: 132 processors of 8 warps each
+PROCESSORS = 132
+MANY = 1 << 20  # lines, where it is not known how many there are
 BLOCKS = 512  # among which few long lines are divided: some for each processor
 SIZES = ("lines", "n", "shift", "splits", "share", "held")  # the integers that `spread` gives a kernel; its pass comes last
 
@@ -61,10 +64,29 @@ template <class T, class F> DEVICE T team_fold(T v, u32 team, F f) {
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """The pack `name` of elements from the place `at` of an address on, `at` being of the pack from j on, none behind `end`."""
+
+    name: str
+    dtype: str
+    wide: int
+    address: str
+    at: str
+    end: str
+
+    def __str__(self) -> str:
+        return f"auto {self.name} = {self.given('whole')};"
+
+    def given(self, whole: str) -> str:
+        """The pack, where it is known whether packs are whole."""
+        return f"read_pack<element_{self.dtype}, {self.wide}>({self.address}, {self.at}, {self.end}, {whole})"
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """How an element of a line is read: statements before the pack of elements from j on, lines that make `v` of its element k."""
 
-    packs: Sequence[str]
+    packs: Sequence[str | Read]
     each: Sequence[str]
 
 
@@ -72,7 +94,7 @@ class Source:
 class Sink:
     """What is done with the elements of a map: statements before and after a pack, and lines for its element k, of a value."""
 
-    packs: Sequence[str]
+    packs: Sequence[str | Read]
     each: Callable[[str], Sequence[str]]
     after: Sequence[str] = ()
 
@@ -84,8 +106,8 @@ def read(a: Array, wide: int) -> Source:
     return Source([_pack(a, wide)], [f"v = q{a.name}.get(k)"])
 
 
-def _pack(a: Array, wide: int) -> str:
-    return f"auto q{a.name} = read_pack<element_{a.dtype}, {wide}>({a.at('j')}, {a.start} + end, whole);"
+def _pack(a: Array, wide: int) -> Read:
+    return Read(f"q{a.name}", a.dtype, wide, a.name, f"{a.start} + j", f"{a.start} + end")
 
 
 def store(a: Array, wide: int) -> Sink:
@@ -109,23 +131,29 @@ def statements(lines: Sequence[str]) -> list[str]:
     return out
 
 
+SOON = 4  # arrays whose packs may wait in registers for the end of a held line's folds
+
+
 @dataclass
 class Line:
-    """The two operations (`kernels.lines.Line`) on lines read from `source`, `wide` neighbours at a time."""
+    """The two operations (`kernels.lines.Line`) on lines read from `source`, `wide` neighbours at a time; `held`: how many elements
+    of a line a thread holds, 0 where they are read anew."""
 
     acc: DType
     wide: int
     source: Source
-    held: bool = False
+    held: int = 0
     folds: int = 0
+    soon: list[Read] = field(default_factory=list)  # packs of a held line that `loads` reads, before all else
     _kept: tuple[object, Map] | None = field(default=None)
 
     def begin(self, early: Source | None = None, after: Sequence[str] = ()) -> list[str]:
         """Reads a line that is held. `early` is done for it once, in place of what `source` does; `after` ends a pack of it."""
         source = early or self.source
         if self.held:
+            self.soon += [r for r in source.packs if isinstance(r, Read)]
             body = self._elements([*declared(source.each), "c[i * WIDE + k] = v;"], source.packs, after)
-            return [f"{self._type} c[{self._each}];", *self._packs(body)]
+            return [f"{self._type} c[{self.held}];", *self._packs(body)]
         return [] if early is None else ["if (pass == 0) {", *indent(self._loop(declared(source.each), source.packs, after)), "}"]
 
     def fold(self, out: str, fn: str, zero: str, x: object, value: Map, keep: object = None) -> list[str]:
@@ -176,33 +204,39 @@ class Line:
         packs = [*([] if self.wide == 1 else [_pack(a, self.wide) for a in others]), *sink.packs]
         if self.held:
             each = ["auto v = c[i * WIDE + k];", *declared(loads), *sink.each(value("v"))]
+            self.soon += [p for p in packs if isinstance(p, Read)][:SOON]
             return self._packs(self._elements(each, packs, sink.after))
         again = [f"v = {self._kept[1]('v')};"] if self._kept is not None and self._kept[0] is x else []
         each = [*declared(self.source.each), *again, *declared(loads), *sink.each(value("v"))]
         return self._loop(each, [*self.source.packs, *packs], sink.after)
 
-    def _loop(self, each: Sequence[str], packs: Sequence[str], after: Sequence[str]) -> list[str]:
+    def _loop(self, each: Sequence[str], packs: Sequence[str | Read], after: Sequence[str]) -> list[str]:
         """What is done for all elements of a line that is not held."""
         head = f"for (u32 j = begin + lane * {self.wide}; j < end; j += {self.wide} * team) {{"
         return [head, *indent(self._elements(each, packs, after)), "}"]
 
-    @property
-    def _each(self) -> int:
-        return most_each(self.acc)
+    def loads(self) -> list[str]:
+        """Reads what `soon` lists, for all packs of a held line that a thread has: they are on their way together."""
+        if not self.soon:
+            return []
+        out = [f"Pack<element_{r.dtype}, {r.wide}> {r.name}s[{self.held // self.wide}];" for r in self.soon]
+        whole, parts = ([f"{r.name}s[i] = {r.given(w)};" for r in self.soon] for w in ("true", "false"))
+        return [*out, "if (whole) {", *indent(self._packs(whole)), "} else {", *indent(self._packs(parts)), "}"]
 
     @property
     def _type(self) -> str:
         return register(self.acc)
 
-    def _elements(self, each: Sequence[str], packs: Sequence[str] = (), after: Sequence[str] = ()) -> list[str]:
+    def _elements(self, each: Sequence[str], packs: Sequence[str | Read] = (), after: Sequence[str] = ()) -> list[str]:
         """What is done for the elements from j on."""
+        packs = [f"auto {p.name} = {p.name}s[i];" if p in self.soon else str(p) for p in packs]
         if self.wide == 1:
             lines = ["constexpr u32 k = 0;", *packs, *each, *after]
         else:
             loop = [
                 "#pragma unroll",
                 f"for (u32 k = 0; k < {self.wide}; k++) {{",
-                "    if (j + k < end) {",
+                f"    if ({'exact || ' * (self.held > 0)}j + k < end) {{",
                 *indent(each, 2),
                 "    }",
                 "}",
@@ -214,7 +248,7 @@ class Line:
         """The body for all packs of a held line that a thread has."""
         head = [
             "#pragma unroll",
-            f"for (u32 i = 0; i < {self._each // self.wide}; i++) {{",
+            f"for (u32 i = 0; i < {self.held // self.wide}; i++) {{",
             f"    u32 j = (i * team + lane) * {self.wide};",
         ]
         return [*head, "    if (j < end) {", *indent(body, 2), "    }", "}"]
@@ -224,19 +258,33 @@ def most_each(acc: DType) -> int:
     return EACH_F64 if acc is F64 else EACH
 
 
-def in_modes(line: Callable[[bool], list[str]], n: int | None, across: bool, acc: DType) -> list[str]:
-    """The text for lines of n elements (None: not known), which `line` writes for those that are held and for others."""
-    each = most_each(acc)
-    if n is not None and (n <= (32 if across else THREADS) * each or n > THREADS * each):
-        return statements(line(n <= THREADS * each))
-    return ["if (held) {", *indent(statements(line(True))), "} else {", *indent(statements(line(False))), "}"]
+def in_modes(make: Callable[[int], Line], write: Callable[[Line], Sequence[str]], lines: int | None, n: int | None,
+             across: bool) -> list[str]:  # fmt: skip
+    """What `write` writes of a line that `make` makes, for a number of elements that a thread holds, or 0. There are `lines` of n
+    elements each (None: not known)."""
+
+    def text(held: int, exact: bool = False) -> list[str]:
+        line = make(held)
+        body = write(line)
+        return [f"constexpr bool exact = {str(exact).lower()};"] * (held > 0) + [*line.loads(), *statements(body)]
+
+    one = make(0)
+    each, wide = most_each(one.acc), one.wide
+    if n is not None and n > THREADS * each:
+        return text(0)
+    if n is not None and n <= (32 if across else THREADS) * each:
+        team = 1 << team_shift(MANY if lines is None else lines, n, across, wide, one.acc, True)
+        return text(max(1, blocks_for(n, team * wide)) * wide, n % wide == 0)
+    return ["if (held) {", *indent(text(each)), "} else {", *indent(text(0)), "}"]
 
 
-def places(first: int, more: int, across: bool | None, cut: str = "splits") -> list[str]:
+def places(first: int, more: int, across: bool | None, cut: str = "splits", team: Team | None = None) -> list[str]:
     """The line and the part of it that a thread works on, from the integers of `spread`, which stand at slot `first`, and from the
     pass, which stands behind them and `more` others. A block works on one of `cut` parts of a line. Where
-    `across` is None, `inner` tells whether lines lie across."""
-    names = [f"u32 {name} = p[{first + i}];" for i, name in enumerate(SIZES)] + [f"u32 pass = p[{first + len(SIZES) + more}];"]
+    `across` is None, `inner` tells whether lines lie across. A `team` that is known has a line for itself."""
+    known = {} if team is None else {"shift": f"{team.shift}u", "splits": "1u", "share": "n", "held": "1u", "pass": "0u"}
+    slots = {name: first + i for i, name in enumerate(SIZES)} | {"pass": first + len(SIZES) + more}
+    names = [f"const u32 {name} = {known.get(name, f'p[{at}]')};" for name, at in slots.items()]
     if across is None:
         mine = ["u = block * width + (inner > 1 ? threadIdx.x & (width - 1) : threadIdx.x >> shift)"]
         mine += ["lane = inner > 1 ? threadIdx.x >> (8 - shift) : threadIdx.x & (team - 1)"]
@@ -246,25 +294,21 @@ def places(first: int, more: int, across: bool | None, cut: str = "splits") -> l
         mine = ["u = block * width + (threadIdx.x >> shift)", "lane = threadIdx.x & (team - 1)"]
     return [
         *names,
-        f"u32 team = 1u << shift, width = {THREADS} >> shift, cut = {cut};",
-        "u32 block = blockIdx.x / cut, split = blockIdx.x - block * cut;",
+        f"const u32 team = 1u << shift, width = {THREADS if team is None else team.threads} >> shift, cut = {cut};",
+        "u32 block = cut == 1 ? blockIdx.x : blockIdx.x / cut, split = blockIdx.x - block * cut;",
         *(f"u32 {m};" for m in mine),
         "u32 begin = split * share, end = u < lines ? min(begin + share, n) : 0;",
     ]
 
 
-def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, holds: bool, maps: bool) -> Launch:
+def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, holds: bool, maps: bool,
+           team: Team | None = None) -> Launch:  # fmt: skip
     """How threads are spread over lines of n elements: the team, the blocks of a line and its passes; the integers are `SIZES`.
-    `holds`: whether the kernel can hold lines; `maps`: whether after the folds each part of a line is mapped."""
+    `holds`: whether the kernel can hold lines; `maps`: whether after the folds each part of a line is mapped; `team`: what
+    `held_team` chose when the text was written."""
     checked_size(lines * n)
-    each = most_each(acc)
-    most = 256 // least(32, _power(lines)) if across else 256  # across: 32 neighbouring lines, a transaction of 128 bytes
-    if across and holds and most * each < n <= 32 * each:
-        most = greatest(most, 32)  # then 8: the 32 bytes that memory gives at least
-    shift = 0
-    while 1 << shift < most and (each << shift < n or (wide << shift < n and lines * (1 << shift) < ENOUGH)):
-        shift += 1
-    blocks = -(-lines * (1 << shift) // THREADS)
+    each, shift = most_each(acc), team_shift(lines, n, across, wide, acc, holds)
+    blocks = -(-lines * (1 << shift) // (THREADS if team is None else team.threads))
     held = holds and n <= each << shift
     step = wide << shift
     splits = 1 if held else greatest(1, least(-(-n // (16 * step)), BLOCKS // greatest(blocks, 1)))
@@ -273,6 +317,36 @@ def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, 
     passes = (blocks,) if splits == 1 else (blocks * splits,) * folds + (blocks * (splits if maps else 1),)
     scratch = 0 if splits == 1 else folds * splits * lines * acc.itemsize
     return Launch((lines, n, shift, splits, share, int(held)), scratch=scratch, passes=passes)
+
+
+class Team(NamedTuple):
+    """Threads that have a held line: 1 << shift, in blocks of so many."""
+
+    shift: int
+    threads: int
+
+
+def held_team(lines: int | None, n: int | None, across: bool, wide: int, acc: DType) -> Team | None:
+    """The team that `spread` chooses for lines that are held, None where sizes are not known or too large for that. Where there are
+    few lines its blocks are small, so that all multiprocessors have some."""
+    if lines is None or n is None or n > (32 if across else THREADS) * most_each(acc):
+        return None
+    shift, threads = team_shift(lines, n, across, wide, acc, True), THREADS
+    while not across and threads > max(64, 1 << shift) and lines << shift < threads * PROCESSORS:
+        threads //= 2
+    return Team(shift, threads)
+
+
+def team_shift(lines: int, n: int, across: bool, wide: int, acc: DType, holds: bool) -> int:
+    """The power of two that is a team."""
+    each = most_each(acc)
+    most = 256 // least(32, _power(lines)) if across else 256  # across: 32 neighbouring lines, a transaction of 128 bytes
+    if across and holds and most * each < n <= 32 * each:
+        most = greatest(most, 32)  # then 8: the 32 bytes that memory gives at least
+    shift = 0
+    while 1 << shift < most and (each << shift < n or (wide << shift < n and lines * (1 << shift) < ENOUGH)):
+        shift += 1
+    return shift
 
 
 def _power(n: int) -> int:

@@ -1,13 +1,15 @@
-// Products by the tensor cores, in tiles of 64 bytes of the reduction a part: f16 and bf16 (m16n8k16) and f32 rounded to tf32
+// Products by the tensor cores, in tiles of 128 bytes of the reduction a part: f16 and bf16 (m16n8k16) and f32 rounded to tf32
 // (m16n8k8), summed up in f32. Loaders, sums and their way out are those of tile.cuh.
 //
-// Parts come by asynchronous copies of 16 bytes into one of STAGES buffers, STAGES - 1 ahead of the product, so that the latency of
-// memory is hidden without registers; where numbers do not lie so (`wide` false), threads gather them one by one.
-// In shared memory a row of A has its 64 bytes of the reduction, 80 bytes apart: eight rows' 16 bytes, which ldmatrix reads at once,
-// then fall on all banks. B lies likewise. Operands whose neighbours are not along the reduction lie as lines of rows (columns), 16
-// bytes (tf32: 32) longer than they are: ldmatrix transposes them, of 16-bit numbers; threads read the numbers of tf32 one by one.
-// All of that is without conflicts of banks.
-constexpr int STAGES = 3, LINE_BYTES = 80, PART_BYTES = 64;
+// Parts come by asynchronous copies of 16 bytes into one of several buffers, all but one of them ahead of the product, so that the
+// latency of memory is hidden without registers; where numbers do not lie so (`wide` false), threads gather them one by one.
+// In shared memory a row of A lies along the reduction, 128 bytes long, B likewise; operands whose neighbours are not along the
+// reduction lie as lines of rows (columns), and ldmatrix transposes them, of 16-bit numbers; threads read the numbers of tf32 one
+// by one. The chunks of 16 bytes of a line are exchanged by its number (`swizzle`), so that all of that is without conflicts of banks.
+//
+// Small tiles would leave warps idle: there the warps stand in groups, each of which takes every so many steps of a part, and the
+// groups' sums are added up in order on their way out.
+constexpr int PART_BYTES = 128, STEP_BYTES = 32, BUFFERS_BYTES = 96 << 10, MOST_STAGES = 8;
 
 struct MmaF16 {
     static constexpr bool words = false;
@@ -33,132 +35,184 @@ struct MmaTf32 {
 template <class Source, class E, int SIDE> struct Feeder {
     using M = typename E::Memory;
     static constexpr bool ALONG = Source::ALONG;
-    static constexpr int WIDE = 16 / sizeof(M), STEPS = PART_BYTES / sizeof(M);
-    static constexpr int ACROSS = ALONG ? 4 : SIDE / WIDE;  // chunks of 16 bytes in a line
-    static constexpr int COUNT = SIDE * PART_BYTES / 16 / BLOCK, PLACES = ALONG ? COUNT : 1, STRIDE = BLOCK / ACROSS;
-    static constexpr int PITCH = ALONG ? LINE_BYTES : SIDE * int(sizeof(M)) + (sizeof(M) == 4 ? 32 : 16);
-    static constexpr int BYTES = PITCH * (ALONG ? SIDE : STEPS);
+    static constexpr int WIDE = 16 / sizeof(M), STEPS = PART_BYTES / sizeof(M), BYTES = SIDE * PART_BYTES;
+    static constexpr int ACROSS = ALONG ? PART_BYTES / 16 : SIDE / WIDE;  // chunks of 16 bytes in a line
+    static constexpr int PITCH = ACROSS * 16, COUNT = BYTES / 16 / BLOCK, STRIDE = BLOCK / ACROSS;
+    static constexpr int PLACES = ALONG && !Source::REGULAR ? COUNT : 1;
     const Source& source;
     const bool wide;
     typename Source::Place places[PLACES];
-    u32 first, line, chunk;  // of the side; of this thread's first chunk: its line, and which of the line's
+    u32 first, line, chunk, at;  // of the side; of this thread's first chunk: its line, which of the line's, and where it lies
+    const M* start;  // of a regular operand: where that chunk begins, and how many lines or numbers of it are inside
+    u32 inside;
 
     __device__ __forceinline__ Feeder(const Source& s, bool wide, u32 first) : source(s), wide(wide), first(first) {
-        line = threadIdx.x / ACROSS, chunk = threadIdx.x % ACROSS;
+        line = threadIdx.x / ACROSS, chunk = threadIdx.x % ACROSS, at = swizzle(line, chunk);
+        const u32 begin = first + (ALONG ? line : chunk * WIDE);
 #pragma unroll
-        for (int i = 0; i < PLACES; i++) places[i] = s.place(first + (ALONG ? line + i * STRIDE : chunk * WIDE));
+        for (int i = 0; i < PLACES; i++) places[i] = s.place(begin + i * STRIDE);
+        if constexpr (Source::REGULAR) {
+            start = s.at + (ALONG ? begin * s.side_step + chunk * WIDE : begin + line * s.depth_step);
+            inside = begin < s.sides ? s.sides - begin : 0;
+        }
+    }
+    __device__ __forceinline__ typename Source::Place place(int i) const {
+        if constexpr (ALONG && Source::REGULAR) return source.place(first + line + i * STRIDE);
+        else return places[ALONG ? i : 0];
+    }
+    // Where a chunk of a line lies. Lines that ldmatrix, or a warp that reads number by number, sees at once differ in their banks.
+    static __device__ __forceinline__ u32 swizzle(u32 line, u32 chunk) {
+        const u32 key = ACROSS < 8 ? line / 2 % 4 : !ALONG && sizeof(M) == 4 ? line % 4 * 2 : line % 8;
+        return line * PITCH + (chunk ^ key) * 16;
     }
     __device__ __forceinline__ void feed(unsigned char* part, u32 from) const {
-        unsigned char* to = part + line * PITCH + chunk * 16;
+        unsigned char* to = part + at;
+        if constexpr (Source::REGULAR) {
+            if (wide && from + STEPS <= source.depths) {
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) {
+                    const M* where = start + (ALONG ? from + i * STRIDE * source.side_step : (from + i * STRIDE) * source.depth_step);
+                    const u32 valid = ALONG ? (u32(i * STRIDE) < inside ? WIDE : 0) : min(u32(WIDE), inside);
+                    copy_async<16>(to + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
+                }
+                return;
+            }
+        }
         if (wide) {
             auto depth = source.depth(from + (ALONG ? chunk * WIDE : line));
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
                 u32 valid;
                 if (!ALONG && i) depth = source.depth(from + line + i * STRIDE);
-                const M* at = source.chunk(places[ALONG ? i : 0], depth, valid);
-                copy_async<16>(to + i * STRIDE * PITCH, at, int(valid * sizeof(M)));
+                const M* where = source.chunk(place(i), depth, valid);
+                copy_async<16>(to + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
             }
-            return;
-        }
-#pragma unroll 2
-        for (int i = 0; i < COUNT * WIDE; i++) {
-            u32 l = line + i / WIDE * STRIDE, c = chunk * WIDE + i % WIDE;
-            typename Source::Sum x = source.get(source.place(first + (ALONG ? l : c)), source.depth(from + (ALONG ? c : l)));
-            ((M*)(part + l * PITCH))[c] = E::encode(x);
+        } else if constexpr (ALONG) {
+            constexpr int AT_ONCE = COUNT < 2 ? 1 : 2;
+#pragma unroll
+            for (int i = 0; i < COUNT; i += AT_ONCE) {
+                Pack<E, WIDE> held[AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < WIDE; j++) {
+                    auto depth = source.depth(from + chunk * WIDE + j);
+#pragma unroll
+                    for (int h = 0; h < AT_ONCE; h++) held[h].set(j, source.get(place(i + h), depth));
+                }
+#pragma unroll
+                for (int h = 0; h < AT_ONCE; h++) *(Pack<E, WIDE>*)(to + (i + h) * STRIDE * PITCH) = held[h];
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                auto depth = source.depth(from + line + i * STRIDE);
+                Pack<E, WIDE> held;
+#pragma unroll
+                for (int j = 0; j < WIDE; j++) held.set(j, source.get(source.place(first + chunk * WIDE + j), depth));
+                *(Pack<E, WIDE>*)(to + i * STRIDE * PITCH) = held;
+            }
         }
     }
 };
 
-// As `tile`, of `from` and `steps` in parts of 64 bytes. 2 x 4 warps share the tile.
-template <class Mma, class E, int ROWS, int COLUMNS, bool down, class A, class B, class Done>
+// How 8 warps share a tile: WIDE * 8 columns each of so many rows (TALL * 16), in GROUPS that share the steps of a part.
+template <int ROWS, int COLUMNS> struct Shares {
+    static constexpr int WIDE = 4, TALL = ROWS * COLUMNS == 128 * 128 ? 4 : ROWS == 32 && COLUMNS == 32 ? 1 : 2;
+    static constexpr int ACROSS = COLUMNS / (WIDE * 8), DOWN = ROWS / (TALL * 16), GROUPS = BLOCK / 32 / (ACROSS * DOWN);
+    static constexpr int STEPS = PART_BYTES / STEP_BYTES / GROUPS;  // of a part, for a group
+    static constexpr int FITTING = BUFFERS_BYTES / ((ROWS + COLUMNS) * PART_BYTES), STAGES = FITTING < MOST_STAGES ? FITTING : MOST_STAGES;
+};
+
+// Adds the products of step k (32 bytes of the reduction) of a part to a warp's sums.
+template <class Mma, class FeedA, class FeedB, int TALL, int WIDE>
+DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], const unsigned char* a, const unsigned char* b, u32 row, u32 column, u32 k, u32 lane) {
+    u32 x[TALL][4], y[WIDE][2];
+#pragma unroll
+    for (int i = 0; i < TALL; i++) {
+        const u32 m = row + i * 16;
+        if constexpr (FeedA::ALONG) {
+            ldmatrix_x4(x[i], a + FeedA::swizzle(m + lane % 16, k * 2 + lane / 16));
+        } else if constexpr (!Mma::words) {
+            ldmatrix_x4_trans(x[i], a + FeedA::swizzle(k * 16 + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
+        } else {
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                const u32 side = m + lane / 4 + r % 2 * 8;
+                x[i][r] = *(const u32*)(a + FeedA::swizzle(k * 8 + lane % 4 + r / 2 * 4, side / 4) + side % 4 * 4);
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < WIDE; j += 2) {
+        const u32 n = column + j * 8;
+        if constexpr (FeedB::ALONG || !Mma::words) {
+            u32 both[4];
+            if constexpr (FeedB::ALONG)
+                ldmatrix_x4(both, b + FeedB::swizzle(n + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+            else
+                ldmatrix_x4_trans(both, b + FeedB::swizzle(k * 16 + lane % 16, n / 8 + lane / 16));
+            y[j][0] = both[0], y[j][1] = both[1], y[j + 1][0] = both[2], y[j + 1][1] = both[3];
+        } else {
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                const u32 side = n + r / 2 * 8 + lane / 4;
+                y[j + r / 2][r % 2] = *(const u32*)(b + FeedB::swizzle(k * 8 + lane % 4 + r % 2 * 4, side / 4) + side % 4 * 4);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < TALL; i++)
+#pragma unroll
+        for (int j = 0; j < WIDE; j++) Mma::multiply(sums[i][j], x[i], y[j]);
+}
+
+// As `tile`, of `from` and `steps` in parts.
+template <class Mma, class E, int ROWS, int COLUMNS, bool down, class A, class B, class Out>
 DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u32 row, u32 column, u32 from, u32 steps, f32* shared,
-                     const Done& done) {
+                     const Out& out) {
     using FeedA = Feeder<A, E, ROWS>;
     using FeedB = Feeder<B, E, COLUMNS>;
-    constexpr int TALL = ROWS / 32, WIDE = COLUMNS / 32, STAGE = FeedA::BYTES + FeedB::BYTES;  // 16 x 8 products of a warp
+    using Share = Shares<ROWS, COLUMNS>;
+    constexpr int TALL = Share::TALL, WIDE = Share::WIDE, STAGES = Share::STAGES, STAGE = FeedA::BYTES + FeedB::BYTES;
     const FeedA a(left, wide_a, row);
     const FeedB b(right, wide_b, column);
     unsigned char* const memory = (unsigned char*)shared;
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_row = warp / 4 * (ROWS / 2), warp_column = warp % 4 * (COLUMNS / 4);
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / (Share::ACROSS * Share::DOWN);
+    const u32 warp_row = warp / Share::ACROSS % Share::DOWN * (TALL * 16), warp_column = warp % Share::ACROSS * (WIDE * 8);
     f32 sums[TALL][WIDE][4] = {};
-#pragma unroll
-    for (u32 s = 0; s < STAGES - 1; s++) {
-        if (s < steps) {
-            a.feed(memory + s * STAGE, from + s * FeedA::STEPS);
-            b.feed(memory + s * STAGE + FeedA::BYTES, from + s * FeedA::STEPS);
-        }
-        copy_async_commit();
-    }
-    u32 now = 0;
+    typename Out::Fetched fetched[Out::template Turns<ROWS, COLUMNS>::AT_ONCE];
+    out.template ahead<ROWS, COLUMNS>(row, column, fetched);
+    u32 now = 0, next = 0;  // buffers: whose part is multiplied, which is filled
 #pragma unroll 1
-    for (u32 s = 0; s < steps; s++) {
-        copy_async_wait<STAGES - 2>();
-        __syncthreads();
-        if (s + STAGES - 1 < steps) {
-            unsigned char* next = memory + (now == 0 ? STAGES - 1 : now - 1) * STAGE;
-            a.feed(next, from + (s + STAGES - 1) * FeedA::STEPS);
-            b.feed(next + FeedA::BYTES, from + (s + STAGES - 1) * FeedA::STEPS);
+    for (u32 s = 0; s < steps + STAGES - 1; s++) {
+        if (s >= STAGES - 1) {  // first, so that what the next part needs is counted while the tensor cores work
+            copy_async_wait<STAGES - 2>();
+            __syncthreads();
+            const unsigned char *at_a = memory + now * STAGE, *at_b = at_a + FeedA::BYTES;
+#pragma unroll
+            for (u32 i = 0; i < Share::STEPS; i++)
+                multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, warp_row, warp_column, group * Share::STEPS + i, lane);
+            now = now == STAGES - 1 ? 0 : now + 1;
+        }
+        if (s < steps) {
+            a.feed(memory + next * STAGE, from + s * FeedA::STEPS);
+            b.feed(memory + next * STAGE + FeedA::BYTES, from + s * FeedA::STEPS);
+            next = next == STAGES - 1 ? 0 : next + 1;
         }
         copy_async_commit();
-        const unsigned char *at_a = memory + now * STAGE, *at_b = at_a + FeedA::BYTES;
-#pragma unroll
-        for (int k = 0; k < PART_BYTES; k += 32) {
-            u32 x[TALL][4], y[WIDE][2];
-#pragma unroll
-            for (int i = 0; i < TALL; i++) {
-                const u32 m = warp_row + i * 16;
-                if constexpr (FeedA::ALONG) {
-                    ldmatrix_x4(x[i], at_a + (m + lane % 16) * LINE_BYTES + k + lane / 16 * 16);
-                } else if constexpr (!Mma::words) {
-                    ldmatrix_x4_trans(x[i], at_a + (k / 2 + lane / 16 * 8 + lane % 8) * FeedA::PITCH + (m + lane / 8 % 2 * 8) * 2);
-                } else {
-#pragma unroll
-                    for (int r = 0; r < 4; r++)
-                        x[i][r] = *(const u32*)(at_a + (k / 4 + lane % 4 + r / 2 * 4) * FeedA::PITCH + (m + lane / 4 + r % 2 * 8) * 4);
-                }
-            }
-            if constexpr (FeedB::ALONG || !Mma::words) {
-#pragma unroll
-                for (int j = 0; j < WIDE; j += 2) {
-                    u32 both[4], n = warp_column + j * 8 + lane / 16 * 8;
-                    if constexpr (FeedB::ALONG)
-                        ldmatrix_x4(both, at_b + (n + lane % 8) * LINE_BYTES + k + lane / 8 % 2 * 16);
-                    else
-                        ldmatrix_x4_trans(both, at_b + (k / 2 + lane % 16) * FeedB::PITCH + n * 2);
-                    y[j][0] = both[0], y[j][1] = both[1], y[j + 1][0] = both[2], y[j + 1][1] = both[3];
-                }
-            } else {
-#pragma unroll
-                for (int j = 0; j < WIDE; j++)
-#pragma unroll
-                    for (int r = 0; r < 2; r++)
-                        y[j][r] = *(const u32*)(at_b + (k / 4 + lane % 4 + 4 * r) * FeedB::PITCH + (warp_column + j * 8 + lane / 4) * 4);
-            }
-#pragma unroll
-            for (int i = 0; i < TALL; i++)
-#pragma unroll
-                for (int j = 0; j < WIDE; j++) Mma::multiply(sums[i][j], x[i], y[j]);
-        }
-        now = now == STAGES - 1 ? 0 : now + 1;
     }
     copy_async_wait<0>();
-    constexpr int PITCH = down ? 68 : COLUMNS + 8;  // all banks, for what the threads of a warp write at once
-#pragma unroll 1
-    for (u32 g = 0; g < ROWS; g += 64) {
-        __syncthreads();
-        if (warp_row / 64 * 64 == g) {
+    __syncthreads();
+    constexpr int PITCH = down ? ROWS + 4 : COLUMNS + 8;  // all banks, for what the threads of a warp write at once
+    f32* const slab = shared + group * ((down ? COLUMNS : ROWS) * PITCH);
 #pragma unroll
-            for (int i = 0; i < TALL; i++)
+    for (int i = 0; i < TALL; i++)
 #pragma unroll
-                for (int j = 0; j < WIDE; j++)
+        for (int j = 0; j < WIDE; j++)
 #pragma unroll
-                    for (int r = 0; r < 4; r++) {
-                        u32 m = warp_row - g + i * 16 + lane / 4 + r / 2 * 8, n = warp_column + j * 8 + lane % 4 * 2 + r % 2;
-                        shared[down ? n * PITCH + m : m * PITCH + n] = sums[i][j][r];
-                    }
-        }
-        __syncthreads();
-        drain<COLUMNS, PITCH, down>(shared, row + g, column, done);
-    }
+            for (int r = 0; r < 4; r++) {
+                u32 m = warp_row + i * 16 + lane / 4 + r / 2 * 8, n = warp_column + j * 8 + lane % 4 * 2 + r % 2;
+                slab[down ? n * PITCH + m : m * PITCH + n] = sums[i][j][r];
+            }
+    __syncthreads();
+    out.template take<ROWS, COLUMNS, PITCH, Share::GROUPS>(shared, row, column, fetched);
 }

@@ -21,11 +21,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from ...ir.errors import GraphmillError
-from ...ir.locks import fork_safe_lock
 from ..cpu.cache import read_cached, write_cached
 
 OPTIONS = ("-std=c++17", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-fmad=true", "-default-device", "--ptxas-options=-v")
-_lock = fork_safe_lock()
 
 
 class CudaCompileError(GraphmillError):
@@ -58,12 +56,13 @@ class Compiled:
 # ---- the library ------------------------------------------------------------------------------------------------
 
 
-def _wheel_folders() -> Iterator[str]:
-    """Where NVIDIA's wheels put their libraries, which CuPy's wheels use too."""
+def _wheel_folders(part: str) -> Iterator[str]:
+    """Where NVIDIA's wheels put their libraries, which CuPy's wheels use too: all of CUDA 13 in one place, before that each `part`
+    of CUDA in one of its own."""
     found = importlib.util.find_spec("nvidia")
     for root in (found.submodule_search_locations or ()) if found else ():
         yield from sorted(glob.glob(os.path.join(root, "cu[0-9]*", "lib")), reverse=True)
-        yield os.path.join(root, "cuda_nvrtc", "lib")
+        yield os.path.join(root, part, "lib")
 
 
 def _system_folders() -> Iterator[str]:
@@ -81,13 +80,15 @@ def _cupy_major() -> str:
     return ""
 
 
-def candidates() -> list[str]:
-    """The nvrtc libraries of this machine, best first: of CuPy's version before others, of the wheels before the system's."""
-    found = [p for folder in (*_wheel_folders(), *_system_folders()) for p in glob.glob(os.path.join(folder, "libnvrtc.so.*"))]
+def candidates(name: str = "nvrtc", part: str = "cuda_nvrtc") -> list[str]:
+    """The libraries of this name on this machine, best first: of CuPy's version of CUDA before others, of the wheels before the
+    system's."""
+    folders = (*_wheel_folders(part), *_system_folders())
+    found = [p for folder in folders for p in glob.glob(os.path.join(folder, f"lib{name}.so.*"))]
     by_version = [p for p in found if re.search(r"\.so\.\d+$", p)]
     cupy = _cupy_major()
     by_version.sort(key=lambda p: bool(cupy) and not p.endswith(f".{cupy}"))
-    system = ctypes.util.find_library("nvrtc")
+    system = ctypes.util.find_library(name)
     return by_version + ([system] if system else [])
 
 
@@ -134,20 +135,30 @@ def _check(code: int, call: str) -> None:
 # ---- compiling --------------------------------------------------------------------------------------------------
 
 
+def about(source: str, arch: str) -> dict[str, str]:
+    """What a program's cubin depends on, named as what a CPU's kernels are made of. Raises CudaUnavailable."""
+    return {"text": hashlib.sha256(source.encode()).hexdigest(), "cpu": arch, "features": ",".join(OPTIONS),
+            "nvrtc": "{}.{}".format(*version())}  # fmt: skip
+
+
+def key_of(made_of: dict[str, str]) -> str:
+    """The hash under which a cubin is kept."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
 def compile_program(source: str, arch: str) -> Compiled:
     """The cubin of a program (source.program) for an architecture such as "sm_90", from the cache or compiled and stored.
 
     Raises CudaCompileError with nvrtc's log where the program is at fault, CudaUnavailable without nvrtc.
     """
-    about = {"text": hashlib.sha256(source.encode()).hexdigest(), "cpu": arch, "features": ",".join(OPTIONS),
-             "nvrtc": "{}.{}".format(*version())}  # fmt: skip  # named as what a CPU's kernels are made of
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    made_of = about(source, arch)
+    key = key_of(made_of)
     data = read_cached(key)
     if data is None:
         cubin, log = _compile(source, arch)
         head = json.dumps({name: asdict(u) for name, u in usages(log).items()}).encode()
         data = len(head).to_bytes(4, "little") + head + cubin
-        write_cached(key, data, about)
+        write_cached(key, data, made_of)
     n = 4 + int.from_bytes(data[:4], "little")
     return Compiled(data[n:], {name: Usage(**u) for name, u in json.loads(data[4:n]).items()})
 
@@ -156,16 +167,15 @@ def _compile(source: str, arch: str) -> tuple[bytes, str]:
     """The cubin and the log of ptxas."""
     rtc, handle = library(), ctypes.c_void_p()
     options = [o.encode() for o in (*OPTIONS, f"-arch={arch}")]
-    with _lock:
-        _check(rtc.nvrtcCreateProgram(ctypes.byref(handle), source.encode(), b"program.cu", 0, None, None), "nvrtcCreateProgram")
-        try:
-            code = rtc.nvrtcCompileProgram(handle, len(options), (ctypes.c_char_p * len(options))(*options))
-            log = _bytes(rtc, "ProgramLog", handle).rstrip(b"\0").decode(errors="replace")
-            if code:
-                raise CudaCompileError(f"a CUDA program does not compile for {arch}:\n{log}")
-            return _bytes(rtc, "CUBIN", handle), log
-        finally:
-            rtc.nvrtcDestroyProgram(ctypes.byref(handle))
+    _check(rtc.nvrtcCreateProgram(ctypes.byref(handle), source.encode(), b"program.cu", 0, None, None), "nvrtcCreateProgram")
+    try:
+        code = rtc.nvrtcCompileProgram(handle, len(options), (ctypes.c_char_p * len(options))(*options))
+        log = _bytes(rtc, "ProgramLog", handle).rstrip(b"\0").decode(errors="replace")
+        if code:
+            raise CudaCompileError(f"a CUDA program does not compile for {arch}:\n{log}")
+        return _bytes(rtc, "CUBIN", handle), log
+    finally:
+        rtc.nvrtcDestroyProgram(ctypes.byref(handle))
 
 
 def _bytes(rtc: ctypes.CDLL, what: str, handle: ctypes.c_void_p) -> bytes:

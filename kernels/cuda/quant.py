@@ -6,6 +6,8 @@ Numbers become i32 less their zero point on their way to shared memory, so that 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ...ir.core import Node
 from ...ir.types import F32, I8
 from ..operands import slot_of
@@ -31,9 +33,11 @@ def build(node: Node) -> KernelSource | Refusal:
     if conv and rank not in (3, 4, 5):
         return Refusal("one to three spatial axes are served", {"rank": rank})
     parameters = [role for role in roles if role not in ("x", "w", "bias")]
+    leaves: list[written.Leaf] = []
     before = [f"const i64 {role} = p[{slot_of(node, i)}];" for role, i in roles.items() if role not in ("x", "w")]
     if then is not None:
-        before += written.leaves(node, then.builder)
+        leaves = written.leaves_of(node, then.builder)
+        before += written.addresses(leaves)
         if then.bias is not None:
             before.append(f"const i64 addend = p[{slot_of(node, then.bias)}];")
 
@@ -43,17 +47,21 @@ def build(node: Node) -> KernelSource | Refusal:
 
     zeros = {roles[role]: (f"{role}z", node.operands[roles[f"{role}z"]].tensor.dtype) for role in "xw" if f"{role}z" in roles}
     by_row = any(d != 1 for role in ("xs", "xz", "ys", "yz") if role in roles for d in node.operands[roles[role]].tensor.shape)
-    work = Work(site, roles["x"], roles["w"], "i32", lambda channel: _finish(node, roles, then, channel), before,
-                [f"{role}_step" for role in parameters], more, zeros, by_row, site.anchor.op.name)  # fmt: skip
+
+    def finish(channel: str, held: Collection[str]) -> list[str]:
+        return _finish(node, roles, then, channel, held)
+
+    names = [f"{role}_step" for role in parameters]
+    work = Work(site, roles["x"], roles["w"], "i32", finish, leaves, before, names, more, zeros, by_row, site.anchor.op.name)
     return (Conv if conv else Matmul)(work).source()
 
 
-def _finish(node: Node, roles: dict[str, int], then: Epilogue | None, channel: str) -> list[str]:
+def _finish(node: Node, roles: dict[str, int], then: Epilogue | None, channel: str, held: Collection[str]) -> list[str]:
     """The statements that return what the sum `acc` of a channel becomes."""
     result = node.results[0].tensor.dtype
     if then is not None:
         sum_ = "acc" if then.bias is None else f"add(acc, ld_i32(addend, {channel}))"
-        return [f"const f32 sum = to_f32({sum_});", *written.steps(then.builder, F32, channel, "sum")]
+        return [f"const f32 sum = to_f32({sum_});", *written.steps(then.builder, F32, channel, "sum", held)]
     if "ys" not in roles:
         return ["return acc;"]
     words = words_of(node, roles, "row", channel)

@@ -14,6 +14,7 @@ from ...ir.types import F64, DType, TensorType
 from ..lines import (
     BATCH_NORM,
     CHANNEL,
+    Along,
     Array,
     along,
     channel,
@@ -33,7 +34,7 @@ from ..printer import Printer, register
 from ..space import make_space
 from ..spec import Call, KernelSource, Launch, Refusal
 from . import loops
-from .line import ACROSS, NEIGHBOURS, SIZES, THREADS, Line, Sink, Source, in_modes, places, read, spread, store
+from .line import ACROSS, NEIGHBOURS, SIZES, THREADS, Line, Read, Sink, Source, held_team, in_modes, places, read, spread, store
 from .source import fast_div
 from .target import serves
 from .text import declared, indent, kernel
@@ -44,6 +45,12 @@ Write = Callable[[Line], Sequence[str]]
 def known_size(dims: Sequence[object]) -> int | None:
     """The product of sizes, None where one is not known."""
     return math.prod(dims) if all(isinstance(d, int) for d in dims) else None  # type: ignore[arg-type]
+
+
+def known_lines(shape: Sequence[object], how: Along) -> tuple[int | None, int | None]:
+    """How many lines there are, and elements of one, None where that is not known."""
+    behind = len(shape) if how.flat else how.axis + 1
+    return known_size([*shape[: how.axis], *shape[behind:]]), known_size(shape[how.axis : behind])
 
 
 def pack_width(*types: DType) -> int:
@@ -79,26 +86,26 @@ def along_axis(node: Node) -> KernelSource | Refusal:
     def write(line: Line) -> list[str]:
         return [*line.begin(), *formula(node)(line, x, e, y, acc)]
 
-    def line(held: bool) -> Line:
+    def line(held: int) -> Line:
         return Line(acc, wide, read(x, wide), held)
 
-    folds = count_folds(write, line(False))
+    folds, sizes = count_folds(write, line(0)), known_lines(t.shape or (), how)
+    team = held_team(*sizes, across, wide, acc)
 
     def text() -> str:
         first = first_int(node)
         at = first + len(SIZES)
-        body = [f"i64 x = p[0], y = p[{first - 2}], partials = p[{first - 1}];", *places(first, 1, across)]
+        body = [f"i64 x = p[0], y = p[{first - 2}], partials = p[{first - 1}];", *places(first, 1, across, team=team)]
         if across:
             body += [f"FastDiv by_inner(p[{at}]);", "u32 inner = by_inner.d, q = u / by_inner, o = q * n * inner + u - q * inner;"]
         else:
             body += ["u32 o = u * n;"]
-        size = known_size((t.shape or ())[how.axis :] if how.flat else (t.shape or ())[how.axis : how.axis + 1])
-        body += [*whole(wide, "x", "y"), *in_modes(lambda held: write(line(held)), size, across, acc)]
-        return kernel(THREADS, at + 2, body, [ACROSS if across else NEIGHBOURS])
+        body += [*whole(wide, "x", "y"), *in_modes(line, write, *sizes, across)]
+        return kernel(team.threads if team else THREADS, at + 2, body, [ACROSS if across else NEIGHBOURS])
 
     def bind(call: Call) -> Launch:
         outer, n, inner = how.sizes(call.operands[0] or ())
-        launch = spread(outer * inner, n, across, wide, acc, folds, holds=True, maps=True)
+        launch = spread(outer * inner, n, across, wide, acc, folds, holds=True, maps=True, team=team)
         return replace(launch, ints=(*launch.ints, fast_div(inner)))
 
     return KernelSource(text, bind, "across" if across else "rows", in_place=overwritable(node))
@@ -124,23 +131,25 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
         ]
         return [*line.begin(), *norm_lines(line, node, x, y, acc), *ends]
 
-    def line(held: bool) -> Line:
+    def line(held: int) -> Line:
         return Line(acc, wide, read(x, wide), held)
 
-    folds = count_folds(write, line(False))
+    folds = count_folds(write, line(0))
+    sizes = known_size((t.shape or ())[:axis]), known_size((t.shape or ())[axis:])
+    team = held_team(*sizes, False, wide, acc)
 
     def text() -> str:
         first, result = first_int(node), first_result(node)
         names = {"x": 0} | {n: slot_of(node, i) for n, i in (("s", 1), ("b", 2)) if node.operand(i) is not None} | {"y": result}
         slots = names | {name: result + 1 + j for j, (name, _, _) in enumerate(statistics)} | {"partials": first - 1}
-        body = [f"i64 {name} = p[{slot}];" for name, slot in slots.items()] + places(first, 0, False)
+        body = [f"i64 {name} = p[{slot}];" for name, slot in slots.items()] + places(first, 0, False, team=team)
         body += ["u32 o = u * n;", *whole(wide, *names)]
-        body += in_modes(lambda held: write(line(held)), known_size((t.shape or ())[axis:]), False, acc)
-        return kernel(THREADS, first + len(SIZES) + 1, body, [NEIGHBOURS])
+        body += in_modes(line, write, *sizes, False)
+        return kernel(team.threads if team else THREADS, first + len(SIZES) + 1, body, [NEIGHBOURS])
 
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or ()
-        return spread(math.prod(shape[:axis]), math.prod(shape[axis:]), False, wide, acc, folds, holds=True, maps=True)
+        return spread(math.prod(shape[:axis]), math.prod(shape[axis:]), False, wide, acc, folds, holds=True, maps=True, team=team)
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))
 
@@ -165,9 +174,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
     write = partial(_group_lines, node, last, wide)
     source = read(Array("x", t.dtype.name), wide)
     if last:
-        source = Source(
-            [f"auto qx = read_pack<element_{t.dtype}, {wide}>(x, place(j), place(j) + {wide}, whole);"], ["v = qx.get(k)"]
-        )
+        source = Source([Read("qx", t.dtype.name, wide, "x", "place(j)", f"place(j) + {wide}")], ["v = qx.get(k)"])
 
     def text() -> str:
         first, names = first_int(node), {"x": 0, "s": 1, "b": 2, "y": first_result(node), "partials": first_int(node) - 1}
@@ -190,7 +197,7 @@ def group_norm(node: Node) -> KernelSource | Refusal:
                 f"bool together = by_space.d % {wide} == 0;",
             ]
         size = None if each is None else known_size([each, *(t.shape or ())[2:]])
-        body += in_modes(lambda held: write(Line(acc, wide, source, held)), size, across, acc)
+        body += in_modes(partial(Line, acc, wide, source), write, None, size, across)
         return kernel(THREADS, at + 4, body, [ACROSS if across else NEIGHBOURS])
 
     def bind(call: Call) -> Launch:

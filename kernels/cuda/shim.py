@@ -33,6 +33,8 @@ from ...ir.locks import fork_safe_lock
 from ..cpu.cache import cache_dir, remove_abandoned, writable
 from ..cpu.cpus import granted_cpus
 from . import source
+from .library import is_library
+from .library_shim import LibraryCall
 from .nvrtc import CudaCompileError, CudaUnavailable
 
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
@@ -96,19 +98,21 @@ def _path(texts: Iterable[str]) -> Path:
 # ---- compiling --------------------------------------------------------------------------------------------------
 
 
-def load(texts: Iterable[str]) -> dict[str, Kernel]:
+def load(texts: Iterable[str]) -> dict[str, Kernel | LibraryCall]:
     """The kernels of these texts, ready to run; those that no library in the cache has are compiled together, in one library or,
-    if they are many, in one for each CPU.
+    if they are many, in one for each CPU. Calls of NVIDIA's libraries are carried out by numpy.
 
     Raises CudaCompileError, CudaUnavailable, KernelTextError.
     """
-    wanted = list(dict.fromkeys(texts))
+    texts = list(dict.fromkeys(texts))
+    calls = {t: LibraryCall(t) for t in texts if is_library(t)}
+    wanted = [t for t in texts if t not in calls]
     missing = [t for t in wanted if not _path([t]).exists()]
     jobs = min(granted_cpus(), -(-len(missing) // PARALLEL_FROM))
     if missing:
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(_build, [missing[i::jobs] for i in range(jobs)]))
-    return {t: Kernel(t) for t in wanted}
+    return {t: Kernel(t) for t in wanted} | calls
 
 
 def _build(texts: list[str]) -> None:

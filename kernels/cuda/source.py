@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ...ir.errors import GraphmillError
 from ...ir.recording import greatest
+from . import library
 
 FILES = ("prelude.cuh", "tensor.cuh", "scalar.cuh")  # in this order: each may use what stands before it
 MOST_THREADS = 1024  # of a block, on every CUDA device
@@ -59,6 +60,11 @@ def shape_of(text: str) -> Shape:
     if not 1 <= shape.threads <= MOST_THREADS or not 1 <= shape.words <= MOST_WORDS:
         raise KernelTextError(f"{shape}: expected 1 to {MOST_THREADS} threads and 1 to {MOST_WORDS} words")
     return shape
+
+
+def words_of(text: str) -> int:
+    """How many words of parameters a kernel takes, or a call of a library."""
+    return library.read(text).words if library.is_library(text) else shape_of(text).words
 
 
 def program(texts: Iterable[str]) -> str:

@@ -3,12 +3,11 @@
 // suffices), from where 16 x 16 threads take 4 rows and 4 columns each of every 64 x 64 square. A thread's squares of 4 lie in
 // groups 64 apart, so that the threads of a warp read one run of shared memory without conflicts, 16 bytes each.
 // The finished sums go once more through shared memory: they are then stored in the order in which the result lies, whatever the
-// order of the threads in the tile, four neighbours a thread, and the epilogue stands in the code four times and not a hundred.
+// order of the threads in the tile, 16 bytes a thread, and all that is read beside them (a residual, a bias) is read before the first.
 //
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
-// the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction.
+// the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction. REGULAR: all stand at regular steps.
 constexpr int BLOCK = 256, DEPTH = 16;
-constexpr int RESIDENT = 2;  // blocks of a multiprocessor: at most 128 registers a thread, so that one computes where the other waits
 constexpr u32 NONE = 0xffffffff;
 
 // Numbers at regular steps; E is their element type, S the type of the sums.
@@ -16,7 +15,7 @@ template <class E, class S, bool along> struct Strided {
     using Sum = S;
     using Place = u32;
     using Depth = u32;
-    static constexpr bool ALONG = along;
+    static constexpr bool ALONG = along, REGULAR = true;
     const typename E::Memory* at;
     u32 sides, depths, side_step, depth_step;
     __device__ __forceinline__ u32 place(u32 i) const { return i < sides ? i * side_step : NONE; }
@@ -37,7 +36,7 @@ template <class Base, class Zero> struct Less {
     using Sum = typename Base::Sum;
     using Depth = typename Base::Depth;
     struct Place { typename Base::Place place; Sum zero; };
-    static constexpr bool ALONG = Base::ALONG;
+    static constexpr bool ALONG = Base::ALONG, REGULAR = false;
     Base base;
     i64 zeros;
     u32 step, count;
@@ -85,28 +84,108 @@ template <class Source, int SIDE> struct Carrier {
 
 template <class T> struct alignas(16) Four { T at[4]; };
 
-// What a tile takes of shared memory, in numbers: two buffers, or a part of the sums.
-template <int ROWS, int COLUMNS> constexpr int tile_numbers = 2 * DEPTH * (ROWS + COLUMNS + 8);
+// What a tile takes of shared memory, in numbers: two buffers, or all sums.
+template <int ROWS, int COLUMNS> constexpr int tile_buffers = 2 * DEPTH * (ROWS + COLUMNS + 8);
 
-// Gives 64 rows of sums to done(row, column, four), in the order of the result: four neighbours along the columns, or along the rows
-// (down). They lie in shared memory as lines of that order, PITCH numbers apart.
-template <int COLUMNS, int PITCH, bool down, class S, class Done>
-DEVICE void drain(const S* shared, u32 row, u32 column, const Done& done) {
-    constexpr int LINE = down ? 16 : COLUMNS / 4;  // fours of a line
-#pragma unroll 1
-    for (u32 q = threadIdx.x; q < 16 * COLUMNS; q += BLOCK) {
-        u32 line = q / LINE, at = q % LINE * 4;
-        Four<S> four = *(const Four<S>*)(shared + line * PITCH + at);
-        done(row + (down ? at : line), column + (down ? line : at), four);
-    }
+template <class S, int N> struct alignas(16) Sums { S at[N]; };
+
+// The sums of N neighbours (a multiple of 4) that lie in `slabs` places.
+template <int N, class S> DEVICE Sums<S, N> sums_of(const S* from, u32 slabs, i64 apart) {
+    Sums<S, N> out;
+#pragma unroll
+    for (int j = 0; j < N; j++) out.at[j] = S(0);
+    for (u32 k = 0; k < slabs; k++)
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            Four<S> four = *(const Four<S>*)(from + k * apart + i);
+#pragma unroll
+            for (int j = 0; j < 4; j++) out.at[i + j] = add(out.at[i + j], four.at[j]);
+        }
+    return out;
 }
 
-// The sums of a tile over `steps` parts of the reduction from `from` on, given to done as `drain` says.
-template <int ROWS, int COLUMNS, bool down, class A, class B, class Done>
-DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u32 steps, typename A::Sum* shared, const Done& done) {
+// How many blocks have added to a tile so far; whoever comes last leaves 0. Kernels of one stream follow each other.
+constexpr u32 MOST_CUT = 1024;
+static __device__ u32 arrived[MOST_CUT];
+
+// Whether all other blocks of a cut tile have stored their parts, which this one then sees.
+DEVICE bool comes_last(u32 tile, u32 blocks, u32* word) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        *word = atomicAdd(arrived + tile, 1u);
+        if (*word == blocks - 1) arrived[tile] = 0;
+    }
+    __syncthreads();
+    const bool last = *word == blocks - 1;
+    __threadfence();
+    return last;
+}
+
+// Where the sums of a tile go, W neighbours along the columns or along the rows (down) at a time: fetch(row, column) reads what is
+// needed beside them, store(row, column, fetched, sums) finishes and stores them. Of a reduction that is cut each block stores its
+// part as it is, and the last to come adds all up in the order of the reduction.
+template <class S, int W, bool down, class Fetch, class Store> struct Result {
+    using Fetched = decltype(((const Fetch*)nullptr)->operator()(0u, 0u));
+    template <int ROWS, int COLUMNS> struct Turns {  // of all threads: some groups of W each
+        static constexpr u32 LINE = (down ? ROWS : COLUMNS) / W, COUNT = ROWS * COLUMNS / W, SIZE = ROWS * COLUMNS;
+        static constexpr u32 AT_ONCE = W == 4 ? 1 : COUNT >= 4 * BLOCK ? 4 : COUNT >= 2 * BLOCK ? 2 : 1;
+        static constexpr bool SINGLE = COUNT <= AT_ONCE * BLOCK && AT_ONCE <= 2;
+        static __device__ __forceinline__ u32 row(u32 q) { return down ? q % LINE * W : q / LINE; }
+        static __device__ __forceinline__ u32 column(u32 q) { return down ? q / LINE : q % LINE * W; }
+    };
+    const Fetch& fetch;
+    const Store& store;
+    S* parts;
+    u32 splits;
+
+    // What small tiles read beside their sums can be on its way while these are made.
+    template <int ROWS, int COLUMNS>
+    __device__ __forceinline__ void ahead(u32 row, u32 column, Fetched (&fetched)[Turns<ROWS, COLUMNS>::AT_ONCE]) const {
+        using Turn = Turns<ROWS, COLUMNS>;
+        if constexpr (Turn::SINGLE)
+#pragma unroll
+            for (u32 i = 0; i < Turn::AT_ONCE; i++) {
+                u32 q = threadIdx.x + i * BLOCK;
+                fetched[i] = fetch(q < Turn::COUNT ? row + Turn::row(q) : NONE, column + Turn::column(q));
+            }
+    }
+    // Takes the sums from shared memory, where they are in lines of the result's order, PITCH numbers apart, in several SLABS.
+    template <int ROWS, int COLUMNS, int PITCH, int SLABS>
+    __device__ __forceinline__ void take(const S* shared, u32 row, u32 column, Fetched (&fetched)[Turns<ROWS, COLUMNS>::AT_ONCE]) const {
+        using Turn = Turns<ROWS, COLUMNS>;
+        const S* from = shared;
+        u32 pitch = PITCH, slabs = SLABS;
+        i64 apart = (down ? COLUMNS : ROWS) * PITCH;
+        if (splits > 1) {  // blocks are counted by tile, then by split: nothing of that is held while the sums are made
+            const u32 tile = blockIdx.x / splits, split = blockIdx.x % splits, tiles = gridDim.x / splits;
+            S* to = parts + (i64(split) * tiles + tile) * Turn::SIZE;
+#pragma unroll 1
+            for (u32 q = threadIdx.x; q < Turn::COUNT; q += BLOCK)
+                *(Sums<S, W>*)(to + q * W) = sums_of<W>(from + q / Turn::LINE * PITCH + q % Turn::LINE * W, SLABS, apart);
+            if (!comes_last(tile, splits, (u32*)shared)) return;
+            from = parts + i64(tile) * Turn::SIZE, pitch = Turn::LINE * W, slabs = splits, apart = i64(tiles) * Turn::SIZE;
+        }
+#pragma unroll 1
+        for (u32 q = threadIdx.x; q < Turn::COUNT; q += Turn::AT_ONCE * BLOCK) {
+            if constexpr (!Turn::SINGLE)
+#pragma unroll
+                for (u32 i = 0; i < Turn::AT_ONCE; i++) fetched[i] = fetch(row + Turn::row(q + i * BLOCK), column + Turn::column(q + i * BLOCK));
+#pragma unroll
+            for (u32 i = 0; i < Turn::AT_ONCE; i++) {
+                const u32 g = q + i * BLOCK;
+                store(row + Turn::row(g), column + Turn::column(g), fetched[i], sums_of<W>(from + g / Turn::LINE * pitch + g % Turn::LINE * W, slabs, apart));
+            }
+        }
+    }
+};
+
+// The sums of a tile over `steps` parts of the reduction from `from` on.
+template <int ROWS, int COLUMNS, bool down, class A, class B, class Out>
+DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u32 steps, typename A::Sum* shared, const Out& out) {
     using S = typename A::Sum;
-    constexpr int TALL = ROWS / 64, WIDE = COLUMNS / 64, HALF = tile_numbers<ROWS, COLUMNS> / 2, AT_B = DEPTH * (ROWS + 4);
-    static_assert(tile_numbers<ROWS, COLUMNS> >= 64 * COLUMNS, "the sums of 64 rows fit in");
+    constexpr int TALL = ROWS / 64, WIDE = COLUMNS / 64, HALF = tile_buffers<ROWS, COLUMNS> / 2, AT_B = DEPTH * (ROWS + 4);
+    constexpr int PITCH = down ? ROWS : COLUMNS;
     Carrier<A, ROWS> a(left, row);
     Carrier<B, COLUMNS> b(right, column);
     const u32 tx = down ? threadIdx.x / 16 : threadIdx.x % 16, ty = down ? threadIdx.x % 16 : threadIdx.x / 16;
@@ -140,8 +219,7 @@ DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u
         __syncthreads();
     }
 #pragma unroll
-    for (int g = 0; g < TALL; g++) {
-        if (g) __syncthreads();
+    for (int g = 0; g < TALL; g++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -149,65 +227,73 @@ DEVICE void tile(const A& left, const B& right, u32 row, u32 column, u32 from, u
                 Four<S> four;
 #pragma unroll
                 for (int e = 0; e < 4; e++) four.at[e] = down ? sums[4 * g + e][4 * j + i] : sums[4 * g + i][4 * j + e];
-                u32 at = down ? (j * 64 + tx * 4 + i) * 64 + ty * 4 : (ty * 4 + i) * COLUMNS + j * 64 + tx * 4;
+                u32 at = down ? (j * 64 + tx * 4 + i) * PITCH + g * 64 + ty * 4 : (g * 64 + ty * 4 + i) * PITCH + j * 64 + tx * 4;
                 *(Four<S>*)(shared + at) = four;
             }
-        __syncthreads();
-        drain<COLUMNS, down ? 64 : COLUMNS, down>(shared, row + g * 64, column, done);
-    }
+    __syncthreads();
+    typename Out::Fetched fetched[Out::template Turns<ROWS, COLUMNS>::AT_ONCE];
+    out.template ahead<ROWS, COLUMNS>(row, column, fetched);
+    out.template take<ROWS, COLUMNS, PITCH, 1>(shared, row, column, fetched);
 }
 
-// Stores what finish(sum, row, column, to) makes of four neighbours, those that are in the result: `to` = place(row, column). At
-// once, where they lie together at a multiple of their size.
-template <class E, bool down, class S, class Place, class Finish>
-DEVICE void store_four(i64 y, u32 rows, u32 columns, u32 row, u32 column, const Four<S>& four, const Place& place, const Finish& finish) {
-    if (row >= rows || column >= columns) return;
-    u32 n = min(down ? rows - row : columns - column, 4u), to[4];
-    Pack<E, 4> out;
-#pragma unroll
-    for (u32 j = 0; j < 4; j++) {
-        if (j >= n) break;
-        u32 r = row + (down ? j : 0), c = column + (down ? 0 : j);
-        to[j] = place(r, c);
-        out.set(j, finish(four.at[j], r, c, to[j]));
-    }
+// Of W neighbours in a tile from a row and column on: how many are in the result, the place of the first, whether all lie together.
+template <int W, bool down, class Place> DEVICE void locate(u32 rows, u32 columns, u32 row, u32 column, const Place& place, u32& first, u32& count, bool& whole) {
+    count = row < rows && column < columns ? min(down ? rows - row : columns - column, u32(W)) : 0;
+    first = count ? place(row, column) : 0;
+    whole = count == W && place(row + (down ? W - 1 : 0), column + (down ? 0 : W - 1)) == first + (W - 1);
+}
+
+// The first `count` of W numbers at index(j); at once, where they lie together (`whole`) at a multiple of their size.
+template <class E, int W, class At> DEVICE Pack<E, W> gather_pack(i64 at, u32 first, u32 count, bool whole, const At& index) {
     constexpr int item = sizeof(typename E::Memory);
-    if (n == 4 && to[3] == to[0] + 3 && (y + i64(to[0]) * item) % (4 * item) == 0) return store_pack(y, to[0], out);
+    if (whole && (at + i64(first) * item) % (W * item) == 0) return load_pack<E, W>(at, first);
+    Pack<E, W> x = {};
 #pragma unroll
-    for (u32 j = 0; j < 4; j++)
-        if (j < n) ((typename E::Memory*)y)[to[j]] = out.at[j];
+    for (u32 j = 0; j < W; j++)
+        if (j < count) x.at[j] = ((const typename E::Memory*)at)[index(j)];
+    return x;
+}
+template <class E, int W, class At> DEVICE void scatter_pack(i64 at, u32 first, u32 count, bool whole, const At& index, const Pack<E, W>& x) {
+    constexpr int item = sizeof(typename E::Memory);
+    if (whole && (at + i64(first) * item) % (W * item) == 0) return store_pack(at, first, x);
+#pragma unroll
+    for (u32 j = 0; j < W; j++)
+        if (j < count) ((typename E::Memory*)at)[index(j)] = x.at[j];
 }
 
-// Where the reduction is cut into splits: the sums of all splits, added up in order, finished and stored.
-template <class E, bool down, class S, class Place, class Finish>
-DEVICE void fold_parts(i64 y, const S* parts, u32 splits, u32 batches, u32 rows, u32 columns, u32& batch, const Place& place, const Finish& finish) {
-    u32 lines = down ? columns : rows, fours = ((down ? rows : columns) + 3) / 4;
-    u32 q = blockIdx.x * BLOCK + threadIdx.x, at = q % fours * 4, line = q / fours;
-    batch = line / lines, line %= lines;
-    if (batch >= batches) return;
-    u32 row = down ? at : line, column = down ? line : at;
-    Four<S> four = {};
-    for (u32 s = 0; s < splits; s++)
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            u32 r = row + (down ? j : 0), c = column + (down ? 0 : j);
-            if (r < rows && c < columns) four.at[j] = add(four.at[j], parts[((s * batches + batch) * rows + r) * columns + c]);
+// What blocks share of a reduction that is cut, for few rows: which part is this one's, of which tile, where parts are left.
+template <class S> struct Few {
+    S* parts;
+    u32 split, splits, tile, tiles, from, until;
+
+    // Gives the COUNT sums of a tile that all blocks have left to done(q, sum), in the last block.
+    template <int COUNT, class Done> __device__ __forceinline__ void close(u32* word, const Done& done) const {
+        if (splits == 1 || !comes_last(tile, splits, word)) return;
+#pragma unroll 1
+        for (u32 q = threadIdx.x; q < COUNT; q += BLOCK) {
+            S sum = S(0);
+            for (u32 s = 0; s < splits; s++) sum += parts[(i64(s) * tiles + tile) * COUNT + q];
+            done(q, sum);
         }
-    store_four<E, down>(y, rows, columns, row, column, four, place, finish);
-}
+    }
+    template <int COUNT, class Done> __device__ __forceinline__ void leave(u32 q, S sum, const Done& done) const {
+        if (splits == 1) done(q, sum);
+        else parts[(i64(split) * tiles + tile) * COUNT + q] = sum;
+    }
+};
 
 // Sums of up to M rows, where each number of B is read but once and nothing counts but how fast: 32 or 64 columns that lie side by
 // side are a block's; its warps take the steps of the reduction in turn, and their sums are added up in order.
 template <class E, int M, class S, class Done>
-DEVICE void few_across(const typename E::Memory* a, u32 a_row, u32 a_col, i64 b, u32 b_row, u32 rows, u32 columns, u32 depth, u32 first,
+DEVICE void few_across(const Few<S>& few, const typename E::Memory* a, u32 a_row, u32 a_col, i64 b, u32 b_row, u32 rows, u32 columns, u32 first,
                        S* shared, const Done& done) {
     constexpr int ITEM = sizeof(typename E::Memory), WIDE = ITEM < 4 ? 4 / ITEM : 1, SPAN = 32 * WIDE, WARPS = BLOCK / 32;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = first + lane * WIDE;
     const bool whole = ((b | i64(b_row) * ITEM) & (WIDE * ITEM - 1)) == 0 && column + WIDE <= columns;
     S sums[M][WIDE] = {};
     if (column < columns) {
-#pragma unroll 4
-        for (u32 k = warp; k < depth; k += WARPS) {
+#pragma unroll 8
+        for (u32 k = few.from + warp; k < few.until; k += WARPS) {
             auto y = read_pack<E, WIDE>(b, k * b_row + column, k * b_row + columns, whole);
 #pragma unroll
             for (int m = 0; m < M; m++) {
@@ -222,39 +308,47 @@ DEVICE void few_across(const typename E::Memory* a, u32 a_row, u32 a_col, i64 b,
 #pragma unroll
         for (int j = 0; j < WIDE; j++) shared[(warp * M + m) * SPAN + lane * WIDE + j] = sums[m][j];
     __syncthreads();
+    auto finish = [&](u32 q, S sum) {
+        if (q / SPAN < rows && first + q % SPAN < columns) done(q / SPAN, first + q % SPAN, sum);
+    };
 #pragma unroll 1
     for (u32 q = threadIdx.x; q < M * SPAN; q += BLOCK) {
-        u32 m = q / SPAN, c = first + q % SPAN;
         S sum = S(0);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) sum += shared[w * M * SPAN + q];
-        if (m < rows && c < columns) done(m, c, sum);
+        few.template leave<M * SPAN>(q, sum, finish);
     }
+    few.template close<M * SPAN>((u32*)shared, finish);
 }
 
 // The same where the numbers of a column lie side by side: a warp has a column, its lanes take 16 bytes of it in turn.
 template <class E, int M, class S, class Done>
-DEVICE void few_along(i64 a, u32 a_row, i64 b, u32 b_col, u32 rows, u32 columns, u32 depth, u32 first, const Done& done) {
-    constexpr int ITEM = sizeof(typename E::Memory), WIDE = 16 / ITEM;
-    const u32 lane = threadIdx.x % 32, column = first + threadIdx.x / 32;
-    if (column >= columns) return;
+DEVICE void few_along(const Few<S>& few, i64 a, u32 a_row, i64 b, u32 b_col, u32 rows, u32 columns, u32 first, S* shared, const Done& done) {
+    constexpr int ITEM = sizeof(typename E::Memory), WIDE = 16 / ITEM, WARPS = BLOCK / 32;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = first + warp;
     const bool aligned = ((a | b | i64(a_row) * ITEM | i64(b_col) * ITEM) & 15) == 0;
     S sums[M] = {};
-#pragma unroll 2
-    for (u32 k = lane * WIDE; k < depth; k += 32 * WIDE) {
-        bool whole = aligned && k + WIDE <= depth;
-        auto y = read_pack<E, WIDE>(b, column * b_col + k, column * b_col + depth, whole);
+    if (column < columns) {
+#pragma unroll 4
+        for (u32 k = few.from + lane * WIDE; k < few.until; k += 32 * WIDE) {
+            bool whole = aligned && k + WIDE <= few.until;
+            auto y = read_pack<E, WIDE>(b, column * b_col + k, column * b_col + few.until, whole);
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-            u32 at = min(u32(m), rows - 1) * a_row;
-            auto x = read_pack<E, WIDE>(a, at + k, at + depth, whole);
+            for (int m = 0; m < M; m++) {
+                u32 at = min(u32(m), rows - 1) * a_row;
+                auto x = read_pack<E, WIDE>(a, at + k, at + few.until, whole);
 #pragma unroll
-            for (int j = 0; j < WIDE; j++) sums[m] = fma(S(x.get(j)), S(y.get(j)), sums[m]);
+                for (int j = 0; j < WIDE; j++) sums[m] = fma(S(x.get(j)), S(y.get(j)), sums[m]);
+            }
         }
     }
+    auto finish = [&](u32 q, S sum) {
+        if (q / WARPS < rows && first + q % WARPS < columns) done(q / WARPS, first + q % WARPS, sum);
+    };
 #pragma unroll
     for (int m = 0; m < M; m++) {
         S sum = warp_sum(sums[m]);
-        if (int(lane) == m && m < rows) done(u32(m), column, sum);
+        if (int(lane) == m) few.template leave<M * WARPS>(u32(m) * WARPS + warp, sum, finish);
     }
+    few.template close<M * WARPS>((u32*)shared, finish);
 }

@@ -23,7 +23,7 @@ constexpr i32 FAR = 1 << 29;  // beyond every axis, twice too
 // The input of a convolution.
 template <class E, class S, bool along, int AXES> struct Window {
     using Sum = S;
-    static constexpr bool ALONG = along;
+    static constexpr bool ALONG = along, REGULAR = false;
     const typename E::Memory* at;
     u32 rows, depths;
     FastDiv channels;
@@ -93,7 +93,7 @@ template <class E, class S, bool along, int AXES> struct Weights {
     using Sum = S;
     using Place = u32;
     using Depth = u32;
-    static constexpr bool ALONG = along;
+    static constexpr bool ALONG = along, REGULAR = false;
     const typename E::Memory* at;
     u32 columns, depths;
     FastDiv channels;

@@ -85,6 +85,16 @@ def test_check_says_how_nodes_are_served(small: str) -> None:
     assert as_json("check", small, "--target", "reference")["counts"]["reference"] == 2
 
 
+def test_the_rung_of_cuda(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", """<ir_version: 10, opset_import: ["" : 21]>
+        m (float[N, 4] x, float[4, 8] w, float[8] b) => (float[N, 8] y) { y = Gemm (x, w, b) }""")  # fmt: skip
+    dumped = [call("dump", path, "--target", "cuda", "--rung", rung).stdout for rung in ("libraries", "tensor")]
+    assert ["LIBRARY cublaslt matmul" in d for d in dumped] == [True, False]
+    told = as_json("run", path, "--target", "cuda", "--device", "null", "--rung", "libraries", "--random", "0", "--set", "N=2")
+    assert told["outputs"]["y"]["shape"] == [2, 8]
+    assert "target" in call("run", path, "--rung", "libraries", "--random", "0", "--set", "N=2", status=2).stderr
+
+
 def test_check_lists_all_problems_and_fails(unsupported: str) -> None:
     text = call("check", unsupported, status=1).stdout
     assert "Mystery" in text and "Riddle" in text

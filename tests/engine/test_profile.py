@@ -15,6 +15,8 @@ from graphmill.engine.bench import measure, peak_memory
 from graphmill.engine.profile import human
 from onnx import parser as onnx_parser
 
+from ..kernels.cuda.harness import needs_shim
+
 
 def compiled(text: str, **options: Any) -> gm.Executable:
     return gm.compile(onnx_parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}'), **options)
@@ -44,6 +46,30 @@ def test_rows(threads: int) -> None:
     assert json.loads(json.dumps(p.as_dict()))["rows"][0]["op"] == p.rows[0].op
     for name, a in exe.run(feeds).items():
         np.testing.assert_array_equal(a, want[name])
+
+
+@needs_shim
+def test_rows_of_a_device() -> None:
+    """Kernels run again and again while they are timed, and the run is right all the same."""
+    exe = compiled(MIXED, target="cuda", device="shim")
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32), "w": np.ones((4, 8), np.float32)}
+    want = exe.run(feeds)
+    p = gm.profile(exe, feeds, seconds=0)
+    ways = {r.op: (r.how, r.count, r.tiles > 0) for r in p.rows}
+    assert ways["matmul+relu"] == ("native", 1, True) and ways["det"] == ("reference", 1, False)
+    assert all(r.seconds > 0 for r in p.rows)
+    (at,) = [r for r in p.rows if r.op == "non_zero"]
+    assert at.results == (f"i64[2,{want['at'].shape[1]}]",)
+    for name, a in exe.run(feeds).items():
+        np.testing.assert_array_equal(a, want[name])
+
+
+def test_a_device_that_computes_nothing_takes_no_time() -> None:
+    exe = compiled(
+        "m (float[N] x) => (float[N] y) <int64 i = {0}> { e = Exp (x)  y = CumSum (e, i) }", target="cuda", device="null"
+    )
+    p = gm.profile(exe, {"x": np.ones(4, np.float32)}, seconds=0)
+    assert len(p.rows) == 2 and p.inside == 0 and "cum_sum" in str(p)
 
 
 def test_many_equal_operands_are_counted() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import graphmill.ir.ops  # noqa: F401  (registers the operators)
 import ml_dtypes
@@ -197,3 +199,29 @@ def test_known_contents_are_what_runs(name: str, left: tuple, right: tuple, n: i
         got, want = known(name, a, b), OPS[name].reference(x, y, **({"fmod": 0} if name == "mod" else {}))
     if got is not None:
         assert (evaluate_dim(got, {"n": n}) if isinstance(got, Dim) else got) == want.item()
+
+
+def test_an_element_type_is_one_object() -> None:
+    for d in DTYPES.values():
+        assert pickle.loads(pickle.dumps(d)) is d and copy.deepcopy(d) is d
+
+
+def test_types_are_inferred_anew_for_other_attributes() -> None:
+    """What is kept of an element type is told apart by the attributes' types too, and where they cannot be hashed not kept."""
+
+    def fn(x, *, to):
+        return scalar.cast(x, F64 if type(to) is bool else I64 if type(to) is int else F32 if type(to) is list else x.dtype)
+
+    infer = scalar.infer_elementwise(fn)
+    types = [TensorType(F16, (3,))]
+    for _ in range(2):
+        found = [infer(InferContext(OPS["abs"], types, {"to": to}, 1)).dtype for to in (1, True, 1.0, [1])]
+        assert found == [I64, F64, F16, F32]
+
+
+def test_the_parts_of_a_shared_expression_come_once_in_order() -> None:
+    x, y = arg(0, F32), arg(1, F32)
+    s = x + y
+    whole = (s * x) + (y - s)
+    assert [p.fn for p in scalar.postorder(whole)] == ["arg", "arg", "add", "mul", "sub", "add"]
+    assert evaluate(whole, [np.float32(2), np.float32(3)]) == 8

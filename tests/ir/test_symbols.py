@@ -170,6 +170,8 @@ N, M = symbol("N", 1, 64), symbol("M")
         (broadcast(N, 1), "$N"),
         (broadcast(N, M), "bcast($M, $N)"),
         (broadcast(7, M), "7"),
+        (broadcast(M, dim_min(M, 512)), "$M"),
+        (broadcast(dim_min(N, M), N), "bcast($N, min($M, $N))"),
         (floordiv(N * M, M), "$N"),
         (floordiv(N, 65), "0"),
         (product([2, N, 3]), "6*$N"),

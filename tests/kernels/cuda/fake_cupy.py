@@ -7,12 +7,17 @@ nothing is allocated or copied while a graph is captured. What a GPU does it doe
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from graphmill.kernels.cuda import nvrtc, shim, source
+from graphmill.kernels.cuda import cubins, nvrtc, shim, source
+
+
+class CUDADriverError(RuntimeError):
+    pass
 
 
 class Fake:
@@ -23,7 +28,11 @@ class Fake:
         self.recording: list[Callable[[], None]] | None = None
         self.functions: dict[int, shim.Kernel] = {}
         self.texts: dict[str, str] = {}  # by their entries
+        self.compiled: list[str] = []  # entries
         self.live = 0
+        self.names: dict[int, str] = {}  # of streams
+        self.pinned: dict[int, bytearray] = {}
+        self.recorded: dict[int, int] = {}  # by event: the stream on which it was recorded last
 
     def install(self, monkeypatch: Any) -> None:
         from graphmill.kernels.cuda import gpu
@@ -35,8 +44,17 @@ class Fake:
             return real(texts)
 
         monkeypatch.setattr(gpu, "_cupy", lambda: self.cupy())
+        monkeypatch.setattr(gpu, "_libcuda", lambda: self.libcuda)
         monkeypatch.setattr(source, "program", program)
-        monkeypatch.setattr(nvrtc, "compile_program", lambda text, arch: nvrtc.Compiled(b"cubin", {}))
+        monkeypatch.setattr(nvrtc, "compile_program", self.compile_program)
+        monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
+        monkeypatch.setattr(cubins, "_adopted", {})
+        monkeypatch.setattr(cubins, "explain_misses", lambda wanted: ["not kept"] * len(wanted))  # a large cache takes long to read
+
+    def compile_program(self, program: str, arch: str) -> nvrtc.Compiled:
+        names = re.findall(r"^#define NAME (k_\w+)$", program, re.M)
+        self.compiled += names
+        return nvrtc.Compiled(" ".join(["cubin", arch, *names]).encode(), {})
 
     def cupy(self) -> Any:
         fake = self
@@ -46,6 +64,7 @@ class Fake:
 
             def __init__(self, number: int):
                 assert number == 0
+                self.id = number
 
             def __enter__(self) -> Device:
                 return self
@@ -57,16 +76,13 @@ class Fake:
             def __init__(self, *, non_blocking: bool):
                 assert non_blocking
                 self.ptr = id(self)
+                fake.names.setdefault(self.ptr, ("ours", "recorder")[len(fake.names) % 2])
 
             def __enter__(self) -> Stream:
                 return self
 
             def __exit__(self, *_: Any) -> None:
                 pass
-
-            def wait_event(self, event: str) -> None:
-                assert fake.recording is None
-                fake.calls.append(f"wait for {event}")
 
             def synchronize(self) -> None:
                 assert fake.recording is None
@@ -82,12 +98,15 @@ class Fake:
                 fake.calls.append(f"captured {len(done)}")
                 return Graph(done)
 
-        class ExternalStream:
-            def __init__(self, ptr: int):
-                self.ptr = ptr
+        class Event:
+            def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
+                self.ptr = id(self)
 
-            def record(self) -> str:
-                return f"stream {self.ptr}"
+            def record(self, stream: Stream) -> None:
+                assert isinstance(stream, Stream)
+
+            def synchronize(self) -> None:
+                pass
 
         class Graph:
             def __init__(self, calls: list[Callable[[], None]]):
@@ -115,11 +134,23 @@ class Fake:
             def free_all_blocks(self) -> None:
                 fake.calls.append("free")
 
+        class PinnedMemoryPool:
+            def malloc(self, nbytes: int) -> bytearray:
+                assert nbytes > 0
+                return fake.pinned.setdefault(id(made := bytearray(nbytes + 100)), made)  # such blocks are longer, too
+
+            def free_all_blocks(self) -> None:
+                fake.calls.append("free pinned")
+
         class Module:
             def load(self, cubin: bytes) -> None:
-                assert cubin == b"cubin"
+                self.says = cubin.decode(errors="replace").split(" ")
+                if self.says[:2] != ["cubin", "sm_90"]:
+                    raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE")
 
             def get_function(self, name: str) -> Any:
+                if name not in self.says:
+                    raise CUDADriverError("CUDA_ERROR_NOT_FOUND")
                 kernel = shim.load([fake.texts[name]])[fake.texts[name]]
                 fake.functions[id(kernel)] = kernel
                 return SimpleNamespace(ptr=id(kernel))
@@ -132,24 +163,45 @@ class Fake:
                 call()
 
         def memcpy(dst: int, src: int, size: int, kind: int, stream: int) -> None:
-            assert fake.recording is None and kind in (1, 2, 3)
+            assert kind in (1, 2, 3)
+            assert fake.recording is None or is_pinned((0, src, dst)[kind]), "only pinned memory can be copied by a graph"
             do(lambda: ctypes.memmove(dst, src, size) and None, ("", "write", "read", "copy")[kind])
+
+        def is_pinned(address: int) -> bool:
+            starts = [np.frombuffer(b, np.uint8).ctypes.data for b in fake.pinned.values()]
+            return any(0 <= address - at < len(b) for at, b in zip(starts, fake.pinned.values(), strict=True))
+
+        def record(event: int, stream: int) -> None:
+            assert fake.recording is None and stream
+            fake.recorded[event] = stream
+
+        def wait(stream: int, event: int) -> None:
+            assert fake.recording is None and stream
+            fake.calls.append(f"{fake.names.get(stream, stream)} waits for {fake.names.get(s := fake.recorded[event], s)}")
 
         def memset(ptr: int, value: int, size: int, stream: int) -> None:
             do(lambda: ctypes.memset(ptr, value, size) and None, "memset")
 
-        def launch(f: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, parameters: int,
-                   extra: int) -> None:  # fmt: skip
-            kernel = fake.functions[f]
-            assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, 0) and (bx, shared) == (kernel.shape.threads, kernel.shape.shared)
-            address = ctypes.c_uint64.from_address(parameters).value
-            words = np.ctypeslib.as_array((ctypes.c_int64 * kernel.shape.words).from_address(address)).copy()
-            do(lambda: kernel(words, gx), "launch")
+        def launch(config: Any, function: ctypes.c_void_p, parameters: Any, extra: None) -> int:
+            c, kernel = config._obj, fake.functions[function.value]
+            assert [*c.grid[1:], *c.block[1:]] == [1, 1, 1, 1] and (c.block[0], c.shared) == (
+                kernel.shape.threads,
+                kernel.shape.shared,
+            )
+            assert c.count == 0 or (c.attributes[0].id, c.attributes[0].value) == (6, 1)
+            words = np.ctypeslib.as_array((ctypes.c_int64 * kernel.shape.words).from_address(parameters[0])).copy()
+            blocks, follows = c.grid[0], bool(c.count)
+            do(lambda: kernel(words, blocks), "launch behind" if follows else "launch")
+            return 0
 
-        runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset)
-        driver = SimpleNamespace(launchKernel=launch, funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value))
-        cuda = SimpleNamespace(runtime=runtime, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, ExternalStream=ExternalStream,
-                               MemoryPool=MemoryPool)  # fmt: skip
+        self.do = do
+        self.libcuda = SimpleNamespace(cuLaunchKernelEx=launch)
+        runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
+                                  pointerGetAttributes=lambda ptr: SimpleNamespace(type=int(is_pinned(ptr))))  # fmt: skip
+        driver = SimpleNamespace(funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value),
+                                 CUDADriverError=CUDADriverError)  # fmt: skip
+        cuda = SimpleNamespace(runtime=runtime, driver=driver, function=SimpleNamespace(Module=Module), Device=Device, Stream=Stream, Event=Event,
+                               MemoryPool=MemoryPool, PinnedMemoryPool=PinnedMemoryPool, get_elapsed_time=lambda start, end: 2.0)  # fmt: skip
         return SimpleNamespace(cuda=cuda)
 
     def _allow(self, attribute: int, value: int) -> None:

@@ -50,19 +50,19 @@ needs_shim = pytest.mark.skipif(not _have(shim.compiler), reason="there is no C+
 needs_nvrtc = pytest.mark.skipif(not _have(nvrtc.library), reason="there is no nvrtc: pip install nvidia-cuda-nvrtc")
 
 
-def cases_of(names: Sequence[str]) -> tuple[list[Case], list[str]]:
+def cases_of(names: Sequence[str], rung: str = "tensor") -> tuple[list[Case], list[str]]:
     """The examples of operators that CUDA serves, with operands as constants where the operator wants to know them; and what is
     refused of the others."""
     cases, refused = [], []
     for name in names:
         op = OPS[name]
         for i, example in enumerate(op.examples() if op.examples else ()):
-            found = _case(name, example, f"{name}[{i}]")
+            found = _case(name, example, f"{name}[{i}]", rung)
             (cases if isinstance(found, Case) else refused).append(found)  # type: ignore[arg-type]
     return cases, refused
 
 
-def _case(name: str, example: Any, what: str) -> Case | str:
+def _case(name: str, example: Any, what: str, rung: str) -> Case | str:
     if any(isinstance(x, (list, dict)) for x in example.operands):
         return f"{what}: operands that are no tensors"
     op, refusal = OPS[name], ""
@@ -73,7 +73,7 @@ def _case(name: str, example: Any, what: str) -> Case | str:
         except GraphmillError as e:
             refusal = str(e)
             continue
-        found = select(node)
+        found = select(node, rung=rung)
         if not isinstance(found, Refusal):
             return Case(what, node, found, example.operands, want, *(op.tolerance or (None, None)))
         refusal = str(found)
