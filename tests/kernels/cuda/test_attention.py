@@ -40,8 +40,9 @@ def sizes(dtype) -> list[Case]:
 
 def attributes(dtype) -> list[Case]:
     found = []
-    for attrs in ({"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2}, {"softcap": 1.5}, {"scale": 0.7},
-                  {"is_causal": 1, "left_window_size": 20}):  # fmt: skip
+    every = [{"is_causal": 1, "left_window_size": 20}, {"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2},
+             {"softcap": 1.5}, {"scale": 0.7}]  # fmt: skip
+    for attrs in every[: 1 if dtype is ml_dtypes.bfloat16 else 6]:  # whose texts differ from f16's in two words
         for s, t in ((3, 5), (60, 60), (20, 9)):
             q = qkv(s=s, t=t, d=16, e=16, dtype=dtype)
             past = [rand(2, 2, 7, 16, seed=6, dtype=dtype), rand(2, 2, 7, 16, seed=7, dtype=dtype)]
