@@ -322,7 +322,7 @@ MULTIPROCESSORS = 132  # of the GPU that work is cut for
 # Cycles of an H100, estimated from what was timed: of a chunk of 32 keys or 64 in a warp alone, and where others take turns with
 # it; what each further block of a multiprocessor adds; a second pass, and each part in it.
 ALONE, SHARED = {32: 1300, 64: 1600}, {32: 500, 64: 700}
-FURTHER, COMBINE, COMBINED = 700, 1000, 130
+FURTHER, COMBINE, COMBINED = 500, 1000, 150
 BYTES = 50  # that a multiprocessor reads in a cycle
 
 
