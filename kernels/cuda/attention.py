@@ -2,8 +2,8 @@
 queries of one head of keys and walks over the keys that they may see. Query heads that share keys are rows of one tile. Where that
 makes too few blocks for a GPU, each walks over a part of the keys only, and a second pass puts the parts together.
 
-The frame and the masks stand here; the products are those of `attention_tiles.py`: on tensor cores for 16-bit floats where heads
-are not too large, else in f32 (f64 for f64).
+The frame and the masks stand here; the products on tensor cores, for 16-bit floats where heads are not too large, in
+`attention_tensor.py`; those in f32 (f64 for f64) in `attention_tiles.py`.
 """
 
 from __future__ import annotations
@@ -19,29 +19,18 @@ from ..attention import Attention, Extent, attention_of, extent_of, key_ends
 from ..operands import fill_in, first_int, first_result
 from ..printer import literal
 from ..spec import Call, KernelSource, Launch, Refusal
-from .attention_tiles import MOST, Products, tensor_cores, tiles
+from .attention_tensor import MOST, tensor_cores
+from .attention_tiles import PART, Products, tiles
 from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, kernel
 
-PART = 128  # of which a block's part of the keys is a multiple
 COPIED = 1024  # elements of the keys and values that are results in a block
 # Ints, by name, with the type in which a text knows them.
 _INTS = {
     "FastDiv": ("splits", "chunks", "blocks", "kv_heads", "queries", "d_size", "e_size", "total", "by_rows"),
     "u32": (
-        "attending",
-        "cut",
-        "rows",
-        "groups",
-        "past",
-        "pairs",
-        "keys",
-        "depth",
-        "width",
-        "span",
-        "wide",
-        "scale",
+        *("attending", "cut", "rows", "groups", "past", "pairs", "keys", "depth", "width", "span", "wide", "scale"),
         *(f"{x}_s" for x in "qkvym"),
     ),
     "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nh"), "m_t", "q_at", "k_at", "v_at"),
@@ -230,7 +219,7 @@ def _text(a: Attention, dtype: DType, products: Products) -> str:
 def _words(node: Node, dtype: DType, acc: DType, products: Products) -> dict[str, list[str]]:
     """What the node's operands and attributes decide."""
     mask, scale, cap = node.operand(3), node.attr("scale"), node.attr("softcap")
-    item, left = dtype.itemsize, node.attr("left_window_size")
+    item, left, past = dtype.itemsize, node.attr("left_window_size"), node.operand(4) is not None
     score = [f"v = tanh(v / {literal(cap, acc)}) * {literal(cap, acc)};"] if cap else []
     if mask is None:
         score.append("seen = true;")
@@ -251,17 +240,13 @@ def _words(node: Node, dtype: DType, acc: DType, products: Products) -> dict[str
     }  # fmt: skip
     for word, new, old, size in (("KEY", "k", "pk", "depth"), ("VALUE", "v", "pv", "width")):
         first = f"x.{new} + (b.n * x.{new}_n + b.g * x.{new}_h) * {item}"
-        past = f"t < x.past ? x.{old} + (i64(b.pair) * x.past + t) * x.{size} * {item} : "
-        words[word] = f"return {past if node.operand(4) is not None else ''}{first} + i64(u64(t - x.past) * x.{new}_s) * {item};"
-    addresses = ("q", "k", "v", "y", *(("pk", "pv") if node.operand(4) is not None else ()))
-    words["ADDRESSES"] = " | ".join(f"x.{name}" for name in addresses)
-    past = node.operand(4) is not None
-    words["PAST_K"], words["PAST_V"] = (
-        f"x.{name} + i64(b.pair) * x.past * x.{size} * {item}" if past else "0" for name, size in (("pk", "depth"), ("pv", "width"))
-    )
-    words["LINE"] = (
-        "return " + "t < count ? past + i64(u64(t) * size) : " * past + f"now + i64(u64({'t - count' if past else 't'}) * step);"
-    )
+        before = f"x.{old} + i64(b.pair) * x.past * x.{size} * {item}"
+        either = f"t < x.past ? {before} + i64(t) * x.{size} * {item} : " if past else ""
+        words[word] = f"return {either}{first} + i64(u64(t - x.past) * x.{new}_s) * {item};"
+        words[f"PAST_{new.upper()}"] = before if past else "0"
+    words["ADDRESSES"] = " | ".join(f"x.{name}" for name in ("q", "k", "v", "y", *(("pk", "pv") if past else ())))
+    words["BLOCKS"] = "2" if past or cap or (mask is not None and mask.tensor.dtype.itemsize > 2) else "3"
+    words["LINE"] = f"return {'t < count ? past + i64(u64(t) * size) : ' * past}now + i64(u64(t - count) * step);"
     lines = {word: [text] for word, text in words.items()}
     lines["WEIGHT"] = products.weight(powers)
     lines["ENDS"] = [f"hi = minimum(hi, i64({e}));" for e in ends]

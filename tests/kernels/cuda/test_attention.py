@@ -40,8 +40,9 @@ def sizes(dtype) -> list[Case]:
 
 def attributes(dtype) -> list[Case]:
     found = []
-    for attrs in ({"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2}, {"softcap": 1.5}, {"scale": 0.7},
-                  {"is_causal": 1, "left_window_size": 20}):  # fmt: skip
+    every = [{"is_causal": 1, "left_window_size": 20}, {"is_causal": 1}, {"left_window_size": 3}, {"right_window_size": 2},
+             {"softcap": 1.5}, {"scale": 0.7}]  # fmt: skip
+    for attrs in every[: 1 if dtype is ml_dtypes.bfloat16 else 6]:  # whose texts differ from f16's in two words
         for s, t in ((3, 5), (60, 60), (20, 9)):
             q = qkv(s=s, t=t, d=16, e=16, dtype=dtype)
             past = [rand(2, 2, 7, 16, seed=6, dtype=dtype), rand(2, 2, 7, 16, seed=7, dtype=dtype)]
@@ -141,6 +142,43 @@ def columns(dtype) -> list[Case]:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_columns_of_projections(dtype) -> None:
     check(columns(dtype))
+
+
+def around_tiles() -> list[Case]:
+    """Sizes around those of blocks, chunks and stages of tensor cores, with masks of each width; odd ones are not read in pairs."""
+    found = []
+    for s, t, d in ((1, 1, 8), (15, 17, 64), (16, 127, 64), (17, 128, 40), (63, 129, 64), (65, 197, 64), (129, 64, 128), (40, 70, 96),
+                    (33, 300, 32)):  # fmt: skip
+        q = qkv(b=1, heads=2, kv=2, s=s, t=t, d=d, e=d, dtype=np.float16)
+        found += [
+            attention(q),
+            attention([*q, rand(1, 1, s, t, dtype=np.float16)]),
+            attention([*q, rand(s, t) > 0], {"is_causal": 1}),
+        ]
+    q = qkv(heads=8, s=20, t=50, d=64, e=64, dtype=np.float16)
+    found += [attention(q), attention([*q, rand(2, 8, 20, 50, dtype=np.float64)])]
+    mask = rand(20, 50, dtype=np.float16)
+    mask[3], mask[4] = -65504, -INF
+    wide = mask.astype(np.float32)
+    wide[5] = np.finfo(np.float32).min
+    blind = np.full((1, 1, 50), -INF, np.float16)
+    return [*found, attention([*q, mask]), attention([*q, wide]), attention([*q, blind])]
+
+
+@needs_shim
+def test_around_the_tiles_of_tensor_cores() -> None:
+    check(around_tiles())
+
+
+@needs_shim
+def test_long_sequences_in_16_bits() -> None:
+    """Several stages, some beyond what is seen; blocks of 64, 32 and 16 rows, keys cut and not; NaN and infinities as f32 has them."""
+    found = [attention(qkv(b=1, heads=h, kv=1, s=s, t=1000, d=64, e=64, dtype=np.float16), a)
+             for h, s, a in ((1, 1, {}), (1, 150, {"is_causal": 1}), (4, 40, {"left_window_size": 300, "is_causal": 1}))]  # fmt: skip
+    found.append(attention(qkv(b=24, heads=2, kv=2, s=130, t=140, d=32, e=32, dtype=np.float16)))
+    q = qkv(b=1, heads=2, kv=2, s=20, t=200, d=64, e=64, dtype=np.float16)
+    q[1][0, 0, 3, 5], q[2][0, 1, 150, 2] = np.nan, INF
+    check([*found, attention(q)])
 
 
 @needs_shim
