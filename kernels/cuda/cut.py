@@ -1,8 +1,8 @@
 """How a product is cut into tiles, and where these are too few for a GPU, its reduction into splits: by sizes alone.
 
 The tensor cores' tiles are chosen by an estimate of the time that each way of cutting takes on a large GPU (an H100's 132
-multiprocessors; it is no worse a guess for others), whose constants were fitted to the times of 33 products of ResNet-50,
-BERT-base, ViT-B/16, GPT-2 and MobileNetV2 on one: what it chooses takes 2% more than the best, in the geometric mean.
+multiprocessors; it is no worse a guess for others), whose constants were fitted to the times of 44 products of ResNet-50,
+BERT-base, ViT-B/16, GPT-2 and MobileNetV2 on one: what it chooses takes 1% more than the best, in the geometric mean.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ MOST_SPLITS = 16
 DIRECT_STEPS = 32  # as in direct.cuh
 PART = 128  # bytes of the reduction that a tensor tile takes at a time, as in mma.cuh
 LEAST_PARTS = 2  # of a split
-# Microseconds that a tile of mma.cuh takes until its first product, a part at least, the results of 64 x 128 numbers; and products
-# of 16-bit numbers that a multiprocessor makes in one.
-START, WAIT, STORE, RATE = 3.2, 0.43, 1.7, 1.05e6
-# Of direct tiles: once, for each block of a multiprocessor, for a turn of all its warps, for 32 steps of the reduction on average.
-DIRECT_START, DIRECT_BLOCK, DIRECT_TURN, DIRECT_PART = 0.26, 1.54, 0.64, 0.009
-JOIN, JOIN_EACH = 1.8, 0.32  # of adding up splits
+# Microseconds that a product by tiles of mma.cuh takes once, a block, a part at least, its copies for 64 rows or columns, the results
+# of 64 x 128 numbers; and products of 16-bit numbers that a multiprocessor makes in one.
+START, BLOCK, WAIT, COPY, STORE, RATE = 0.36, 1.3, 0.34, 0.025, 3.26, 5.55e6
+# Of direct tiles: once; a block, and for each of its 32 columns; a turn of all its warps; 32 steps of the reduction on average.
+DIRECT_START, DIRECT_BLOCK, DIRECT_COLUMNS, DIRECT_TURN, DIRECT_PART = 0.03, 1.22, 0.42, 0.5, 0.017
+JOIN, JOIN_EACH = 2.06, 0.22  # of adding up splits
 
 
 def scalar_cut(tiles: Sequence[Tile], rows: int, columns: int, batches: int, depth: int, cut: bool) -> tuple[int, int]:
@@ -83,7 +83,10 @@ def estimate(tile: Tile, rows: int, columns: int, batches: int, parts: int, spli
     join = JOIN + JOIN_EACH * splits if splits > 1 else 0.0
     if tile.direct:
         turns = blocks_for(parts, 8 * 32 // tile.columns)  # of a warp
-        return DIRECT_START + each * (DIRECT_BLOCK + turns * DIRECT_TURN) + DIRECT_PART * parts * blocks / MULTIPROCESSORS + join
-    several = 2 if each > 1 else 1  # blocks of a multiprocessor at a time
-    multiply = several * tile.rows * tile.columns * PART / 2 / RATE
-    return START + each / several * (parts * max(WAIT, multiply) + STORE * several * tile.rows * tile.columns / 8192) + join
+        block = DIRECT_BLOCK + DIRECT_COLUMNS * tile.columns / 32 + turns * DIRECT_TURN
+        return DIRECT_START + each * block + DIRECT_PART * parts * blocks / MULTIPROCESSORS + join
+    resident = 1 if tile.rows * tile.columns == 128 * 128 else 2  # blocks of a multiprocessor at a time
+    several = least(each, resident)
+    multiply = tile.rows * tile.columns * PART / 2 / RATE + COPY * (tile.rows + tile.columns) / 64
+    block = BLOCK + parts * max(WAIT, several * multiply) + STORE * several * tile.rows * tile.columns / 8192
+    return START + blocks_for(each, resident) * block + join
