@@ -18,7 +18,7 @@ from ...ir.types import BF16, F16, DType
 from ..epilogue import Site
 from ..operands import slot_of
 from ..spec import Call, Launch
-from .cut import DIRECT_STEPS, PART, Tile, scalar_cut, tensor_cut
+from .cut import DIRECT_STEPS, PART, Cut, Tile, scalar_cut, tensor_cut
 from .epilogue import Leaf
 from .text import blocks_for, checked_size, indent, kernel
 
@@ -106,6 +106,7 @@ class Work:
     by_row: bool = False
     variant: str = ""
     tensor: str = ""  # how the tensor cores multiply, "": they do not
+    cut: Cut | None = None  # how they are asked to cut it, None: as cut.py does
 
     @property
     def item(self) -> int:
@@ -299,7 +300,9 @@ class Product:
             tiles = blocks_for(columns, few_columns)
             return Launch((rows, columns, depth, batches, 0, 1, tiles, 1, 0, *extra), tiles * batches if rows else 0)
         parts = blocks_for(depth, self.deep)
-        if self.work.tensor:
+        if self.work.cut is not None:
+            which, splits = 0, self.work.cut.whole(depth, item_of(self.work.tensor)).splits if self.cut else 1
+        elif self.work.tensor:
             which, splits = tensor_cut(self.tiles, rows, columns, batches, depth, item_of(self.work.tensor), self.cut)
         else:
             which, splits = scalar_cut(self.tiles, rows, columns, batches, depth, self.cut)
