@@ -1,41 +1,49 @@
 """What a GPU alone can show: the operators' examples on it, and how long models take there, beside PyTorch.
 
-usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--json OUT]
-       python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--torch eager,graph,max-autotune]
-                                           [--json OUT] NAME ...
+usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--jobs 8] [--json OUT]
+       python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--tune] [--rung libraries]
+                                           [--torch eager,graph,max-autotune] [--json OUT] NAME ...
        python benchmarks/on_gpu.py table [--json OUT] [--markdown OUT]
 
 `examples` runs every example of every operator as a model of one node and compares it with the operator's reference; under
-compute-sanitizer (on_gpu.sh) it shows that kernels touch no memory but theirs. `latency` takes architectures of `architectures.py`
-(needs torch), exports them, and measures the median time of a run, in groups between two synchronizations, on inputs that lie on
-the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. Each command adds to OUT,
-so that parts which end within minutes make one file; `table` prints it. on_gpu.sh has the whole list.
+compute-sanitizer (on_gpu.sh) it shows that kernels touch no memory but theirs. What random operators give is not compared. With
+--jobs it goes on in processes: after an error of the device nothing of a process can be used. `latency` takes architectures of
+`architectures.py` (needs torch), exports them, and measures the median time of a run, in groups between two synchronizations, on
+inputs that lie on the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. Each
+command adds to OUT, so that parts which end within minutes make one file; `table` prints it. on_gpu.sh has the whole list.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import made_by
 
-ENGINES = ("graphmill", "eager", "graph", "max-autotune")
+ENGINES = ("graphmill", "eager", "graph", "reduce-overhead", "max-autotune")
 TOLERANCE = {"float64": (1e-11, 1e-14), "float32": (2e-5, 2e-6), "float16": (4e-3, 1e-3), "bfloat16": (3e-2, 1e-2)}
 
 
 # ---- the operators' examples ------------------------------------------------------------------------------------
 
 
+RANDOM = ("random_normal", "random_normal_like", "random_uniform", "random_uniform_like", "bernoulli", "multinomial")
+
+
 def examples(part: str, only: str | None, device: str) -> dict[str, Any]:
-    """How many examples are right, and what is wrong or does not run natively."""
+    """How many examples are right, and what is wrong or does not run natively; `broken` where the device can no more be used."""
     import graphmill.ir.ops  # noqa: F401  (fills the registry)
     from graphmill.ir.op import OPS
 
@@ -46,8 +54,35 @@ def examples(part: str, only: str | None, device: str) -> dict[str, Any]:
         for i, example in enumerate(OPS[name].examples()):
             if any(isinstance(x, (list, dict)) or np.asarray(x).dtype == object for x in example.operands if x is not None):
                 continue
-            _example(f"{name}[{i}]", OPS[name], example, device, told)
+            try:
+                _example(f"{name}[{i}]", OPS[name], example, device, told)
+            except Exception as e:  # of CuPy or the driver
+                told["wrong"][f"{name}[{i}]"] = f"{type(e).__name__}: {e}"[:300]
+                told["broken"] = name
+                return told
     return told
+
+
+def in_processes(a: argparse.Namespace) -> dict[str, Any]:
+    """`examples` of a part in processes, one for every few operators."""
+    number, parts = map(int, a.part.split("/"))
+    pieces = [f"{number + parts * i}/{parts * 8 * a.jobs}" for i in range(8 * a.jobs)]
+    told: dict[str, Any] = {"right": 0, "native": 0, "wrong": {}, "refused": {}}
+    with ThreadPoolExecutor(a.jobs) as pool:
+        for found in pool.map(lambda piece: _in_process(a, piece), pieces):
+            for key, value in found.items():
+                told[key] = value if key not in told else told[key] + value if isinstance(value, int) else told[key] | value
+    return told
+
+
+def _in_process(a: argparse.Namespace, piece: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        command = [sys.executable, __file__, "examples", "--device", a.device, "--part", piece, "--json", str(out)]
+        done = subprocess.run(command + ["--only", a.only] * bool(a.only), capture_output=True, text=True)
+        if done.returncode:
+            return {"wrong": {f"part {piece}": done.stderr[-300:]}}
+        return next(v for k, v in json.loads(out.read_text()).items() if k.startswith("examples"))
 
 
 def _example(what: str, op: Any, example: Any, device: str, told: dict[str, Any]) -> None:
@@ -70,7 +105,7 @@ def _example(what: str, op: Any, example: Any, device: str, told: dict[str, Any]
             problem = f"{type(e).__name__}: {e}"[:300]
             continue
         for g, w in zip(got, want, strict=True):
-            problem = _difference(g, w, op.tolerance)
+            problem = "" if op.name in RANDOM else _difference(g, w, op.tolerance)
             if problem:
                 told["wrong"][what] = problem
                 return
@@ -105,7 +140,8 @@ def _difference(got: np.ndarray, want: np.ndarray, tolerance: tuple[float, float
     if got.shape != want.shape or got.dtype != want.dtype:
         return f"{got.dtype}{list(got.shape)}, expected {want.dtype}{list(want.shape)}"
     if want.dtype.name not in TOLERANCE:
-        return "" if np.array_equal(got, want) else f"{int((got != want).sum())} of {want.size} elements differ"
+        bits = got.tobytes() == want.tobytes() or np.array_equal(got, want)  # 8-bit floats may be NaN
+        return "" if bits else f"{int((got != want).sum())} of {want.size} elements differ"
     rtol, atol = tolerance or TOLERANCE[want.dtype.name]
     a, b = got.astype(np.float64), want.astype(np.float64)
     if np.allclose(a, b, rtol, atol, equal_nan=True):
@@ -117,15 +153,24 @@ def _difference(got: np.ndarray, want: np.ndarray, tolerance: tuple[float, float
 # ---- latency ----------------------------------------------------------------------------------------------------
 
 
-def latency(name: str, precision: str, batch: int, seconds: float, peers: list[str]) -> dict[str, Any]:
-    """Median microseconds of a run of each engine, and seconds that it took to be ready."""
+def latency(name: str, a: argparse.Namespace) -> dict[str, Any]:
+    """Median microseconds of a run of each engine, and seconds that it took to be ready; how far graphmill's first output is from
+    torch's in f32, relative to the greatest number."""
     import architectures
     import torch
 
-    told: dict[str, Any] = {"precision": precision, "batch": batch, "gpu": torch.cuda.get_device_name()}
+    precision, batch, peers = a.precision, a.batch, [p for p in a.torch.split(",") if p]
+    told: dict[str, Any] = {
+        "precision": precision,
+        "batch": batch,
+        "gpu": torch.cuda.get_device_name(),
+        "rung": a.rung,
+        "tune": a.tune,
+    }
     m = architectures.build(name, batch)
     runs: dict[str, Callable[[], None]] = {}
-    for engine, start in [("graphmill", _graphmill)] + [(p, _torch(p)) for p in peers]:
+    ours = functools.partial(_graphmill, told=told, a=a)
+    for engine, start in [("graphmill", ours)] + [(p, _torch(p)) for p in peers]:
         started = time.perf_counter()
         try:
             runs[engine] = start(m, name, precision, batch)
@@ -136,7 +181,7 @@ def latency(name: str, precision: str, batch: int, seconds: float, peers: list[s
             runs.pop(engine, None)
             continue
         told[engine] = {"ready_s": time.perf_counter() - started, "samples": []}
-    ends = time.monotonic() + seconds * len(runs)
+    ends = time.monotonic() + a.seconds * len(runs)
     while runs and (time.monotonic() < ends or min(len(told[e]["samples"]) for e in runs) < 5):
         for engine, run in runs.items():
             told[engine]["samples"].append(_group(run))
@@ -158,15 +203,28 @@ def _group(run: Callable[[], None], count: int = 20) -> float:
     return (time.perf_counter() - started) / count
 
 
-def _graphmill(m: Any, name: str, precision: str, batch: int) -> Callable[[], None]:
+def _graphmill(m: Any, name: str, precision: str, batch: int, told: dict[str, Any], a: argparse.Namespace) -> Callable[[], None]:
     import export
     import graphmill as gm
+    import torch
 
     with tempfile.TemporaryDirectory() as folder:
         export.export(export.Variant(name, batch), Path(folder))
         (path,) = Path(folder).glob("*.onnx")
-        exe = gm.compile(path, "cuda", precision=precision)
-    return exe.fixed({k: v.cpu().numpy() for k, v in m.inputs.items()}).run
+        started = time.perf_counter()
+        exe = gm.compile(path, "cuda", precision=precision, rung=a.rung, tune=a.tune)
+        told["compile_s"] = time.perf_counter() - started
+    fixed = exe.fixed({k: v.cpu().numpy() for k, v in m.inputs.items()})
+    fixed.run()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with torch.inference_mode():
+        want = m.module.cuda()(*[x.cuda() for x in m.inputs.values()])
+    m.module.cpu()
+    while not isinstance(want, torch.Tensor):
+        want = next(iter(want.values() if hasattr(want, "values") else want))
+    want = want.double().cpu().numpy()
+    told["error"] = float(np.abs(next(iter(fixed.outputs.values())).numpy() - want).max() / np.abs(want).max())
+    return fixed.run
 
 
 def _torch(mode: str) -> Callable[..., Callable[[], None]]:
@@ -180,7 +238,7 @@ def _torch(mode: str) -> Callable[..., Callable[[], None]]:
         torch.backends.cudnn.benchmark = True
         module = copy.deepcopy(m.module).cuda().to(dtype).eval()
         inputs = [x.cuda().to(dtype) if x.is_floating_point() else x.cuda() for x in m.inputs.values()]
-        call = torch.compile(module, mode="max-autotune") if mode == "max-autotune" else module
+        call = torch.compile(module, mode=mode) if mode in ("max-autotune", "reduce-overhead") else module
 
         def run() -> None:
             with torch.inference_mode():
@@ -222,15 +280,16 @@ def table(whole: dict[str, Any]) -> str:
         lines += [f"- {k}: {v}" for k, v in wrong.items()] + [""] * bool(wrong)
     timed = {k: v for k, v in whole.items() if k.startswith("latency")}
     if timed:
-        heads = ["model", "precision", "batch", "GPU", *(f"{e}, us" for e in ENGINES), "ready, s", "best / graphmill"]
+        heads = ["model", "precision", "batch", "GPU", *(f"{e}, us" for e in ENGINES), "compile, s", "error", "best / graphmill"]
         lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, t in timed.items():
         us = {e: t[e]["us"] for e in ENGINES if "us" in t.get(e, {})}
         others = [v for e, v in us.items() if e != "graphmill"]
         ratio = f"{min(others) / us['graphmill']:.2f}" if others and "graphmill" in us else ""
         shown = [f"{us[e]:.0f}" if e in us else t.get(e, {}).get("error", "")[:60] for e in ENGINES]
-        ready = t.get("graphmill", {}).get("ready_s", 0.0)
-        cells = [key.split()[1], t["precision"], t["batch"], t["gpu"], *shown, f"{ready:.1f}", ratio]
+        how = ", tuned" if t["tune"] else f", {t['rung']}" if t["rung"] != "tensor" else ""
+        about = [f"{t.get('compile_s', 0):.1f}", f"{t.get('error', 0):.1e}", ratio]
+        cells = [key.split()[1], t["precision"] + how, t["batch"], t["gpu"], *shown, *about]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -246,16 +305,23 @@ def main() -> None:
     ap.add_argument("--batch", type=int, default=1)
     ap.add_argument("--seconds", type=float, default=1.0)
     ap.add_argument("--torch", default="eager,graph")
+    ap.add_argument("--rung", default="tensor")
+    ap.add_argument("--tune", action="store_true")
+    ap.add_argument("--jobs", type=int, default=1)
     ap.add_argument("--json")
     ap.add_argument("--markdown")
     a = ap.parse_args()
     whole = merge(a.json, "machine", {"made_by": made_by("benchmarks/on_gpu.sh")})
     if a.what == "examples":
-        told = examples(a.part, a.only, a.device)
+        told = in_processes(a) if a.jobs > 1 else examples(a.part, a.only, a.device)
         whole = merge(a.json, f"examples {a.part} {a.device} {a.only or ''}".strip(), told)
+    if a.what == "latency" and len(a.names) > 1:  # in a process each: what models import does not go together
+        for name in a.names:
+            subprocess.run([sys.executable, *[x for x in sys.argv if x not in a.names], name], check=False)
+        return
     for name in a.names if a.what == "latency" else ():
-        told = latency(name, a.precision, a.batch, a.seconds, [p for p in a.torch.split(",") if p])
-        whole = merge(a.json, f"latency {name} {a.precision} {a.batch}", told)
+        told = latency(name, a)
+        whole = merge(a.json, f"latency {name} {a.precision} {a.batch} {a.rung} {a.tune}", told)
     print(table(whole))
     if a.markdown:
         Path(a.markdown).write_text(f"# On a GPU\n\n{made_by('benchmarks/on_gpu.sh')}\n{table(whole)}\n")

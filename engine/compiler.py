@@ -132,7 +132,7 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
         from ..ir.passes.precision import check_names
         from ..kernels.cuda.target import CudaTarget
 
-        ctx.target = CudaTarget()
+        ctx.target = CudaTarget(options.precision, options.rung)
         if not PRECISIONS[options.precision]:  # else the pass looks at them
             check_names(module, options.keep_fp32)
     report.passes = run_pipeline(module, parse_pipeline(pipeline_text(options)), ctx, observe)

@@ -89,6 +89,7 @@ class CudaArray:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3 of the interface; without a stream, since all that was asked for is done."""
         assert self.perm is None, "an array that is looked at in another order is not handed out"
+        self.driver.hold(LEGACY_STREAM)  # where it is read, mostly
         self.driver.synchronize()
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.core import Module
-from ..ir.errors import GraphmillError, InputError, RunError
+from ..ir.errors import InputError, RunError
 from ..ir.interp import output_names
 from ..ir.limits import Budget, deadline, interrupted_by, nbytes_of
 from .binding import bind_dims, read_inputs
@@ -27,11 +27,10 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .background import Run  # which imports asyncio
-    from .fixed import FixedRun, FixedRuns
+    from .fixed import FixedRun
+    from .fixed_runs import FixedRuns
 
 MOST_REPLAYS = 8
-MOST_MET = 64  # signatures of a model on a device that are remembered: one that comes again gets a short way, if there is room
-LEAST_IDLE = 64  # how often others must have wanted the room of a short way since it was of use, before they get it
 MOST_WORKSPACES = 8  # that wait for the next run: one for each thread that usually runs the model at once
 
 
@@ -47,11 +46,12 @@ class Executable:
         self._output_names = output_names(module)
         self._named = dict(zip(self._output_names, module.main.outputs))
         self._workspaces: deque[Workspace] = deque(maxlen=MOST_WORKSPACES)  # of runs that have ended
-        self._met: deque[tuple] = deque(maxlen=MOST_MET)  # signatures of runs on a device
-        self._fixes = True  # whether the model may have a `FixedRun`
-        self._replays: list[
-            Replay | StepByStep | FixedRuns
-        ] = []  # the latest first; never changed in place, since several threads may read it
+        # The latest first; never changed in place, since several threads may read it.
+        self._replays: list[Replay | StepByStep | FixedRuns] = []
+        if not device.is_host:
+            from .fixed_runs import FixedRuns
+
+            self._replays = [FixedRuns(module.main.inputs)]
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -122,11 +122,12 @@ class Executable:
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
 
-    def fixed(self, inputs: Mapping[str, Any]) -> FixedRun:
-        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; see `FixedRun`."""
+    def fixed(self, inputs: Mapping[str, Any], *, bind: Mapping[str, Any] | None = None) -> FixedRun:
+        """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; `bind` are arrays of the
+        caller's that are to be such places, by name. See `FixedRun`."""
         from .fixed import FixedRun
 
-        return FixedRun(self, inputs)
+        return FixedRun(self, inputs, bind)
 
     def run_async(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None,
                   timeout: float | None = None) -> Run[dict[str, Any]]:  # fmt: skip
@@ -209,7 +210,8 @@ class Executable:
         if self.device.is_host:
             self._keep(Frame(env, symbols, budget, self.threads), frame.legs or ())
         else:
-            self._keep_fixed(values, workspace)
+            for fixed in self._replays:
+                fixed.keep(self, values, workspace)  # type: ignore[union-attr]
         if on_device:
             named = dict(zip(self._output_names, self.device.owned(results, list(env.values()))))
         else:
@@ -225,36 +227,6 @@ class Executable:
         replay = replay_of(self._plan, frame, legs, self._output_names)
         if replay is not None:
             self._replays = [replay, *self._replays[: MOST_REPLAYS - 1]]
-
-    def _keep_fixed(self, values: dict[str, Any], workspace: Workspace) -> None:
-        """Keeps the short way for inputs that look like these, met for the second time, on a device. It has an arena of
-        its own, for which the workspace gives up its memory. Where there is no room, that way makes room which nobody went for
-        longest, but none that was of use lately: a model with many signatures would make them anew all the time."""
-        if not self._fixes or any(x is None or isinstance(x, (list, dict)) or x.dtype == object for x in values.values()):
-            return
-        signature = tuple([x.shape for x in values.values()])
-        if signature not in self._met:
-            self._met.append(signature)
-            return
-        if any(r.signature == signature for r in self._replays):
-            return
-        from .fixed import FixedRuns
-
-        kept = [r for r in self._replays if isinstance(r, FixedRuns)]
-        for fixed in kept:
-            fixed.idle += 1
-        if len(kept) == MOST_REPLAYS:
-            longest = max(kept, key=lambda fixed: fixed.idle)
-            if longest.idle < LEAST_IDLE:
-                return
-            kept.remove(longest)
-        try:
-            self._replays = [FixedRuns(self, values), *kept]
-            workspace.drop()
-        except InputError:
-            self._fixes = False
-        except (GraphmillError, MemoryError):  # no time or memory left for it: what was asked for is computed
-            pass
 
     def close(self) -> None:
         """Gives back the memory of a device (constants, arenas, graphs), as does the end of a `with`; runs after this raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from ..ir.errors import InputError
 from ..ir.limits import Budget, nbytes_of
 from ..kernels.cuda.driver import Driver, Transfer
 from .binding import bind_dims, read_inputs
-from .cuda import Cuda, CudaArray, CudaResolved, spread
+from .cuda import WIDEST, Cuda, CudaArray, CudaResolved, spread
 from .device import CLOSED
 from .steps import Frame
 from .workspace import Workspace
@@ -21,8 +20,6 @@ from .workspace import Workspace
 if TYPE_CHECKING:
     from .bound import Bound
     from .executor import Executable
-    from .outputs import Outputs
-    from .placed import Placed
 
 MOST_PINNED = 64 << 20  # bytes of one signature's inputs and outputs that are copied through pinned memory
 
@@ -35,42 +32,66 @@ class FixedRun:
     or its interface waits for it. Not for several threads at once.
     """
 
-    def __init__(self, exe: Executable, inputs: Mapping[str, Any]):
-        """`inputs` give the sizes, and the first contents. Raises InputError where the target is not CUDA or where the model is
-        more than one segment (control flow, nodes on the host, sizes that only running tells)."""
+    def __init__(self, exe: Executable, inputs: Mapping[str, Any], bind: Mapping[str, Any] | None = None, *, met: bool = False):
+        """`inputs` give the sizes, and the first contents, on which all is run once unless they were `met` before; `bind` are
+        arrays of the caller's on the device, by the names of inputs and outputs whose places they are to be. Raises InputError
+        where the target is not CUDA, where the model is more than one segment (control flow, nodes on the host, sizes that only
+        running tells), and for arrays that cannot be such places."""
         if not isinstance(exe.device, Cuda):
             raise InputError("fixed places are offered by target = 'cuda'")
         if exe.device.closed:
             raise InputError(CLOSED)
         device = self.device = exe.device
         values = read_inputs(exe.module, inputs, device)
-        env, symbols = bind_dims(exe.module, values)
-        fed = sum(nbytes_of(x) for x in env.values())
-        budget = Budget(exe.options.limits, exe.given + fed, fed)
-        frame = Frame(dict(env), dict(symbols), budget, exe.threads, Workspace(device))
-        bound = exe.plan.segments.at(0, frame) if exe.plan.steps else None
-        if bound is None or bound.stop != len(exe.plan.steps) or exe.plan.segments.reads_contents(0):
-            raise InputError("the model is more than one segment; run it by Executable.run")
-        graph, made = exe.module.main, dict(bound.results)
-        for v in graph.outputs:
-            if v not in made or made[v].buffer is None:
-                raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
+        bound, frame = _one_segment(exe, values)
+        made = dict(bound.results)
         places = device.empty_each([x.nbytes for x in values.values()]) if values else []
         self.inputs: dict[str, CudaArray] = {n: m.view(x.dtype).reshape(x.shape) for m, (n, x) in zip(places, values.items())}
-        for name, x in values.items():
-            self._copy(name, x)
         *self._starts, self._nbytes = spread([b.nbytes for b in bound.outputs])
-        starts, found = dict(zip(bound.outputs, self._starts)), [made[v] for v in graph.outputs]
-        self._made = [(n, starts[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
+        roots, found = {b: i for i, b in enumerate(bound.outputs)}, [made[v] for v in exe.module.main.outputs]
+        self._made = [(n, roots[p.buffer.root()], p.shape, p.dtype) for n, p in zip(exe.outputs, found) if p.buffer]
         self._block = device.empty(self._nbytes)
         self.outputs = self._views(self._block)
+        lie = [self._block.address + start for start in self._starts]
+        theirs = self._bind(bind or {}, lie)
+        for name, x in values.items():
+            self._copy(name, x)
         self._reads = [v.name for v in bound.inputs]
-        self._addresses = [self.inputs[name].address for name in self._reads] + [self._block.address + s for s in self._starts]
+        self._addresses = [self.inputs[name].address for name in self._reads] + lie
         self._keep, self._bound, self._resolved = frame.workspace, bound, frame.workspace.resolve(bound)
         assert isinstance(self._resolved, CudaResolved)
-        self._resolved.run(self._addresses, exe.threads, lambda: budget.check_time(bound.name))
-        bound.check(self._resolved)
-        device.settle(values.values())
+        if not met:
+            self._resolved.run(self._addresses, exe.threads, lambda: frame.budget.check_time(bound.name))
+            bound.check(self._resolved)
+        device.settle([*values.values(), *theirs])
+
+    def _bind(self, bind: Mapping[str, Any], lie: list[int]) -> list[CudaArray]:
+        """Takes arrays of the caller's for places, and writes to `lie` where values lie then."""
+        theirs: dict[str, CudaArray] = {}
+        for name, x in bind.items():
+            places = self.inputs if name in self.inputs else self.outputs
+            what, a = f"bind: the array of {name}", self.device.adopt(x, f"bind: the array of {name}", ordered=False, to_read=False)
+            if name not in places:
+                raise InputError(f"bind: nothing is named {name}, expected one of {', '.join([*self.inputs, *self.outputs])}")
+            wanted = places[name]
+            if a is None or a.shape != wanted.shape or a.dtype != wanted.dtype or a.address % WIDEST:
+                raise InputError(f"{what} is no place for it, expected {wanted.dtype}{list(wanted.shape)} on the device, from a "
+                                 f"multiple of {WIDEST} bytes on")  # fmt: skip
+            for other, b in theirs.items():
+                if a.address < b.address + b.nbytes and b.address < a.address + a.nbytes:
+                    raise InputError(f"{what} shares memory with that of {other}; give each memory of its own")
+            if places is self.outputs:
+                (i,) = [i for n, i, _, _ in self._made if n == name]
+                if [k for _, k, _, _ in self._made].count(i) > 1:
+                    raise InputError(f"{what}: another output lies in the same place; leave it out")
+                lie[i] = a.address
+            theirs[name] = places[name] = a
+        return list(theirs.values())
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the device that it keeps."""
+        return self._keep.arena.nbytes + self._nbytes + sum(x.nbytes for x in self.inputs.values())
 
     @cached_property
     def staged(self) -> Staged | None:
@@ -85,7 +106,7 @@ class FixedRun:
     def _views(self, block: CudaArray) -> dict[str, CudaArray]:
         """The outputs in one block of memory."""
         driver, memory, at = block.driver, block.memory, block.address
-        return {name: CudaArray(driver, memory, at + start, shape, dtype) for name, start, shape, dtype in self._made}
+        return {name: CudaArray(driver, memory, at + self._starts[i], shape, dtype) for name, i, shape, dtype in self._made}
 
     def run(self, stream: Any = None) -> None:
         """Launches a run on what the inputs hold; with `stream` (as for `Executable.run`) in the order of that stream. Raises
@@ -111,7 +132,8 @@ class FixedRun:
         if x is None or x.shape != value.shape or x.dtype != value.dtype:
             expected = ", ".join(f"{n}: {a.dtype}{list(a.shape)}" for n, a in self.inputs.items())
             raise InputError(f"{name}: {value.dtype}{list(value.shape)}; expected one of {expected}")
-        self.device.write(x, value)
+        if getattr(value, "address", None) != x.address:  # else it is the place
+            self.device.write(x, value)
 
     def between(self, values: Mapping[str, np.ndarray | CudaArray], on_device: bool) -> dict[str, Any]:
         """A run from arrays wherever they lie to arrays of the host, or to new ones on the device. What is on the device already is
@@ -150,6 +172,22 @@ class FixedRun:
         return self._resolved.capture(self._addresses, before, after)
 
 
+def _one_segment(exe: Executable, values: Mapping[str, Any]) -> tuple[Bound, Frame]:
+    """The segment that is the whole model, for such inputs, and a frame that has them. Raises InputError where it is not."""
+    env, symbols = bind_dims(exe.module, values)
+    fed = sum(nbytes_of(x) for x in env.values())
+    budget = Budget(exe.options.limits, exe.given + fed, fed)
+    frame = Frame(dict(env), dict(symbols), budget, exe.threads, Workspace(exe.device))
+    bound = exe.plan.segments.at(0, frame) if exe.plan.steps else None
+    if bound is None or bound.stop != len(exe.plan.steps) or exe.plan.segments.reads_contents(0):
+        raise InputError("the model is more than one segment; run it by Executable.run")
+    made = dict(bound.results)
+    for v in exe.module.main.outputs:
+        if v not in made or made[v].buffer is None:
+            raise InputError(f"the output {v.name} is an input or a constant; run the model by Executable.run")
+    return bound, frame
+
+
 class _Staging:
     """Pinned memory of the host beside values that lie one behind the other on the device, so that one copy takes all."""
 
@@ -182,52 +220,3 @@ class Staged:
         self._driver.synchronize()
         self._bound.complain(self._resolved.seen())
         return {name: place.copy() for name, place in self._outputs.arrays.items()}
-
-
-class FixedRuns:
-    """The short way of `Executable.run` on CUDA (as `replay.Replay` is the CPU's): for one signature, a fixed run that waits for
-    the next caller. Runs give None where inputs look otherwise, or while another thread has it: the careful way serves then.
-    `idle` is how often others wanted its room since the last run."""
-
-    def __init__(self, exe: Executable, inputs: Mapping[str, np.ndarray | CudaArray]):
-        """Raises InputError where the model has no `FixedRun`."""
-        self._looks = [(name, x.shape, x.dtype) for name, x in inputs.items()]
-        self.signature = tuple([x.shape for x in inputs.values()])
-        self.idle = 0
-        self._waiting = deque([FixedRun(exe, inputs)])
-
-    def run(self, given: Any, workspace: Workspace) -> dict[str, np.ndarray] | None:
-        """A run from arrays of numpy's to such."""
-        if type(given) is not dict or len(given) != len(self._looks):
-            return None
-        for name, _, _ in self._looks:
-            if type(given.get(name)) is not np.ndarray:
-                return None
-        return self._run(given, on_device=False)
-
-    def run_into(self, given: Any, workspace: Workspace, out: Any) -> dict[str, np.ndarray] | None:
-        return None if type(out) is not dict or out else self.run(given, workspace)
-
-    def run_read(self, values: dict[str, Any], workspace: Workspace, outputs: Outputs | Placed | None,
-                 on_device: bool) -> dict[str, Any] | None:  # fmt: skip
-        """A run from values that were looked at."""
-        results = self._run(values, on_device)
-        return results if outputs is None or results is None else outputs.finish(results)
-
-    def _run(self, given: Mapping[str, Any], on_device: bool) -> dict[str, Any] | None:
-        for name, shape, dtype in self._looks:
-            x = given[name]
-            if x is None or x.shape != shape or x.dtype != dtype:
-                return None
-        try:
-            fixed = self._waiting.pop()
-        except IndexError:
-            return None
-        self.idle = 0
-        try:
-            staged = None if on_device else fixed.staged
-            if staged is None or any(type(x) is not np.ndarray for x in given.values()):
-                return fixed.between(given, on_device)
-            return staged.run(given)
-        finally:
-            self._waiting.append(fixed)

@@ -147,12 +147,18 @@ def pointed(x: Any, stream: int, what: str) -> Pointed:
         dtype = _dtype(code, bits, lanes)
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as e:
         raise InputError(f"{what} is a {type(x).__name__} that cannot be read by DLPack: {e}") from e
-    sizes = struct.unpack(f"{ndim}q", ctypes.string_at(shape, 8 * ndim)) if ndim else ()
-    steps = struct.unpack(f"{ndim}q", ctypes.string_at(strides, 8 * ndim)) if strides and ndim else None
-    if steps is not None:
-        steps = tuple([n * dtype.itemsize for n in steps])
+    numbers = _numbers(ndim)
+    sizes = numbers.unpack(ctypes.string_at(shape, numbers.size)) if ndim else ()
+    steps = None
+    if strides and ndim:
+        steps = tuple([n * dtype.itemsize for n in numbers.unpack(ctypes.string_at(strides, numbers.size))])
     flags = ctypes.c_uint64.from_address(at - 8).value if _name(capsule) == b"dltensor_versioned" else 0
     return Pointed(capsule, data + offset, sizes, steps, dtype, writeable=not flags & 1)
+
+
+@functools.cache
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct(f"{count}q")
 
 
 @functools.cache

@@ -32,8 +32,8 @@ class Elementwise:
         return [named(env[v]) for v in self.region.outputs]
 
 
-def take_apart(node: Node) -> Elementwise | Refusal:
-    """An elementwise node, or a fused region of them whose results have one shape."""
+def take_apart(node: Node, any_order: bool = False) -> Elementwise | Refusal:
+    """An elementwise node, or a fused region of them whose results have one shape. With `any_order` operands may lie otherwise."""
     if len(node.operands) > MOST_OPERANDS:
         return Refusal("too many operands for one loop", {"operands": len(node.operands), "most": MOST_OPERANDS})
     region = region_of(node)
@@ -44,7 +44,7 @@ def take_apart(node: Node) -> Elementwise | Refusal:
     for v in node.results:
         if (v.tensor.shape, v.tensor.layout) != (result.shape, result.layout):
             return Refusal("the results differ in shape or layout", {f"%{v.name}": v.type, f"%{node.results[0].name}": result})
-    space = make_space([v.tensor for v in node.operands if v is not None], result)
+    space = make_space([v.tensor for v in node.operands if v is not None], result, any_order)
     if isinstance(space, Refusal):
         return space
     inputs = [v for v in region.inputs if v is not None]

@@ -158,6 +158,23 @@ def slice_(node: Node) -> Moves | Refusal:
     return Moves(boxes, frozenset(host))
 
 
+def picked(node: Node) -> Moves | None:
+    """The box of a `gather` by one constant index along an axis of known size; None of others."""
+    x, index = node.operands[0], node.operands[1]
+    axis = node.attr("axis") % max(x.tensor.rank, 1)
+    size, y = (x.tensor.shape or (None,))[axis], node.results[0]
+    if not index.is_const or index.tensor.size != 1 or not isinstance(size, int) or x.tensor.layout or y.tensor.layout:
+        return None
+    i = int(index.array.ravel()[0]) % size
+
+    def boxes(call: Call) -> list[Box]:
+        xs, ones = dense(x, call.operands[0]), (0,) * index.tensor.rank
+        strides = (*xs[:axis], *ones, *xs[axis + 1 :])
+        return [Box(call.results[0], 0, strides, first_result(node), dense(y, call.results[0]), i * xs[axis])]
+
+    return Moves(boxes)
+
+
 # ---- padding and cropping
 
 

@@ -12,7 +12,8 @@ from ..ir.layout import physical
 from ..ir.types import TensorType
 from .spec import Call, Dims, Refusal
 
-FULL, ONE, MAYBE = "full", "one", "maybe"  # an operand's dim is the space's; is 1; is known at run time only
+# An operand's dim is the space's; is 1; is known at run time only; is the space's, of an operand that lies in another order.
+FULL, ONE, MAYBE, APART = "full", "one", "maybe", "apart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,9 @@ def _strides(shape: Dims, t: TensorType) -> Dims:
     return tuple(out)
 
 
-def make_space(operands: Sequence[TensorType], result: TensorType) -> Space | Refusal:
-    """The space of a broadcast to `result`, or a Refusal where an operand's axes lie in another order in memory."""
+def make_space(operands: Sequence[TensorType], result: TensorType, any_order: bool = False) -> Space | Refusal:
+    """The space of a broadcast to `result`, or a Refusal where an operand's axes lie in another order in memory. With `any_order`
+    they may, where it is known which of its dims are 1."""
     assert result.shape is not None
     rank = len(result.shape)
     order = tuple(range(rank)) if result.layout is None else result.layout.perm
@@ -87,11 +89,14 @@ def make_space(operands: Sequence[TensorType], result: TensorType) -> Space | Re
         row = {a: _class(t, a - rank + len(t.shape or ()), result.shape[a]) for a in axes}
         lying = [p + rank - len(t.shape or ()) for p in physical(tuple(range(len(t.shape or ()))), t.layout)]
         if [a for a in axes if row[a] != ONE] != [a for a in lying if row.get(a, ONE) != ONE]:
+            if any_order and MAYBE not in row.values():
+                rows.append({a: APART if c == FULL else c for a, c in row.items()})
+                continue
             return Refusal("the operands lie in different layouts in memory", {"operand": t, "result": result})
         rows.append(row)
     groups: list[list[int]] = []
     for a in axes:
-        if groups and all(r[a] == r[groups[-1][-1]] != MAYBE for r in rows):
+        if groups and all(r[a] == r[groups[-1][-1]] not in (MAYBE, APART) for r in rows):
             groups[-1].append(a)
         else:
             groups.append([a])

@@ -30,16 +30,25 @@ def _unscaled(v: Value, m: Match) -> tuple[Value, float]:
     return v, 1.0
 
 
-def _masked(v: Value, m: Match) -> tuple[Value, Value | None] | None:
-    """The scores and the mask that is added to them: the one operand that leads to a product of matrices is the scores."""
+def _masked(v: Value, m: Match) -> tuple[Value, list[Value]] | None:
+    """The scores, and what is added to them (a mask, a bias of positions): what leads to a product of matrices is the scores."""
+    added: list[Value] = []
+    while (node := v.node) is not None and node.op.name == "add" and node.graph is m.root.graph:
+        pairs = (node.operands, node.operands[::-1])
+        found = next(((x, y) for x, y in pairs if x is not None and y is not None and x.type == v.type and _is_scores(x)), None)
+        if found is None:
+            return None
+        m.inner.append(node)
+        v = found[0]
+        added.append(found[1])
+    return v, added
+
+
+def _is_scores(v: Value) -> bool:
+    """Whether `v` is a matmul, perhaps scaled, or one to which one thing is added."""
     node = v.node
-    if node is None or node.op.name != "add" or node.graph is not m.root.graph:
-        return v, None
-    for scores, mask in (node.operands, node.operands[::-1]):
-        if scores is not None and _is_product(scores) and scores.type == v.type:
-            m.inner.append(node)
-            return scores, mask
-    return None
+    added = node is not None and node.op.name == "add"
+    return _is_product(v) or (added and any(o is not None and _is_product(o) for o in node.operands))  # type: ignore[union-attr]
 
 
 def _is_product(v: Value) -> bool:
@@ -59,7 +68,8 @@ def _build(target: Target | None) -> Callable[[Match, Builder], Any]:
         found = _masked(m["s"], m)
         if found is None:
             return refuse("what is added are no scores and a mask")
-        scores, scale = _unscaled(found[0], m)
+        (product_sum, added), mask = found, None
+        scores, scale = _unscaled(product_sum, m)
         product = scores.node
         if product is None or product.op.name != "matmul":
             return refuse("the scores are no product of matrices")
@@ -74,7 +84,9 @@ def _build(target: Target | None) -> Callable[[Match, Builder], Any]:
         if scale * at_q * at_k <= 0:
             return refuse("the factor is not positive", scale=scale * at_q * at_k)
         keys = b.op("transpose", k, perm=(0, 1, 3, 2))
-        y = b.op("attention", q, keys, v, found[1], scale=scale * at_q * at_k)
+        for x in added:
+            mask = x if mask is None else b.op("add", x, mask)
+        y = b.op("attention", q, keys, v, mask, scale=scale * at_q * at_k)
         reason = "there is no target" if target is None else target.refuses(y.node)
         if reason is not None or y.type != m.root.result.type:
             b.undo()

@@ -205,6 +205,8 @@ class _Assigner:
         source = v.node
         if source is not None and source.op.name == "to_layout" and source.operands[0].type.layout == layout:  # type: ignore[union-attr]
             return source.operands[0]  # type: ignore[return-value]
+        if self._cast_to(v, layout):
+            return v
         key = (v, layout)
         if key not in self.converted:
             # Right behind its producer, where every later reader can see it.
@@ -216,6 +218,20 @@ class _Assigner:
                 return node.result  # a constant or captured value: not known to come before other readers
             self.converted[key] = node.result
         return self.converted[key]
+
+    def _cast_to(self, v: Value, layout: Layout | None) -> bool:
+        """Whether `v` is a cast for one reader, and its kernel can store it in the layout: then it does so."""
+        node = v.node
+        if node is None or node.op.name != "cast" or v.graph is not self.graph or len(v.uses) + len(v.output_of) != 1:
+            return False
+        before = v.tensor.layout
+        self._result(node, layout)
+        reason = self.target.refuses(node)
+        if reason is not None:
+            self._result(node, before)
+            return False
+        self.log.record("layout", node, "applied", f"cast stores in {layout or 'row-major'}")
+        return True
 
 
 def _moves(t: Type | None, layout: Layout) -> bool:

@@ -95,11 +95,13 @@ class _Narrowing:
             return f"{node.op.name} stays in f32"
         if self.kept & {node.name, *node.locs}:
             return "the node is to stay in f32"
-        large = next((v for v in floats if v.is_const and self._overflows(v)), None)
+        large = next((v for v in floats if self._overflows(v) and not _is_mask(node, v)), None)
         return None if large is None else f"%{large.name} has numbers that {self.to} has not"
 
     def _overflows(self, v: Value) -> bool:
-        assert v.array is not None
+        """Whether `v` is a constant with numbers that 16 bits have not."""
+        if v.array is None:
+            return False
         with np.errstate(over="ignore"):
             return bool(np.any(np.isfinite(v.array) & ~np.isfinite(v.array.astype(self.to.np).astype(np.float32))))
 
@@ -108,6 +110,8 @@ class _Narrowing:
         operands, types = list(node.operands), [r.type for r in node.results]
         for i, v in enumerate(operands):
             taken = node.op.operands[min(i, len(node.op.operands) - 1)].dtypes  # the last one may be many
+            if v is not None and _is_mask(node, v) and self._overflows(v):
+                continue
             if v is not None and _dtype(v) is F32 and self.to in taken:
                 node.set_operand(i, self._as(v, self.to, node))
             elif v is not None and v in self.narrowed and self.to not in taken:
@@ -158,6 +162,11 @@ class _Narrowing:
                     return made
                 self.converted[key] = made
         return self.converted[key]
+
+
+def _is_mask(node: Node, v: Value) -> bool:
+    """Whether `v` is a mask of attention alone, which may be of another type than the queries."""
+    return node.op.name == "attention" and [i for i, x in enumerate(node.operands) if x is v] == [3]
 
 
 def _dtype(v: Value) -> DType | None:

@@ -8,6 +8,10 @@ are not too large, else in f32 (f64 for f64).
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from ...ir.core import Node
 from ...ir.reduction import Reduction
 from ...ir.types import BF16, BOOL, F16, DType
@@ -20,13 +24,27 @@ from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, kernel
 
-BUSY, SHORT = 256, 256  # blocks with which a GPU is busy; keys of a part at least
+PART = 128  # of which a block's part of the keys is a multiple
 COPIED = 1024  # elements of the keys and values that are results in a block
 # Ints, by name, with the type in which a text knows them.
 _INTS = {
     "FastDiv": ("splits", "chunks", "blocks", "kv_heads", "queries", "d_size", "e_size", "total", "by_rows"),
-    "u32": ("attending", "few", "rows", "past", "pairs", "keys", "depth", "width"),
-    "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nhs"), "m_t", "q_at", "k_at", "v_at"),
+    "u32": (
+        "attending",
+        "cut",
+        "rows",
+        "groups",
+        "past",
+        "pairs",
+        "keys",
+        "depth",
+        "width",
+        "span",
+        "wide",
+        "scale",
+        *(f"{x}_s" for x in "qkvym"),
+    ),
+    "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nh"), "m_t", "q_at", "k_at", "v_at"),
 }
 _FRAME = """
 using Acc = ACC;
@@ -48,48 +66,37 @@ DEVICE Place place_of(const Sizes& x, u32 number, u32 height, u32 width) {
     return {pair, n, pair - n * x.kv_heads.d, last * height, (block - q * x.chunks.d) * width, number - block * x.splits.d};
 }
 
-struct Row { i64 q, y, mask, part; i32 lo, hi; };  // places of its elements; the keys from lo to hi may be seen
-DEVICE Row row_of(const Sizes& x, Place b, u32 i) {
-    u32 r = b.first + i, n = b.n;
-    if (r >= x.rows) return {-1, -1, 0, 0, 0, 0};
-    u32 inner = r / x.queries, h = b.g * (x.rows / x.queries) + inner;
-    i64 s = r - inner * x.queries.d, offset = OFFSET, hi = x.keys, lo = LOW;
+// The keys from lo to hi are those that query s of batch n may see. Neither falls with s.
+struct Range { i32 lo, hi; };
+DEVICE Range range_of(const Sizes& x, u32 n, i64 s) {
+    i64 offset = OFFSET, hi = x.keys, lo = LOW;
     ENDS
     hi = maximum(hi, i64(0));
-    lo = minimum(maximum(lo, i64(0)), hi);
-    i64 part = (i64(b.pair) * x.rows + r) * x.splits.d + b.part;
-    return {n * x.q_n + h * x.q_h + s * x.q_s, n * x.y_n + h * x.y_h + s * x.y_s, MASKED, part, i32(lo), i32(hi)};
+    return {i32(minimum(maximum(lo, i64(0)), hi)), i32(hi)};
 }
 
-// The keys of the block's part, a multiple of `tile` but for the last one.
-DEVICE void keep_part(const Sizes& x, Place b, i32 tile, i32& begin, i32& end) {
-    if (x.splits.d == 1) return;
-    i32 span = (i32(x.keys) + tile * i32(x.splits.d) - 1) / (tile * i32(x.splits.d)) * tile;
-    begin = maximum(begin, i32(b.part) * span);
-    end = minimum(end, i32(b.part + 1) * span);
+struct Row { i64 q, y, mask, part; Range seen; };  // places of its elements, and what it sees
+DEVICE Row row_of(const Sizes& x, Place b, u32 i) {
+    u32 r = b.first + i, n = b.n;
+    if (r >= x.rows) return {-1, -1, 0, 0, {0, 0}};
+    u32 inner = GROUPED ? r / x.queries : 0, h = b.g * x.groups + inner, s = r - inner * x.queries.d;
+    i64 part = (i64(b.pair) * x.rows + r) * x.splits.d + b.part, q = n * x.q_n + h * x.q_h + i64(u64(s) * x.q_s);
+    return {q, n * x.y_n + h * x.y_h + i64(u64(s) * x.y_s), AT_MASK, part, range_of(x, n, s)};
+}
+
+// The keys of the block's part.
+DEVICE void keep_part(const Sizes& x, Place b, i32& begin, i32& end) {
+    begin = maximum(begin, i32(b.part * x.span));
+    end = minimum(end, i32((b.part + 1) * x.span));
 }
 
 // Element 0 of key (value) t.
 DEVICE i64 key_of(const Sizes& x, Place b, u32 t) { KEY }
 DEVICE i64 value_of(const Sizes& x, Place b, u32 t) { VALUE }
 
-// What a product becomes; -inf where the key may not be seen. `seen`: whether any key of the row was.
-DEVICE Acc score(const Sizes& x, const Row& row, i32 t, Acc v, bool& seen) {
-    if (t < row.lo || t >= row.hi) return -inf;
-    v = v * (SCALE);
-    SCORE
-    return v;
-}
-
-DEVICE void store(const Sizes& x, const Row& row, u32 column, Acc y, Acc sum, bool seen) {
-    if (column >= x.width) return;
-    if (x.splits.d == 1) st_TYPE(x.y, row.y + column, seen ? y / sum : Acc(0));
-    else x.values()[row.part * x.width + column] = y;
-}
-DEVICE void store_sums(const Sizes& x, const Row& row, Acc top, Acc sum, bool seen) {
-    if (x.splits.d == 1) return;
-    Acc* at = x.sums() + 3 * row.part;
-    at[0] = top, at[1] = sum, at[2] = seen;
+// Of a score that is so far above the greatest.
+DEVICE Acc weight(Acc v) {
+    WEIGHT
 }
 
 // Puts the parts of the keys together, for an element of the result.
@@ -100,9 +107,11 @@ DEVICE void combine(const Sizes& x, u32 u) {
     const Acc *sums = x.sums() + 3 * row.part, *values = x.values() + row.part * x.width + column;
     Acc top = -inf, sum = 0, y = 0;
     bool seen = false;
+#pragma unroll 4
     for (u32 i = 0; i < x.splits.d; i++) top = sums[3 * i] > top ? sums[3 * i] : top;
+#pragma unroll 4
     for (u32 i = 0; i < x.splits.d; i++) {
-        Acc fade = top == Acc(-inf) ? Acc(1) : exp(sums[3 * i] - top);
+        Acc fade = top == Acc(-inf) ? Acc(1) : weight(sums[3 * i] - top);
         sum += fade * sums[3 * i + 1];
         y += fade * values[i64(i) * x.width];
         seen = seen || sums[3 * i + 2] != 0;
@@ -137,7 +146,7 @@ def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         return _bind(extent_of(a, call), products, len(node.results))
 
-    return KernelSource(lambda: _text(a, dtype, products), bind, "tensor cores" if products.threads == 128 else "tiles")
+    return KernelSource(lambda: _text(a, dtype, products), bind, products.name)
 
 
 def _products(node: Node, dtype: DType, precision: str) -> Products:
@@ -149,33 +158,44 @@ def _products(node: Node, dtype: DType, precision: str) -> Products:
         sizes.append(last if t.rank == 4 else last // heads if isinstance(last, int) else None)
     known = [n for n in sizes if isinstance(n, int)]
     if dtype in (F16, BF16) and len(known) == 2 and max(known) <= MOST and precision != "scalar":
-        return tensor_cores(dtype, max(known), ("k", "v", *(("pk", "pv") if node.operand(4) is not None else ())))
+        return tensor_cores(dtype, max(known))
     return tiles(dtype, sizes[1] if isinstance(sizes[1], int) else None)
 
 
-def _bind(x: Extent, tile: Products, results: int) -> Launch:
+def _groups(node: Node) -> int | None:
+    """How many query heads share a head of keys, None where that is not known."""
+    q, k = (
+        t.shape[1] if t.rank == 4 else node.attr(f"{name}_num_heads")  # type: ignore[index, union-attr]
+        for name, t in (("q", node.operands[0].tensor), ("kv", node.operands[1].tensor))  # type: ignore[union-attr]
+    )
+    return q // k if isinstance(q, int) and isinstance(k, int) and k else None
+
+
+def _bind(x: Extent, products: Products, results: int) -> Launch:
     """Blocks that attend, then those that copy keys and values that are results."""
     pairs, rows = x.q.batch * x.k.heads, x.groups * x.q.length
-    # Small tiles where there are few queries, or too few blocks for a GPU.
-    few = rows <= 2 * tile.small or pairs * blocks_for(rows, tile.rows) < 64
-    blocks = blocks_for(rows, tile.small if few else tile.rows)
-    chunks = blocks_for(x.v.size, tile.columns)
-    splits = _splits(pairs * blocks * chunks, x.total)
+    chunks = blocks_for(x.v.size, products.columns)
+    cut, splits = products.choose(products, pairs * chunks, rows, x.total)
+    blocks = blocks_for(rows, products.rows[cut])
     attending = checked_size(pairs * blocks * chunks * splits)
     numbers = pairs * rows * splits * (x.v.size + 3) if splits > 1 else 0
     copied = max(checked_size(pairs * x.total * n) for n in (x.k.size, x.v.size)) if results > 1 else 0
-    checked_size(x.q.length)
+    steps = [lie.steps for lie in (x.q, x.k, x.v, x.y)]
+    for n in (x.q.length, *(step[2] for step in steps), x.mask[2]):
+        checked_size(n)
+    # What can be read in packs: operands and result by 8 numbers, the mask by pairs.
+    packs = all(n % 8 == 0 for n in (x.k.size, x.v.size, *(n for step in steps for n in step)))
+    wide = int(packs) + 2 * int(all(n % 2 == 0 for n in x.mask))
     divisors = (splits, chunks, blocks, x.k.heads, x.q.length, x.k.size, x.v.size, x.total, rows)
-    counts = (attending, int(few), rows, x.past, pairs, x.total, x.k.size, x.v.size)
-    ints = (*counts, *x.q.steps, *x.k.steps, *x.v.steps, *x.y.steps, *x.mask, x.q.at, x.k.at, x.v.at)
-    combine = blocks_for(checked_size(pairs * rows * x.v.size), tile.threads) if splits > 1 else 0
+    span = blocks_for(x.total, PART * splits) * PART
+    scale = int(np.float32(1 / math.sqrt(x.q.size or 1)).view(np.uint32))
+    counts = (attending, cut, rows, x.groups, x.past, pairs, x.total, x.k.size, x.v.size, span, wide, scale)
+    steps.append(x.mask[:3])  # type: ignore[arg-type]
+    outer = [n for step in steps for n in step[:2]]
+    ints = (*counts, *(step[2] for step in steps), *outer, x.mask[3], x.q.at, x.k.at, x.v.at)
+    combine = blocks_for(checked_size(pairs * rows * x.v.size), products.threads) if splits > 1 else 0
     passes = attending + blocks_for(copied, COPIED), combine
-    return Launch((*map(fast_div, divisors), *ints), 1, numbers * tile.size, passes)
-
-
-def _splits(blocks: int, keys: int) -> int:
-    """In how many parts the keys are cut: so many that a GPU is busy, none of them short."""
-    return max(1, min(BUSY // max(blocks, 1), keys // SHORT))
+    return Launch((*map(fast_div, divisors), *ints), 1, numbers * products.size, passes)
 
 
 def _text(a: Attention, dtype: DType, products: Products) -> str:
@@ -190,18 +210,24 @@ def _text(a: Attention, dtype: DType, products: Products) -> str:
     for name in "qkv":
         places[name] += f" + {places[name + '_at']} * {dtype.itemsize}"
     initial = ", ".join(f"{name}({place})" for name, place in places.items())
-    frame = _FRAME
-    for word, lines in _words(a.node, dtype, acc).items():
-        frame = _insert(frame, word, lines)
-    frame = fill_in(_insert(frame, "MEMBERS", members), INITIAL=initial, COPIED=COPIED, COPIERS=products.threads, ACC=acc)
+    mask = a.node.operand(3)
+    text = f"{_FRAME}\n{products.text}".replace("OF_MASK", str(mask.tensor.dtype if mask else "bool"))
+    for word, lines in _words(a.node, dtype, acc, products).items():
+        text = _insert(text, word, lines)
+    text = fill_in(
+        _insert(text, "MEMBERS", members).replace("TYPE", str(dtype)),
+        INITIAL=initial,
+        COPIED=COPIED,
+        COPIERS=products.threads,
+        ACC=acc,
+    )
     combine = f"if (p[{first + len(kinds)}]) return combine(x, blockIdx.x * {products.threads} + threadIdx.x);"
     body = ["Sizes x(p);", combine, "if (blockIdx.x >= x.attending) return copy_new(x, blockIdx.x - x.attending);"]
     body += products.run
-    helpers = [frame.replace("TYPE", str(dtype)).strip("\n"), products.text.strip("\n")]
-    return kernel(products.threads, first + len(kinds) + 1, body, helpers, products.shared)
+    return kernel(products.threads, first + len(kinds) + 1, body, [text.strip("\n")], products.shared)
 
 
-def _words(node: Node, dtype: DType, acc: DType) -> dict[str, list[str]]:
+def _words(node: Node, dtype: DType, acc: DType, products: Products) -> dict[str, list[str]]:
     """What the node's operands and attributes decide."""
     mask, scale, cap = node.operand(3), node.attr("scale"), node.attr("softcap")
     item, left = dtype.itemsize, node.attr("left_window_size")
@@ -209,21 +235,35 @@ def _words(node: Node, dtype: DType, acc: DType) -> dict[str, list[str]]:
     if mask is None:
         score.append("seen = true;")
     else:
-        load = f"ld_{mask.tensor.dtype}(x.mask, row.mask + t)"
-        value = f"{load} ? Acc(0) : Acc(-inf)" if mask.tensor.dtype is BOOL else f"Acc({load})"
-        score += [f"Acc b = {value};", "v = v + b;", "seen = seen || b != Acc(-inf);"]
+        value = "m ? Acc(0) : Acc(-inf)" if mask.tensor.dtype is BOOL else "Acc(m)"
+        score += [f"Acc b = {value};", "v = v + b;", "seen |= b != Acc(-inf);"]
+    powers = mask is None and not cap  # of two: scores are their logarithms at once
     ends = [e.replace("lens", "x.lens").replace("m_t", "x.m_t") for e in key_ends(node)]
     words = {
         "OFFSET": "ld_i64(x.lens, n) - i64(x.queries.d)" if node.operand(6) is not None else "x.past",
         "LOW": f"s + offset - {left}" if left >= 0 else "0",
-        "MASKED": "0" if mask is None else "n * x.m_n + h * x.m_h + s * x.m_s",
-        "SCALE": "Acc(1) / sqrt(Acc(x.depth))" if scale is None else literal(scale, acc),
+        "GROUPED": "false" if _groups(node) == 1 else "true",
+        "AT_MASK": "0" if mask is None else "n * x.m_n + h * x.m_h + i64(u64(s) * x.m_s)",
+        "SCALE": products.scale if scale is None else literal(scale, acc),
+        "MASK_AT": "0" if mask is None else "x.mask",
+        "MASKED": "false" if mask is None else "true",
+        "POWERS": "true" if powers else "false",
     }  # fmt: skip
     for word, new, old, size in (("KEY", "k", "pk", "depth"), ("VALUE", "v", "pv", "width")):
-        place = f"x.{new} + (b.n * x.{new}_n + b.g * x.{new}_h + i64(t - x.past) * x.{new}_s) * {item}"
+        first = f"x.{new} + (b.n * x.{new}_n + b.g * x.{new}_h) * {item}"
         past = f"t < x.past ? x.{old} + (i64(b.pair) * x.past + t) * x.{size} * {item} : "
-        words[word] = f"return {past if node.operand(4) is not None else ''}{place};"
+        words[word] = f"return {past if node.operand(4) is not None else ''}{first} + i64(u64(t - x.past) * x.{new}_s) * {item};"
+    addresses = ("q", "k", "v", "y", *(("pk", "pv") if node.operand(4) is not None else ()))
+    words["ADDRESSES"] = " | ".join(f"x.{name}" for name in addresses)
+    past = node.operand(4) is not None
+    words["PAST_K"], words["PAST_V"] = (
+        f"x.{name} + i64(b.pair) * x.past * x.{size} * {item}" if past else "0" for name, size in (("pk", "depth"), ("pv", "width"))
+    )
+    words["LINE"] = (
+        "return " + "t < count ? past + i64(u64(t) * size) : " * past + f"now + i64(u64({'t - count' if past else 't'}) * step);"
+    )
     lines = {word: [text] for word, text in words.items()}
+    lines["WEIGHT"] = products.weight(powers)
     lines["ENDS"] = [f"hi = minimum(hi, i64({e}));" for e in ends]
     lines["SCORE"] = score
     copies = [("d_size", "depth", "new_k", "key_of"), ("e_size", "width", "new_v", "value_of")][: len(node.results) - 1]

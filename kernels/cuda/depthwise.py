@@ -3,9 +3,7 @@
 A thread computes neighbours of one pixel, as many channels as 16 bytes hold, where both tensors are channels-last; else one number,
 its neighbours in the warp being neighbours in the result. Nothing is shared: what a warp's windows have in common comes from the
 first-level cache. Constant weights are packed as [tap][channel] for channels-last results, to be read along the channels.
-
-Where a window of one or two axes is known when the text is written, its taps stand there one by one, so that all loads of several
-rows of it are on their way before the first is waited for: these kernels mostly wait.
+Convolutions with such packs and known windows are in depthwise_packs.py.
 """
 
 from __future__ import annotations
@@ -14,20 +12,19 @@ import math
 
 import numpy as np
 
-from ...ir.core import Node
 from ...ir.types import F64
 from ..convolutions import geometry
 from ..epilogue import Builder, Site
-from ..operands import fill_in, first_int, first_result, slot_of
+from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch
 from . import epilogue as written
 from .conv import axis_words, input_steps, phase_counts
+from .depthwise_packs import build_packs, window_of
 from .source import fast_div
 from .text import blocks_for, checked_size, indent, kernel
 from .tiles import piece
 
-THREADS = 64  # of a block: small images too are spread over all multiprocessors, each of which has caches of its own
-AT_ONCE, MOST_TAPS = 10, 64  # taps that are loaded together; taps that stand in a text one by one
+THREADS = 256
 
 _TAPS = """
 for (u32 i0 = 0; i0 < axes[0].counts; i0++) {
@@ -48,24 +45,6 @@ for (u32 i0 = 0; i0 < axes[0].counts; i0++) {
     }
 }
 """
-_UNROLLED = """
-#pragma unroll
-for (u32 i1 = 0; i1 < HEIGHT; i1 += ROWS) {
-    Pack<E, WIDE> a[ROWS * WIDTH] = {}, b[ROWS * WIDTH] = {};
-#pragma unroll
-    for (u32 i = 0; i < ROWS * WIDTH; i++) {
-        const i32 h = at[1] + i32(i1 + i / WIDTH) * axes[1].inc, v = at[2] + i32(i % WIDTH) * axes[2].inc;
-        if (i1 * WIDTH + i < HEIGHT * WIDTH && u32(h) < axes[1].size && u32(v) < axes[2].size) {
-            a[i] = load_pack<E, WIDE>(x, x_at + u32(h) * x_h + u32(v) * x_w);
-            b[i] = load_pack<E, WIDE>(w, (i1 * WIDTH + i) * w_tap + channel * w_out);
-        }
-    }
-#pragma unroll
-    for (u32 i = 0; i < ROWS * WIDTH; i++)
-#pragma unroll
-        for (int j = 0; j < WIDE; j++) sums[j] = fma(a[i].get(j), b[i].get(j), sums[j]);
-}
-"""
 _NAMES = ("units", "channels", "fours", None, "w_out", "w_tap", "x_n", "x_c", "x_d", "x_h", "x_w", "O0", "O1", "O2")
 
 
@@ -84,6 +63,9 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     single = w.tensor.shape[1] == 1 if transposed else w.tensor.shape[0] == group
     item = site.result.dtype.itemsize
     wide = 16 // item if x_last and y_last and single and w.is_const and group % (16 // item) == 0 else 1
+    window = window_of(site)
+    if wide > 1 and window is not None:
+        return build_packs(site, epilogue, wide, window)
     axes = site.result.rank - 2
     packed = w.is_const and y_last
 
@@ -135,52 +117,18 @@ def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:
         place = f"o{a}" if counts[a] == 1 else f"o{a} / {counts[a]}"
         body.append(f"at[{a}] = i32({place}) * axes[{a}].mul + axes[{a}].add;")
     body += [f"const i64 x = p[{site.slot(0)}];", f"const u32 x_at = q * x_n + channel / FastDiv(p[{at + 3}]) * x_c;"]
-    body += _leaves(node, epilogue, wide) if wide > 1 else written.addresses(written.leaves_of(node, epilogue))
     body += [f"{sums} sums[{wide}] = {{}};"]
-    body += _sums(_window(site), wide)
-    body += [f"auto finish = [&]({sums} acc, u32 column, u32 to) {{", *indent(written.steps(epilogue, d, "column")), "};"]
-    body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
-    body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], {'j, j' if wide > 1 else 'channel, unit'}));"]
-    body += [f"store_pack(y, unit * {wide}, out);"]
-    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), f"using E = element_{d};"])
-
-
-def _leaves(node: Node, epilogue: Builder, wide: int) -> list[str]:
-    """Statements that read what the epilogue takes, on its way with the taps, by places from this thread's first."""
-    lines = []
-    for k, (kind, i) in enumerate(epilogue.leaves):
-        at = f"p[{slot_of(node, i)}]"
-        if kind == "scalar":
-            lines.append(f"const E::Memory one{k} = *(const E::Memory*){at}, *const leaf{k} = &one{k};")
-        else:
-            place = "channel, channels" if kind == "channel" else f"unit * {wide}, units * {wide}"
-            lines.append(f"const auto pack{k} = read_pack<E, {wide}>({at}, {place}, ({at} & 15) == 0);")
-            lines.append(f"const auto* const leaf{k} = pack{k}.at;")
-    return lines
-
-
-def _window(site: Site) -> tuple[int, int] | None:
-    """The window's height and width, where its taps shall stand in the text."""
-    kernel = site.operand(1).tensor.shape[2:]
-    if site.anchor.op.name == "conv_transpose" or len(kernel) > 2 or not all(isinstance(k, int) for k in kernel):
-        return None
-    height, width = (1, *kernel)[-2:]
-    return (height, width) if 0 < width <= AT_ONCE and 0 < height * width <= MOST_TAPS else None
-
-
-def _sums(window: tuple[int, int] | None, wide: int) -> list[str]:
-    """The loops over a window's taps."""
-    if window is not None:
-        height, width = window
-        rows = min(height, AT_ONCE // width)
-        return fill_in(_UNROLLED, HEIGHT=height, WIDTH=width, ROWS=rows, WIDE=wide).strip().split("\n")
     tap = [
         f"auto a = load_pack<E, {wide}>(x, x_line + u32(v) * x_w);",
         f"auto b = load_pack<E, {wide}>(w, tap * w_tap + channel * w_out);",
         "#pragma unroll",
         f"for (int j = 0; j < {wide}; j++) sums[j] = fma(a.get(j), b.get(j), sums[j]);",
     ]
-    out: list[str] = []
     for line in _TAPS.strip().split("\n"):
-        out += indent(tap, 3) if line.strip() == "TAP" else [line]
-    return out
+        body += indent(tap, 3) if line.strip() == "TAP" else [line]
+    body += written.addresses(written.leaves_of(node, epilogue))
+    body += [f"auto finish = [&]({sums} acc, u32 column, u32 to) {{", *indent(written.steps(epilogue, d, "column")), "};"]
+    body += [f"Pack<E, {wide}> out;", "#pragma unroll"]
+    body += [f"for (u32 j = 0; j < {wide}; j++) out.set(j, finish(sums[j], channel + j, unit * {wide} + j));"]
+    body += [f"store_pack(y, unit * {wide}, out);"]
+    return kernel(THREADS, words, body, [piece("tile"), piece("windows"), f"using E = element_{d};"])

@@ -85,7 +85,8 @@ class Driver(Protocol):
         """What is asked for from now on comes after what is under way on another stream."""
 
     def hold(self, stream: int) -> None:
-        """What another stream is asked for from now on comes after what is under way here."""
+        """What another stream is asked for from now on comes after what is under way here. If that is the default one, memory is
+        not given out again before what it was asked for by then is done."""
 
     @property
     def cubins(self) -> Mapping[str, Cubin]:

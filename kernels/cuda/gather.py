@@ -9,8 +9,10 @@ from ...ir.core import Node
 from ...ir.types import SIGNED, U8, U16, U32
 from ..boxes import strides_of
 from ..indexing import FLAG, moved_as, slicers, slices_of, unsupported, wide_elements
+from ..moves import picked
 from ..operands import fill_in, first_int, refuse_layouts, refuse_strings
 from ..spec import Call, KernelSource, Launch, Refusal
+from .move import mover
 from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, kernel
@@ -48,9 +50,11 @@ template <class W, class P> DEVICE void slices(const P& p) {
 @serves(*slicers())
 def slices(node: Node) -> KernelSource | Refusal:
     """The kernel of a node that gathers slices."""
-    found = slices_of(node)
+    found, box = slices_of(node), picked(node) if node.op.name == "gather" else None
     if isinstance(found, Refusal):
         return found
+    if box is not None:
+        return mover(node, box)
     item, index, first = node.operands[0].tensor.dtype.itemsize, node.operands[1].tensor.dtype, first_int(node)
 
     def bind(call: Call) -> Launch:

@@ -201,9 +201,12 @@ class Matmul:
         single = ["auto single = [&](u32 row, u32 column, S sum) {", "    u32 to = place(row, column);",
                   f"    st_{self.dtype}(y, to, finish(sum, row, column, to));", "};"]  # fmt: skip
         if self.b_along:
-            call = "few_along<E, {}, S>((i64)a, a_row, (i64)b, b_col, rows, columns, depth, column_tile * 8, single);"
+            call = "few_along<E, {}, S>(few, (i64)a, a_row, (i64)b, b_col, rows, columns, column_tile * 8, shared, single);"
         else:
             span = 64 if self.item == 2 else 32
-            call = f"few_across<E, {{}}, S>(a, a_row, a_col, (i64)b, b_row, rows, columns, depth, column_tile * {span}, shared, "
-            call += "single);"
-        return [*single, f"if (rows == 1) {call.format(1)}", f"else {call.format(FEW)}"]
+            call = (
+                f"few_across<E, {{}}, S>(few, a, a_row, a_col, (i64)b, b_row, rows, columns, column_tile * {span}, shared, single);"
+            )
+        part = "split * steps, min(split * steps + steps, depth)"
+        few = f"const Few<S> few = {{parts, split, splits, tile_at, column_tiles * batches, {part}}};"
+        return [*single, few, f"if (rows == 1) {call.format(1)}", f"else {call.format(FEW)}"]

@@ -18,6 +18,7 @@ from .driver import Command, Foreign, Transfer
 LibraryCall = cublaslt.Matmul | cudnn.GraphCall
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3  # cudaMemcpyKind
+DEFAULT_STREAM = 1  # cudaStreamLegacy
 PINNED = 1  # cudaMemoryType: of the host, known to CUDA
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
@@ -86,7 +87,7 @@ class Gpu:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._recorder = cupy.cuda.Stream(non_blocking=True)  # on which nothing runs
             self._mark = self._event(disable_timing=True)
-        self.stream = self._stream.ptr
+        self.stream, self._lent = self._stream.ptr, False  # whether the default stream was ever told to wait for values
 
     @property
     def arch(self) -> str:
@@ -94,6 +95,8 @@ class Gpu:
         return f"sm_{self._device.compute_capability}"
 
     def alloc(self, nbytes: int) -> _Memory:
+        if self._lent:  # what is given out again may still be read there
+            self.wait(DEFAULT_STREAM)
         with self._device, self._stream:
             return _Memory(self._pool.malloc(max(nbytes, 1)), nbytes)
 
@@ -141,6 +144,7 @@ class Gpu:
 
     def hold(self, stream: int) -> None:
         self._order(self.stream, stream)
+        self._lent = self._lent or stream == DEFAULT_STREAM
 
     def _order(self, first: int, second: int) -> None:
         """What one stream is asked for from now on comes after what is under way on the other."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...ir.recording import greatest, least
 from ...ir.types import F64, DType
@@ -25,6 +26,7 @@ THREADS = 256
 EACH = 32  # elements of a held line that a thread has in registers, of which there are 255
 EACH_F64 = 8  # functions of f64 are long, and stand there once for each
 ENOUGH = 1 << 15  # threads that keep a GPU busy while they wait for memory: 132 processors of 8 warps each
+PROCESSORS = 132
 MANY = 1 << 20  # lines, where it is not known how many there are
 BLOCKS = 512  # among which few long lines are divided: some for each processor
 SIZES = ("lines", "n", "shift", "splits", "share", "held")  # the integers that `spread` gives a kernel; its pass comes last
@@ -276,11 +278,11 @@ def in_modes(make: Callable[[int], Line], write: Callable[[Line], Sequence[str]]
     return ["if (held) {", *indent(text(each)), "} else {", *indent(text(0)), "}"]
 
 
-def places(first: int, more: int, across: bool | None, cut: str = "splits", shift: int | None = None) -> list[str]:
+def places(first: int, more: int, across: bool | None, cut: str = "splits", team: Team | None = None) -> list[str]:
     """The line and the part of it that a thread works on, from the integers of `spread`, which stand at slot `first`, and from the
     pass, which stands behind them and `more` others. A block works on one of `cut` parts of a line. Where
-    `across` is None, `inner` tells whether lines lie across. With a `shift` of `held_shift` a team is that, and has its line."""
-    known = {} if shift is None else {"shift": f"{shift}u", "splits": "1u", "share": "n", "held": "1u", "pass": "0u"}
+    `across` is None, `inner` tells whether lines lie across. A `team` that is known has a line for itself."""
+    known = {} if team is None else {"shift": f"{team.shift}u", "splits": "1u", "share": "n", "held": "1u", "pass": "0u"}
     slots = {name: first + i for i, name in enumerate(SIZES)} | {"pass": first + len(SIZES) + more}
     names = [f"const u32 {name} = {known.get(name, f'p[{at}]')};" for name, at in slots.items()]
     if across is None:
@@ -292,19 +294,21 @@ def places(first: int, more: int, across: bool | None, cut: str = "splits", shif
         mine = ["u = block * width + (threadIdx.x >> shift)", "lane = threadIdx.x & (team - 1)"]
     return [
         *names,
-        f"const u32 team = 1u << shift, width = {THREADS} >> shift, cut = {cut};",
+        f"const u32 team = 1u << shift, width = {THREADS if team is None else team.threads} >> shift, cut = {cut};",
         "u32 block = cut == 1 ? blockIdx.x : blockIdx.x / cut, split = blockIdx.x - block * cut;",
         *(f"u32 {m};" for m in mine),
         "u32 begin = split * share, end = u < lines ? min(begin + share, n) : 0;",
     ]
 
 
-def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, holds: bool, maps: bool) -> Launch:
+def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, holds: bool, maps: bool,
+           team: Team | None = None) -> Launch:  # fmt: skip
     """How threads are spread over lines of n elements: the team, the blocks of a line and its passes; the integers are `SIZES`.
-    `holds`: whether the kernel can hold lines; `maps`: whether after the folds each part of a line is mapped."""
+    `holds`: whether the kernel can hold lines; `maps`: whether after the folds each part of a line is mapped; `team`: what
+    `held_team` chose when the text was written."""
     checked_size(lines * n)
     each, shift = most_each(acc), team_shift(lines, n, across, wide, acc, holds)
-    blocks = -(-lines * (1 << shift) // THREADS)
+    blocks = -(-lines * (1 << shift) // (THREADS if team is None else team.threads))
     held = holds and n <= each << shift
     step = wide << shift
     splits = 1 if held else greatest(1, least(-(-n // (16 * step)), BLOCKS // greatest(blocks, 1)))
@@ -315,11 +319,22 @@ def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, 
     return Launch((lines, n, shift, splits, share, int(held)), scratch=scratch, passes=passes)
 
 
-def held_shift(lines: int | None, n: int | None, across: bool, wide: int, acc: DType) -> int | None:
-    """The shift that `spread` chooses for lines that are held, None where sizes are not known or too large for that."""
+class Team(NamedTuple):
+    """Threads that have a held line: 1 << shift, in blocks of so many."""
+
+    shift: int
+    threads: int
+
+
+def held_team(lines: int | None, n: int | None, across: bool, wide: int, acc: DType) -> Team | None:
+    """The team that `spread` chooses for lines that are held, None where sizes are not known or too large for that. Where there are
+    few lines its blocks are small, so that all multiprocessors have some."""
     if lines is None or n is None or n > (32 if across else THREADS) * most_each(acc):
         return None
-    return team_shift(lines, n, across, wide, acc, True)
+    shift, threads = team_shift(lines, n, across, wide, acc, True), THREADS
+    while not across and threads > max(64, 1 << shift) and lines << shift < threads * PROCESSORS:
+        threads //= 2
+    return Team(shift, threads)
 
 
 def team_shift(lines: int, n: int, across: bool, wide: int, acc: DType, holds: bool) -> int:

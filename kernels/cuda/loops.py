@@ -14,22 +14,26 @@ from ...ir.core import Node
 from ...ir.types import F64, DType
 from ..elementwise import take_apart
 from ..printer import Printer, register
-from ..space import ONE, Space
+from ..space import APART, ONE, Space
 from ..spec import Call, KernelSource, Launch, Refusal
 from .source import fast_div
 from .target import serves
 from .text import blocks_for, checked_size, declared, indent, kernel
 
 THREADS = 256
+FEW = 8  # channels of which neighbouring threads find all in the same lines of the cache, in whatever order they read
 Compute = Callable[[Printer, Mapping[int, str]], Sequence[str]]
 
 
 @serves("fused.loops")
 def build(node: Node) -> KernelSource | Refusal:
     """The kernel of an elementwise node, or of a fused region of them whose results have one shape."""
-    loop = take_apart(node)
+    loop = take_apart(node, any_order=True)
     if isinstance(loop, Refusal):
         return loop
+    channels = (loop.space.result.shape or ())[1:2]
+    if any(APART in c for c in loop.space.classes) and not all(isinstance(n, int) and n <= FEW for n in channels):
+        return Refusal("operands of many channels lie in another layout, tiles move them faster", {"result": loop.space.result})
     wide = elements_of_thread(loop.space, loop.loaded, loop.results)
     text = partial(loop_text, loop.space, loop.loaded, loop.results, loop.compute)
     return KernelSource(text, lambda call: bind(loop.space, wide, call), "loops", in_place=loop.in_place)
@@ -76,7 +80,7 @@ def loop_text(space: Space, loaded: Sequence[int], results: Sequence[DType], com
     body += [f"auto v{k} = ld_{types[k]}(x{k}, 0);" for k in loaded if space.is_single(k)]
     body += _element(space, loaded, results, compute)
     body += [f"u32 first = (blockIdx.x * {THREADS} + threadIdx.x) * {wide};", "if (first >= n) return;"]
-    body += _all(linear, types, results, wide)
+    body += _all(linear, types, results, wide, bool(strided))
     return kernel(THREADS, max(at, first + 1), body)
 
 
@@ -105,8 +109,9 @@ def _offset(space: Space, k: int) -> str:
     return " + ".join(f"i{g} * s{k}_{g}" for g, c in enumerate(space.classes[k]) if c != ONE)
 
 
-def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType], wide: int) -> list[str]:
-    """The elements of a thread: read, computed, stored."""
+def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType], wide: int, strided: bool) -> list[str]:
+    """The elements of a thread: read, computed, stored. Where elements are read one by one (`strided`), threads that have all of
+    theirs do not look at each before they read the next."""
     addresses = " | ".join([*(f"x{k}" for k in linear), *(f"y{j}" for j in range(len(results)))])
     lines = [f"bool whole = first + {wide} <= n && (({addresses}) & 15) == 0;"]
     lines += [f"auto a{k} = read_pack<element_{types[k]}, {wide}>(x{k}, first, n, whole);" for k in linear]
@@ -114,6 +119,9 @@ def _all(linear: Sequence[int], types: Sequence[DType], results: Sequence[DType]
     step = [f"{register(d)} r{j};" for j, d in enumerate(results)]
     arguments = ["first + j", *(f"a{k}.get(j)" for k in linear), *(f"r{j}" for j in range(len(results)))]
     step += [f"element({', '.join(arguments)});", *(f"b{j}.set(j, r{j});" for j in range(len(results)))]
-    loop = f"for (u32 j = 0; j < {wide} && first + j < n; j++) {{"
+    loop = ["#pragma unroll", f"for (u32 j = 0; j < {wide} && first + j < n; j++) {{", *indent(step), "}"]
+    if strided and wide > 1:
+        every = ["#pragma unroll", f"for (u32 j = 0; j < {wide}; j++) {{", *indent(step), "}"]
+        loop = [f"if (first + {wide} <= n) {{", *indent(every), "} else {", *indent(loop), "}"]
     stores = [f"write_pack(y{j}, first, n, whole, b{j});" for j in range(len(results))]
-    return [*lines, "#pragma unroll", loop, *indent(step), "}", *stores]
+    return [*lines, *loop, *stores]

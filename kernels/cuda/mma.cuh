@@ -184,10 +184,14 @@ DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u3
     u32 now = 0, next = 0;  // buffers: whose part is multiplied, which is filled
 #pragma unroll 1
     for (u32 s = 0; s < steps + STAGES - 1; s++) {
-        const bool filled = s >= STAGES - 1;
-        if (filled) {
+        if (s >= STAGES - 1) {  // first, so that what the next part needs is counted while the tensor cores work
             copy_async_wait<STAGES - 2>();
             __syncthreads();
+            const unsigned char *at_a = memory + now * STAGE, *at_b = at_a + FeedA::BYTES;
+#pragma unroll
+            for (u32 i = 0; i < Share::STEPS; i++)
+                multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, warp_row, warp_column, group * Share::STEPS + i, lane);
+            now = now == STAGES - 1 ? 0 : now + 1;
         }
         if (s < steps) {
             a.feed(memory + next * STAGE, from + s * FeedA::STEPS);
@@ -195,12 +199,6 @@ DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u3
             next = next == STAGES - 1 ? 0 : next + 1;
         }
         copy_async_commit();
-        if (!filled) continue;
-        const unsigned char *at_a = memory + now * STAGE, *at_b = at_a + FeedA::BYTES;
-#pragma unroll
-        for (u32 i = 0; i < Share::STEPS; i++)
-            multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, warp_row, warp_column, group * Share::STEPS + i, lane);
-        now = now == STAGES - 1 ? 0 : now + 1;
     }
     copy_async_wait<0>();
     __syncthreads();

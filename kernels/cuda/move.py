@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...ir.core import Node
 from ..boxes import Box, Mover, dense
 from ..indexing import FLAG, moved_as
-from ..moves import movers, moves_of
+from ..moves import Moves, movers, moves_of
 from ..operands import fill_in, first_int, refuse_layouts, refuse_strings
 from ..spec import Call, KernelSource, Launch, Refusal
 from .boxes import INLINE, copy_text, launch
@@ -24,8 +24,11 @@ THREADS = 256
 def copier(node: Node) -> KernelSource | Refusal:
     """The kernel of a node that copies boxes of elements of its result's type."""
     found = moves_of(node)
-    if isinstance(found, Refusal):
-        return found
+    return found if isinstance(found, Refusal) else mover(node, found)
+
+
+def mover(node: Node, found: Moves) -> KernelSource | Refusal:
+    """The kernel that copies what was found of a node."""
     at, item = first_int(node, 1), node.results[0].tensor.dtype.itemsize
     if at + 2 + INLINE > MOST_WORDS:
         return Refusal("more operands and results than a kernel's parameters hold", {"operands": len(node.operands)})

@@ -21,7 +21,7 @@ from ..regions import named, print_nodes
 from ..row_regions import RowRegion, split_dims, take_apart
 from ..space import ONE
 from ..spec import Call, KernelSource, Launch, Refusal
-from .line import NEIGHBOURS, SIZES, THREADS, Line, Read, Sink, Source, held_shift, in_modes, places, spread
+from .line import NEIGHBOURS, SIZES, THREADS, Line, Read, Sink, Source, Team, held_team, in_modes, places, spread
 from .rows import count_folds, known_size, pack_width, whole
 from .source import fast_div
 from .target import serves
@@ -35,20 +35,22 @@ def build(node: Node) -> KernelSource | Refusal:
     if isinstance(r, Refusal):
         return r
     work = _Row(r)
-    folds = count_folds(work.lines, work.line(0))
+    folds, shape = count_folds(work.lines, work.line(0)), node.results[0].tensor.shape or ()
+    sizes = known_size(shape[: r.axis]), known_size(shape[r.axis :])
+    team = held_team(*sizes, False, work.wide, work.acc)
 
     def bind(call: Call) -> Launch:
         """Parameters: those of `spread`, divisors of the outer axes but the first, then each operand's steps along them."""
         shape = call.results[0]
         rows, n = math.prod(shape[: r.axis]), math.prod(shape[r.axis :])
         outer = [split_dims(s, len(shape), r.axis) for s in call.operands if s is not None]
-        launch = spread(rows, n, False, work.wide, work.acc, folds, holds=True, maps=True)
+        launch = spread(rows, n, False, work.wide, work.acc, folds, holds=True, maps=True, team=team)
         ints = [fast_div(size) for size in r.outer.sizes(Call([o for o, _ in outer], [shape[: r.axis]]))[1:]]
         for k in r.loaded.values():
             ints += [s * math.prod(outer[k][1]) for s in r.outer.strides(k, outer[k][0], shape[: r.axis])]
         return replace(launch, ints=(*launch.ints, *ints))
 
-    return KernelSource(partial(_text, node, work), bind, "rows")
+    return KernelSource(partial(_text, node, work, sizes, team), bind, "rows")
 
 
 class _Row:
@@ -123,23 +125,20 @@ class _Row:
         return self.r.outputs[j].tensor.dtype
 
 
-def _text(node: Node, work: _Row) -> str:
+def _text(node: Node, work: _Row, sizes: tuple[int | None, int | None], team: Team | None) -> str:
     r, first, ints = work.r, first_result(node), first_int(node)
     inputs = [v for v in r.region.inputs if v is not None]
     slots = {f"x{k}": k for k in r.loaded.values()} | {f"y{j}": first + j for j in range(len(r.outputs))} | {"partials": ints - 1}
     slots |= {a: inputs.index(v) for a, v in zip("sb", r.anchor.operands[1:], strict=False) if v is not None}
     groups, at = range(len(r.outer.groups)), ints + len(SIZES)
     more = max(len(groups) - 1, 0) + len(r.loaded) * len(groups)
-    shape = node.results[0].tensor.shape or ()
-    sizes = known_size(shape[: r.axis]), known_size(shape[r.axis :])
-    shift = held_shift(*sizes, False, work.wide, work.acc)
-    body = [f"i64 {name} = p[{slot}];" for name, slot in slots.items()] + places(ints, more, False, shift=shift)
+    body = [f"i64 {name} = p[{slot}];" for name, slot in slots.items()] + places(ints, more, False, team=team)
     body += [f"FastDiv n{g}(p[{at + g - 1}]);" for g in groups[1:]] + ["u32 o = u * n;"]
     packed = [f"x{k}" for k in r.loaded.values() if not r.inner.is_single(k)]
     body += whole(work.wide, *packed, *(name for name in slots if name[0] in "ysb"))
     body += _offsets(r, lambda i, g: f"u32(p[{at + max(len(groups) - 1, 0) + i * len(groups) + g}])")
     body += in_modes(work.line, work.lines, *sizes, False)
-    return kernel(THREADS, at + more + 1, body, [NEIGHBOURS])
+    return kernel(team.threads if team else THREADS, at + more + 1, body, [NEIGHBOURS])
 
 
 def _offsets(r: RowRegion, step: Callable[[int, int], str]) -> list[str]:

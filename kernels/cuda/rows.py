@@ -34,7 +34,7 @@ from ..printer import Printer, register
 from ..space import make_space
 from ..spec import Call, KernelSource, Launch, Refusal
 from . import loops
-from .line import ACROSS, NEIGHBOURS, SIZES, THREADS, Line, Read, Sink, Source, held_shift, in_modes, places, read, spread, store
+from .line import ACROSS, NEIGHBOURS, SIZES, THREADS, Line, Read, Sink, Source, held_team, in_modes, places, read, spread, store
 from .source import fast_div
 from .target import serves
 from .text import declared, indent, kernel
@@ -89,24 +89,23 @@ def along_axis(node: Node) -> KernelSource | Refusal:
     def line(held: int) -> Line:
         return Line(acc, wide, read(x, wide), held)
 
-    folds = count_folds(write, line(0))
+    folds, sizes = count_folds(write, line(0)), known_lines(t.shape or (), how)
+    team = held_team(*sizes, across, wide, acc)
 
     def text() -> str:
         first = first_int(node)
         at = first + len(SIZES)
-        sizes = known_lines(t.shape or (), how)
-        shift = held_shift(*sizes, across, wide, acc)
-        body = [f"i64 x = p[0], y = p[{first - 2}], partials = p[{first - 1}];", *places(first, 1, across, shift=shift)]
+        body = [f"i64 x = p[0], y = p[{first - 2}], partials = p[{first - 1}];", *places(first, 1, across, team=team)]
         if across:
             body += [f"FastDiv by_inner(p[{at}]);", "u32 inner = by_inner.d, q = u / by_inner, o = q * n * inner + u - q * inner;"]
         else:
             body += ["u32 o = u * n;"]
         body += [*whole(wide, "x", "y"), *in_modes(line, write, *sizes, across)]
-        return kernel(THREADS, at + 2, body, [ACROSS if across else NEIGHBOURS])
+        return kernel(team.threads if team else THREADS, at + 2, body, [ACROSS if across else NEIGHBOURS])
 
     def bind(call: Call) -> Launch:
         outer, n, inner = how.sizes(call.operands[0] or ())
-        launch = spread(outer * inner, n, across, wide, acc, folds, holds=True, maps=True)
+        launch = spread(outer * inner, n, across, wide, acc, folds, holds=True, maps=True, team=team)
         return replace(launch, ints=(*launch.ints, fast_div(inner)))
 
     return KernelSource(text, bind, "across" if across else "rows", in_place=overwritable(node))
@@ -136,21 +135,21 @@ def layer_norm(node: Node) -> KernelSource | Refusal:
         return Line(acc, wide, read(x, wide), held)
 
     folds = count_folds(write, line(0))
+    sizes = known_size((t.shape or ())[:axis]), known_size((t.shape or ())[axis:])
+    team = held_team(*sizes, False, wide, acc)
 
     def text() -> str:
         first, result = first_int(node), first_result(node)
         names = {"x": 0} | {n: slot_of(node, i) for n, i in (("s", 1), ("b", 2)) if node.operand(i) is not None} | {"y": result}
         slots = names | {name: result + 1 + j for j, (name, _, _) in enumerate(statistics)} | {"partials": first - 1}
-        sizes = known_size((t.shape or ())[:axis]), known_size((t.shape or ())[axis:])
-        shift = held_shift(*sizes, False, wide, acc)
-        body = [f"i64 {name} = p[{slot}];" for name, slot in slots.items()] + places(first, 0, False, shift=shift)
+        body = [f"i64 {name} = p[{slot}];" for name, slot in slots.items()] + places(first, 0, False, team=team)
         body += ["u32 o = u * n;", *whole(wide, *names)]
         body += in_modes(line, write, *sizes, False)
-        return kernel(THREADS, first + len(SIZES) + 1, body, [NEIGHBOURS])
+        return kernel(team.threads if team else THREADS, first + len(SIZES) + 1, body, [NEIGHBOURS])
 
     def bind(call: Call) -> Launch:
         shape = call.operands[0] or ()
-        return spread(math.prod(shape[:axis]), math.prod(shape[axis:]), False, wide, acc, folds, holds=True, maps=True)
+        return spread(math.prod(shape[:axis]), math.prod(shape[axis:]), False, wide, acc, folds, holds=True, maps=True, team=team)
 
     return KernelSource(text, bind, "rows", in_place=overwritable(node))
 

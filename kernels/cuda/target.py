@@ -78,9 +78,21 @@ def select(node: Node, precision: str = "fp32", rung: str = "tensor", cut: Cut |
 
 
 class CudaTarget(KernelTarget):
-    """CUDA as passes see it."""
+    """CUDA as passes see it, for a precision and a rung."""
 
     name = "cuda"
+
+    def __init__(self, precision: str = "fp32", rung: str = "tensor"):
+        self._precision, self._rung = precision, rung
+
+    def epilogue(self, anchor: Node, node: Node, chain: int) -> Refusal | None:
+        """A library's call keeps to the epilogues that the library has."""
+        refusal = super().epilogue(anchor, node, chain)
+        if refusal is not None or self._rung != "libraries":
+            return refusal
+        from .libraries import refuse_epilogue
+
+        return refuse_epilogue(anchor, node, chain, self._precision)
 
     def select(self, node: Node) -> KernelSource | Refusal:
         return select(node)

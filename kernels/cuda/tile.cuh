@@ -129,15 +129,15 @@ template <class S, int W, bool down, class Fetch, class Store> struct Result {
     using Fetched = decltype(((const Fetch*)nullptr)->operator()(0u, 0u));
     template <int ROWS, int COLUMNS> struct Turns {  // of all threads: some groups of W each
         static constexpr u32 LINE = (down ? ROWS : COLUMNS) / W, COUNT = ROWS * COLUMNS / W, SIZE = ROWS * COLUMNS;
-        static constexpr u32 AT_ONCE = COUNT >= 4 * BLOCK ? 4 : COUNT >= 2 * BLOCK ? 2 : 1;
-        static constexpr bool SINGLE = COUNT <= 2 * BLOCK;
+        static constexpr u32 AT_ONCE = W == 4 ? 1 : COUNT >= 4 * BLOCK ? 4 : COUNT >= 2 * BLOCK ? 2 : 1;
+        static constexpr bool SINGLE = COUNT <= AT_ONCE * BLOCK && AT_ONCE <= 2;
         static __device__ __forceinline__ u32 row(u32 q) { return down ? q % LINE * W : q / LINE; }
         static __device__ __forceinline__ u32 column(u32 q) { return down ? q / LINE : q % LINE * W; }
     };
     const Fetch& fetch;
     const Store& store;
     S* parts;
-    u32 split, splits, tile, tiles;
+    u32 splits;
 
     // What small tiles read beside their sums can be on its way while these are made.
     template <int ROWS, int COLUMNS>
@@ -157,7 +157,8 @@ template <class S, int W, bool down, class Fetch, class Store> struct Result {
         const S* from = shared;
         u32 pitch = PITCH, slabs = SLABS;
         i64 apart = (down ? COLUMNS : ROWS) * PITCH;
-        if (splits > 1) {
+        if (splits > 1) {  // blocks are counted by tile, then by split: nothing of that is held while the sums are made
+            const u32 tile = blockIdx.x / splits, split = blockIdx.x % splits, tiles = gridDim.x / splits;
             S* to = parts + (i64(split) * tiles + tile) * Turn::SIZE;
 #pragma unroll 1
             for (u32 q = threadIdx.x; q < Turn::COUNT; q += BLOCK)
@@ -260,18 +261,39 @@ template <class E, int W, class At> DEVICE void scatter_pack(i64 at, u32 first, 
         if (j < count) ((typename E::Memory*)at)[index(j)] = x.at[j];
 }
 
+// What blocks share of a reduction that is cut, for few rows: which part is this one's, of which tile, where parts are left.
+template <class S> struct Few {
+    S* parts;
+    u32 split, splits, tile, tiles, from, until;
+
+    // Gives the COUNT sums of a tile that all blocks have left to done(q, sum), in the last block.
+    template <int COUNT, class Done> __device__ __forceinline__ void close(u32* word, const Done& done) const {
+        if (splits == 1 || !comes_last(tile, splits, word)) return;
+#pragma unroll 1
+        for (u32 q = threadIdx.x; q < COUNT; q += BLOCK) {
+            S sum = S(0);
+            for (u32 s = 0; s < splits; s++) sum += parts[(i64(s) * tiles + tile) * COUNT + q];
+            done(q, sum);
+        }
+    }
+    template <int COUNT, class Done> __device__ __forceinline__ void leave(u32 q, S sum, const Done& done) const {
+        if (splits == 1) done(q, sum);
+        else parts[(i64(split) * tiles + tile) * COUNT + q] = sum;
+    }
+};
+
 // Sums of up to M rows, where each number of B is read but once and nothing counts but how fast: 32 or 64 columns that lie side by
 // side are a block's; its warps take the steps of the reduction in turn, and their sums are added up in order.
 template <class E, int M, class S, class Done>
-DEVICE void few_across(const typename E::Memory* a, u32 a_row, u32 a_col, i64 b, u32 b_row, u32 rows, u32 columns, u32 depth, u32 first,
+DEVICE void few_across(const Few<S>& few, const typename E::Memory* a, u32 a_row, u32 a_col, i64 b, u32 b_row, u32 rows, u32 columns, u32 first,
                        S* shared, const Done& done) {
     constexpr int ITEM = sizeof(typename E::Memory), WIDE = ITEM < 4 ? 4 / ITEM : 1, SPAN = 32 * WIDE, WARPS = BLOCK / 32;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = first + lane * WIDE;
     const bool whole = ((b | i64(b_row) * ITEM) & (WIDE * ITEM - 1)) == 0 && column + WIDE <= columns;
     S sums[M][WIDE] = {};
     if (column < columns) {
-#pragma unroll 4
-        for (u32 k = warp; k < depth; k += WARPS) {
+#pragma unroll 8
+        for (u32 k = few.from + warp; k < few.until; k += WARPS) {
             auto y = read_pack<E, WIDE>(b, k * b_row + column, k * b_row + columns, whole);
 #pragma unroll
             for (int m = 0; m < M; m++) {
@@ -286,39 +308,47 @@ DEVICE void few_across(const typename E::Memory* a, u32 a_row, u32 a_col, i64 b,
 #pragma unroll
         for (int j = 0; j < WIDE; j++) shared[(warp * M + m) * SPAN + lane * WIDE + j] = sums[m][j];
     __syncthreads();
+    auto finish = [&](u32 q, S sum) {
+        if (q / SPAN < rows && first + q % SPAN < columns) done(q / SPAN, first + q % SPAN, sum);
+    };
 #pragma unroll 1
     for (u32 q = threadIdx.x; q < M * SPAN; q += BLOCK) {
-        u32 m = q / SPAN, c = first + q % SPAN;
         S sum = S(0);
 #pragma unroll
         for (int w = 0; w < WARPS; w++) sum += shared[w * M * SPAN + q];
-        if (m < rows && c < columns) done(m, c, sum);
+        few.template leave<M * SPAN>(q, sum, finish);
     }
+    few.template close<M * SPAN>((u32*)shared, finish);
 }
 
 // The same where the numbers of a column lie side by side: a warp has a column, its lanes take 16 bytes of it in turn.
 template <class E, int M, class S, class Done>
-DEVICE void few_along(i64 a, u32 a_row, i64 b, u32 b_col, u32 rows, u32 columns, u32 depth, u32 first, const Done& done) {
-    constexpr int ITEM = sizeof(typename E::Memory), WIDE = 16 / ITEM;
-    const u32 lane = threadIdx.x % 32, column = first + threadIdx.x / 32;
-    if (column >= columns) return;
+DEVICE void few_along(const Few<S>& few, i64 a, u32 a_row, i64 b, u32 b_col, u32 rows, u32 columns, u32 first, S* shared, const Done& done) {
+    constexpr int ITEM = sizeof(typename E::Memory), WIDE = 16 / ITEM, WARPS = BLOCK / 32;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = first + warp;
     const bool aligned = ((a | b | i64(a_row) * ITEM | i64(b_col) * ITEM) & 15) == 0;
     S sums[M] = {};
-#pragma unroll 2
-    for (u32 k = lane * WIDE; k < depth; k += 32 * WIDE) {
-        bool whole = aligned && k + WIDE <= depth;
-        auto y = read_pack<E, WIDE>(b, column * b_col + k, column * b_col + depth, whole);
+    if (column < columns) {
+#pragma unroll 4
+        for (u32 k = few.from + lane * WIDE; k < few.until; k += 32 * WIDE) {
+            bool whole = aligned && k + WIDE <= few.until;
+            auto y = read_pack<E, WIDE>(b, column * b_col + k, column * b_col + few.until, whole);
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-            u32 at = min(u32(m), rows - 1) * a_row;
-            auto x = read_pack<E, WIDE>(a, at + k, at + depth, whole);
+            for (int m = 0; m < M; m++) {
+                u32 at = min(u32(m), rows - 1) * a_row;
+                auto x = read_pack<E, WIDE>(a, at + k, at + few.until, whole);
 #pragma unroll
-            for (int j = 0; j < WIDE; j++) sums[m] = fma(S(x.get(j)), S(y.get(j)), sums[m]);
+                for (int j = 0; j < WIDE; j++) sums[m] = fma(S(x.get(j)), S(y.get(j)), sums[m]);
+            }
         }
     }
+    auto finish = [&](u32 q, S sum) {
+        if (q / WARPS < rows && first + q % WARPS < columns) done(q / WARPS, first + q % WARPS, sum);
+    };
 #pragma unroll
     for (int m = 0; m < M; m++) {
         S sum = warp_sum(sums[m]);
-        if (int(lane) == m && m < rows) done(u32(m), column, sum);
+        if (int(lane) == m) few.template leave<M * WARPS>(u32(m) * WARPS + warp, sum, finish);
     }
+    few.template close<M * WARPS>((u32*)shared, finish);
 }

@@ -18,7 +18,7 @@ from ...ir.types import BF16, F16, DType
 from ..epilogue import Site
 from ..operands import slot_of
 from ..spec import Call, Launch
-from .cut import DIRECT_STEPS, PART, Cut, Tile, scalar_cut, tensor_cut
+from .cut import DIRECT_STEPS, PART, Cut, Tile, few_cut, scalar_cut, tensor_cut
 from .epilogue import Leaf
 from .text import blocks_for, checked_size, indent, kernel
 
@@ -58,8 +58,7 @@ auto store = [&](u32 row, u32 column, const Held& held, const Sums<S, W>& sums) 
     auto index = [&](u32 j) {{ return place(row + ({down} ? j : 0), column + ({down} ? 0 : j)); }};
     scatter_pack(y, held.first, held.count, held.whole, index, out);
 }};
-const u32 tiles = row_tiles * column_tiles * batches;
-const Result<S, W, {down}, decltype(fetch), decltype(store)> out = {{fetch, store, parts, split, splits, tile_at, tiles}};
+const Result<S, W, {down}, decltype(fetch), decltype(store)> out = {{fetch, store, parts, splits}};
 """
 
 
@@ -298,7 +297,10 @@ class Product:
         checked_size(rows * columns * batches)
         if few_columns and self.few and (rows <= FEW or not self.tiles):
             tiles = blocks_for(columns, few_columns)
-            return Launch((rows, columns, depth, batches, 0, 1, tiles, 1, 0, *extra), tiles * batches if rows else 0)
+            splits, steps = few_cut(tiles * batches, depth)
+            ints = (rows, columns, depth, batches, 0, 1, tiles, splits, steps, *extra)
+            sums = checked_size(splits * tiles * batches * FEW * few_columns)
+            return Launch(ints, tiles * batches * splits if rows else 0, sums * self.item if splits > 1 else 0)
         parts = blocks_for(depth, self.deep)
         if self.work.cut is not None:
             which, splits = 0, self.work.cut.whole(depth, item_of(self.work.tensor)).splits if self.cut else 1

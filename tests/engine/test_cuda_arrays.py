@@ -12,7 +12,7 @@ import graphmill as gm
 import ml_dtypes
 import numpy as np
 import pytest
-from graphmill.engine import fixed
+from graphmill.engine import fixed, fixed_runs
 from graphmill.engine.cuda import CudaArray
 from graphmill.engine.cuda_foreign import stream_number
 from graphmill.engine.foreign import Pointed, capsule_of, pointed
@@ -175,6 +175,28 @@ def test_outputs_go_to_places_on_the_device() -> None:
 
 
 @needs_shim
+def test_places_of_the_callers() -> None:
+    exe, rng = compiled(CHAIN), np.random.default_rng(0)
+    x, z = (Tensor(rng.standard_normal((3, 4)).astype(np.float32)) for _ in range(2))
+    places = exe.fixed({"x": x}, bind={"x": x, "z": z})
+    assert places.inputs["x"].address == x.a.ctypes.data and places.outputs["z"].address == z.a.ctypes.data
+    np.testing.assert_allclose(z.a, np.maximum(np.exp(x.a), 0) ** 2, rtol=4e-6)
+    x.a[...] = rng.standard_normal((3, 4))
+    places.run()
+    np.testing.assert_allclose(z.a, np.exp(x.a) ** 2, rtol=4e-6)
+    np.testing.assert_allclose(places.outputs["y"].numpy(), np.exp(x.a), rtol=2e-6)
+    for wrong, match in (
+        ({"z": Tensor(z.a, 4)}, "multiple of 16 bytes"), ({"z": z.a}, "on the device"), ({"z": Tensor(z.a[:2])}, "float32"),
+        ({"x": Tensor(np.zeros((3, 4), np.int32))}, "is no place for it"), ({"x": x, "y": x}, "shares memory"), ({"q": x}, "nothing is named q"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=match):
+            exe.fixed({"x": x}, bind=wrong)
+    twice = compiled("m (float[3, 4] x) => (float[3, 4] y, float[12] z) <int64[1] s = {12}> { y = Exp (x)  z = Reshape (y, s) }")
+    with pytest.raises(InputError, match="another output lies in the same place"):
+        twice.fixed({"x": x}, bind={"z": Tensor(np.zeros(12, np.float32))})
+
+
+@needs_shim
 def test_outputs_by_dlpack() -> None:
     """The shim's memory is the host's, and so numpy reads it in place."""
     exe, x = compiled(CHAIN), np.ones((3, 4), np.float32)
@@ -225,6 +247,12 @@ def test_streams(monkeypatch: Any) -> None:
     got["y"].__dlpack__()
     got["y"].__dlpack__(stream=-1)
     assert fake.calls == ["5 waits for ours", "1 waits for ours"]
+    fake.calls.clear()
+    exe.run({"x": x.a}, on_device=True)  # whose outputs may lie where the default stream still reads
+    assert fake.calls[:2] == ["write", "ours waits for 1"]
+    fake.calls.clear()
+    exe.run({"x": x.a})
+    assert fake.calls == ["captured 4", "graph", "synchronize"]
     places = exe.fixed({"x": x})
     places.run()
     fake.calls.clear()
@@ -247,7 +275,22 @@ def test_handles_of_streams() -> None:
         stream_number("x")
 
 
-def test_many_signatures_have_bounded_memory_and_use_graphs_again() -> None:
+def test_many_small_signatures_all_have_places() -> None:
+    exe = compiled(CHAIN, device="null")
+    for _ in range(2):
+        for n in range(1, 31):
+            exe.run({"x": np.zeros((n, 4), np.float32)})
+    log = exe.device.driver.log  # type: ignore[attr-defined]
+    log.clear()
+    for n in range(1, 31):
+        exe.run({"x": np.zeros((n, 4), np.float32)})
+        exe.run({"x": np.zeros((n, 4), np.float32)})
+    kinds = [entry[0] for entry in log]
+    assert kinds.count("read") == kinds.count("write") == 60 and kinds.count("capture") == 30
+
+
+def test_many_signatures_have_bounded_memory_and_use_graphs_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr(fixed_runs, "MOST_BYTES", 0)
     exe, rng = compiled(CHAIN, device="null"), np.random.default_rng(0)
     driver = exe.device.driver  # type: ignore[attr-defined]
     assert isinstance(driver, Null)

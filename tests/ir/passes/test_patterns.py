@@ -146,10 +146,12 @@ def spelled(e: Expression, spelling: str) -> Value:
         mask = e.input("mask", 2, 1, 5, 6)
         s = e("mul", s, 0.5)
         s = e("add", s, mask) if spelling == "mask" else e("add", mask, s)
+    if spelling == "mask and bias":
+        s = e("add", e("add", e("div", s, 2), e.input("mask", 2, 1, 5, 6)), e.input("bias", 3, 1, 6))
     return e("matmul", e("softmax", s, axis=-1), v)
 
 
-@pytest.mark.parametrize("spelling", ["plain", "div", "at q", "sqrt at q and k", "mask", "mask first"])
+@pytest.mark.parametrize("spelling", ["plain", "div", "at q", "sqrt at q and k", "mask", "mask first", "mask and bias"])
 def test_attention(spelling: str) -> None:
     e = Expression()
     ops, _ = run(e, spelled(e, spelling), "recognize,canonicalize,dce", Serves())

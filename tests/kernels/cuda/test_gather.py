@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from graphmill.ir.errors import RunError
 from graphmill.ir.ops.examples import rand
+from graphmill.kernels.boxes import Mover
 from graphmill.kernels.cuda import shim
 from graphmill.kernels.cuda.target import select
 from graphmill.kernels.spec import Call
@@ -122,6 +123,20 @@ def scatters() -> list[Case]:
         operands = [numbered((2, 3, 5, 4), t), numbered((2, 3, 13, 4), t), np.array([2**62, -7])]
         found.append(case("tensor_scatter", operands, {"mode": "circular"}))
     return found
+
+
+@needs_shim
+def test_one_constant_index_is_a_box() -> None:
+    """It is copied as a slice is, or not at all."""
+    x, found = numbered((3, 5, 4)), []
+    for axis in (0, 1, -1):
+        for index in (np.int64(2), np.array([-1]), np.array([[1]], np.int32)):
+            node = make_node("gather", [x, index], {"axis": axis}, constants=(1,))
+            want = np.take(x, index, axis)
+            found.append(Case(f"gather {axis} {index}", node, select(node), [x, index], [want]))  # type: ignore[arg-type]
+    assert all(isinstance(c.source, Mover) for c in found)
+    check(found)
+    assert not isinstance(select(make_node("gather", [x, np.array([0, 1])], {"axis": 0}, constants=(1,))), Mover)
 
 
 @needs_shim

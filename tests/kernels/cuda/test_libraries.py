@@ -10,6 +10,7 @@ import graphmill as gm
 import ml_dtypes
 import numpy as np
 import pytest
+from graphmill.engine.profile import operator
 from graphmill.ir.errors import InputError
 from graphmill.ir.layout import channels_last
 from graphmill.ir.op import OPS
@@ -30,8 +31,8 @@ from .harness import ARCHITECTURES, Case, cases_of, check, check_compiles, needs
 from .test_gemm import CLOSE
 
 
-def case(name: str, arrays: list, attrs: dict[str, Any] | None = None, types: list | None = None) -> Case:
-    node = make_node(name, arrays, attrs, types=types)
+def case(name: str, arrays: list, attrs: dict[str, Any] | None = None, types: list | None = None, constants: Any = ()) -> Case:
+    node = make_node(name, arrays, attrs, types=types, constants=constants)
     source = select(node, rung="libraries")
     assert isinstance(source, KernelSource) and source.variant == "cublaslt", source
     wide = [a.astype(np.float64) for a in arrays if a is not None]
@@ -46,6 +47,10 @@ def products() -> list[Case]:
     for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         cases.append(case("matmul", [rand(3, 5, 40, dtype=dtype), rand(3, 40, 6, dtype=dtype, seed=1)]))
         cases.append(case("matmul", [rand(3, 5, 40, dtype=dtype), rand(1, 1, 40, 6, dtype=dtype, seed=1)]))
+    for columns in (7, 8):  # stored transposed, and not
+        arrays = [rand(2, 5, 16, dtype=np.float16), rand(16, columns, dtype=np.float16, seed=1)]
+        cases.append(case("matmul", arrays, constants=(1,)))
+        assert ("transpose 0 1" in cases[-1].source.text) == bool(cases[-1].source.pack) == (columns == 7)
     rows = symbol("rows")
     for m in (3, 70, 0):  # one text serves all
         x, w = rand(2, m, 24), rand(24, 130, seed=1)
@@ -245,7 +250,7 @@ def plans(gpu: Any) -> int:
 def bound(gpu: Any, c: Case) -> tuple[Command, np.ndarray, list]:
     """A case as a command on memory of the host, its result, and what holds the memory."""
     launch = c.source.bind(Call([np.shape(x) for x in c.operands], [w.shape for w in c.want]))
-    arrays = [aligned(np.ascontiguousarray(x)) for x in c.operands]
+    arrays = [aligned(c.source.pack.get(i, np.ascontiguousarray)(x)) for i, x in enumerate(c.operands)]
     y, scratch = aligned_empty(c.want[0].shape, c.want[0].dtype), np.empty(64, np.uint8)
     words = [*(a.ctypes.data for a in (*arrays, y, scratch)), *launch.ints]
     (kernel,) = gpu.load([c.source.text])
@@ -300,6 +305,34 @@ def test_models_give_the_same_on_every_rung() -> None:
     for rung in ("libraries", "scalar"):
         for a, b in zip(got[rung], got["tensor"], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "steps, found",
+    [
+        ("b = Add (a, v)  y = Gelu (b)", ["matmul+add", "gelu"]),
+        ('b = Add (a, v)  y = Gelu <approximate = "tanh"> (b)', ["matmul+add+gelu"]),
+        ("b = Add (a, v)  c = Add (b, z)  y = Relu (c)", ["matmul+add+add+relu"]),
+        ("b = Relu (a)  y = Add (b, v)", ["matmul+relu", "add"]),
+        ("b = Sigmoid (a)  y = Mul (a, b)", ["matmul", "swish"]),
+    ],
+)
+def test_what_joins_a_product_is_what_the_library_does(steps: str, found: list[str]) -> None:
+    proto = onnx_parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]> m
+        (float[N, 8] x, float[8, 16] w, float[16] v, float[N, 16] z) => (float[N, 16] y) {{ a = MatMul (x, w)  {steps} }}""")
+    x = {"x": rand(5, 8), "w": rand(8, 16, seed=1), "v": rand(16, seed=2), "z": rand(5, 16, seed=3)}
+    exes = {rung: gm.compile(proto, "cuda", rung=rung, device="shim") for rung in ("libraries", "tensor")}
+    assert [operator(s.node) for s in exes["libraries"].plan.kernels()] == found
+    assert len(list(exes["tensor"].plan.kernels())) == 1
+    np.testing.assert_allclose(exes["libraries"].run(x)["y"], exes["tensor"].run(x)["y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows, found", [(128, ["matmul+add", "gelu"]), (8, ["matmul+add+gelu"]), ("N", ["matmul+add", "gelu"])])
+def test_little_work_is_not_worth_a_pass_of_its_own(rows: Any, found: list[str]) -> None:
+    proto = onnx_parser.parse_model(f"""<ir_version: 10, opset_import: ["" : 21]> m (float[{rows}, 768] x, float[768, 1024] w,
+        float[1024] v) => (float[{rows}, 1024] y) {{ a = MatMul (x, w)  b = Add (a, v)  y = Gelu (b) }}""")
+    exe = gm.compile(proto, "cuda", rung="libraries", device="null")
+    assert [operator(s.node) for s in exe.plan.kernels()] == found
 
 
 def test_calls_share_their_workspace() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from graphmill.ir.core import Node
 from graphmill.ir.op import OPS
-from graphmill.kernels.cuda import conv, gemm
+from graphmill.kernels.cuda import conv, gemm, tiles
+from graphmill.kernels.cuda.cut import Tile
 from graphmill.kernels.spec import KernelSource
 
 from ..cpu.harness import make_node, reference
@@ -102,6 +103,50 @@ def epilogues() -> list[Case]:
 @pytest.mark.parametrize("family", [products, convolutions, epilogues])
 def test_family(family: Any) -> None:
     check(family())
+
+
+def cut_as(monkeypatch: Any, tile: Tile, wanted: int) -> None:
+    """Makes builders take this tile, where they can, and reductions be cut into so many splits, where they are long enough."""
+
+    def chosen(tensor: str, cut: Any, splits: bool = True, direct: bool = False) -> tuple[Tile, ...]:
+        return (tile if direct or not tile.direct else Tile(64, 64),)
+
+    def splits(given: Any, rows: int, columns: int, batches: int, depth: int, item: int, cut: bool) -> tuple[int, int]:
+        parts = -(-depth // given[0].deep(item))
+        each = -(-parts // (wanted if cut else 1))
+        return 0, -(-parts // each) if each else 1
+
+    monkeypatch.setattr(gemm, "tensor_tiles", chosen)
+    monkeypatch.setattr(conv, "tensor_tiles", chosen)
+    monkeypatch.setattr(tiles, "tensor_cut", splits)
+
+
+@needs_shim
+@pytest.mark.parametrize("tile", [*tiles.DIRECT_TILES, *tiles.TENSOR_TILES], ids=lambda t: "x".join(map(str, t)))
+def test_each_way_of_cutting(tile: Tile, monkeypatch: Any) -> None:
+    """Sizes below, at and beyond a tile; reductions of nothing, of a part that is not whole, of several splits; residuals."""
+    for wanted in (1, 3):
+        cut_as(monkeypatch, tile, wanted)
+        cases = []
+        for m, k, n in ((9, 712, 33), (70, 40, 72), (64, 256, 128)):
+            arrays = [few_bits(m, k, dtype=np.float16), few_bits(k, n, dtype=np.float16, seed=1)]
+            cases.append(case(gemm.build, make_node("matmul", arrays, constants=[1]), arrays, {}))
+        arrays = [
+            few_bits(33, 40, dtype=np.float16),
+            few_bits(50, 40, dtype=np.float16, seed=1),
+            few_bits(50, dtype=np.float16, seed=2),
+        ]
+        cases.append(case(gemm.build, make_node("gemm", arrays, {"transB": 1}, constants=[1]), arrays, {"transB": 1}))
+        for name in ("copies", "group", "pointwise", "one_axis"):
+            kind, x, w, attrs = CONVOLUTIONS[name]
+            arrays = [
+                few_bits(*x, dtype=np.float16),
+                few_bits(*w, dtype=np.float16, seed=1),
+                few_bits(w[0], dtype=np.float16, seed=2),
+            ]
+            cases.append(case(conv.build, conv_node(kind, arrays, attrs, (True, name != "group")), arrays, attrs))
+        assert tile.direct == any("direct_tile<" in c.source.text for c in cases)
+        check(cases)
 
 
 def test_f32_is_not_rounded_unless_asked_for() -> None:
