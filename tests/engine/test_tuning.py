@@ -11,7 +11,7 @@ import pytest
 from graphmill.engine import tuning
 from graphmill.ir.errors import ArtifactError, InputError
 from graphmill.kernels.cpu import cache
-from graphmill.kernels.cuda import library_shim, nvrtc, shim, ways
+from graphmill.kernels.cuda import cublaslt, cudnn, gpu, library_shim, nvrtc, shim, ways
 from graphmill.kernels.cuda.cut import FEW_ROWS, Cut, Tile
 from graphmill.kernels.cuda.driver import Command, Shim
 from graphmill.kernels.cuda.target import select
@@ -20,6 +20,7 @@ from graphmill.kernels.spec import Refusal
 from onnx import numpy_helper
 from onnx import parser as onnx_parser
 
+from ..kernels.cuda.fake_cublaslt import FakeLt
 from ..kernels.cuda.fake_cupy import Fake
 from ..kernels.cuda.harness import Case, run_kernel
 
@@ -274,15 +275,35 @@ def test_cuts_that_do_not_serve_are_refused() -> None:
 
 
 @needs_shim
-def test_on_a_gpu_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Fake()
+def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further algorithms of a library are candidates, and the one that is chosen is what runs; memory is given back."""
+    fake, used = Fake(), list[int]()
     fake.install(monkeypatch)
+    lt = FakeLt(lambda call, name: fake.do(call, name))
+    monkeypatch.setattr(cublaslt, "library", lambda: lt)
+    monkeypatch.setattr(cublaslt, "handle", lambda device: made)
+    monkeypatch.setattr(cublaslt, "version", lambda: "3")
+    monkeypatch.setattr(cudnn, "version", lambda: "")
+    made, same = cublaslt.CublasLt(), gpu.Gpu.timer
+
+    def timer(driver: Any, commands: list[Command]) -> Any:
+        lt.used.clear()
+        took = same(driver, commands)
+        used.extend(lt.used)
+        fast = set(lt.used) == {2}
+        return lambda: took() / (2 if fast else 1)
+
+    monkeypatch.setattr(gpu.Gpu, "timer", timer)
     exe = gm.compile(layers(), "cuda", tune=True)
     found = exe.report.tuning
-    assert found is not None and found.about == ("a GPU", "driver 13000, cuBLASLt , cuDNN ") and len(found.problems) == 2
-    assert {m.chosen for m in found.problems.values()} == {"default"}  # each takes 2 ms by the stand-in's clock
+    assert found is not None and found.about == ("a GPU", "driver 13000, cuBLASLt 3, cuDNN ")
+    assert {m.chosen for m in found.problems.values()} == {"library 2"} and {*used} == {0, 1, 2}
+    assert all({"library 0", "library 1", "library 2"} <= {*m.took} for m in found.problems.values())
     assert fake.live == 0 and "graph" in fake.calls and "free" in fake.calls
-    assert exe.run({"x": X})["y"].shape == (40, 24)
+    lt.used.clear()
+    got, want = exe.run({"x": X})["y"], gm.compile(layers(), "reference").run({"x": X})["y"]
+    assert {*lt.used} == {2}
+    np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
 
 
 def test_the_command_line_tells_what_was_chosen(tmp_path: Path) -> None:
