@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -181,9 +181,12 @@ def _measure_all(todo: Sequence[_Task], driver: Driver, tuning: Tuning, weights:
     kernels.add(texts, threads)
     for i, task in enumerate(todo):
         tell(f"tune: measuring {i + 1} of {len(todo)}")
-        found = Bench(driver, kernels, task.problem, task.precision, weights > CACHED).measure(task.candidates, task.rung)
+        try:
+            found = Bench(driver, kernels, task.problem, task.precision, weights > CACHED).measure(task.candidates, task.rung)
+            write_receipt(task.receipt(tuning.about), asdict(found))
+        except Exception as e:  # CuPy's errors have no common type
+            found = Measured("default", {}, {"default": _said(e)})
         tuning.problems[task.problem.key] = found
-        write_receipt(task.receipt(tuning.about), asdict(found))
 
 
 class Kernels:
@@ -197,7 +200,7 @@ class Kernels:
         try:
             self._driver.compile(texts, threads)
             self._known |= zip(texts, self._driver.load(texts), strict=True)
-        except Exception as e:  # CuPy's errors have no common type
+        except Exception as e:
             if len(texts) == 1:
                 self._known[texts[0]] = _said(e)
             else:
@@ -230,24 +233,20 @@ class Bench:
         self._scratch = (0, 0)
 
     def measure(self, candidates: Sequence[Candidate], rung: str) -> Measured:
-        """Runs the candidates, the default first: those that compute the same are timed."""
+        """Runs the candidates, the default first: those that compute the same are timed. Raises whatever the default raises."""
         default, *others = candidates
-        left_out = dict[str, str]()
-        try:
-            want = self._computed(default)
-        except Exception as e:
-            return Measured("default", {}, {"default": _said(e)}, default.like)
-        good = [default]
+        left_out, want = dict[str, str](), self._computed(default)
+        timers = {default.name: self._timer(default)}
         for c in [*others, *self._algorithms(candidates, rung)]:
             try:
                 why = _difference(self._computed(c), want, self._tolerance())
+                if not why:
+                    timers[c.name] = self._timer(c)
             except Exception as e:
                 why = _said(e)
             if why:
                 left_out[c.name] = why
-            else:
-                good.append(c)
-        took = self._times(good)
+        took = self._times(timers)
         best = min(took, key=lambda name: took[name])
         return Measured(best if took[best] < BETTER * took["default"] else "default", took, left_out, default.like)
 
@@ -263,19 +262,21 @@ class Bench:
         found = [ways.candidate(self._problem, self._precision, rung, Way(n)) for n in range(1, count)]
         return [c for c in found if c is not None]
 
-    def _times(self, candidates: Sequence[Candidate]) -> dict[str, float]:
+    def _timer(self, c: Candidate) -> tuple[Callable[[], float], int]:
+        """What runs a candidate many times, and how often."""
+        once = self._driver.timer(self._commands(c))
+        once()
+        copies = range(self._copies(c))
+        count = max(1, min(max(self._driver.repeats, len(copies)), int(LONGEST / max(once(), 1e-7))))
+        each = [self._commands(c, n) for n in copies[:count]]
+        return self._driver.timer([command for n in range(count) for command in each[n % len(each)]]), count
+
+    def _times(self, timers: Mapping[str, tuple[Callable[[], float], int]]) -> dict[str, float]:
         """Microseconds of each candidate, the medians of several rounds; of slow ones those of the first."""
-        timers, samples = dict[str, tuple[Callable[[], float], int]](), dict[str, list[float]]()
-        for c in candidates:
-            once = self._driver.timer(self._commands(c))
-            once()
-            most = max(self._driver.repeats, len(self._copies(c)))
-            count = max(1, min(most, int(LONGEST / max(once(), 1e-7))))
-            each = [self._commands(c, n) for n in range(min(count, len(self._copies(c))))]
-            timers[c.name] = self._driver.timer([command for n in range(count) for command in each[n % len(each)]]), count
+        samples = dict[str, list[float]]()
+        if self._driver.repeats > 1:
+            [run() for run, _ in timers.values()]  # once to get warm
         for round_ in range(ROUNDS if self._driver.repeats > 1 else 1):
-            if round_ == 0:
-                [run() for run, _ in timers.values()]
             fastest = min((s[0] for s in samples.values()), default=0.0)
             for name, (run, count) in timers.items():
                 if not round_ or samples[name][0] <= SLOW * fastest or name == "default":
@@ -303,7 +304,7 @@ class Bench:
     def _constant(self, i: int, c: Candidate) -> list[int]:
         """Where constant i lies as a candidate reads it, and its copies."""
         pack = c.source.pack.get(i)
-        key = i, "" if pack is None else c.source.text
+        key = i, "" if pack is None else _packing(c.way)
         if key not in self._packed:
             v = self._problem.node.operands[i]
             a, layout = v.const.array, v.tensor.layout  # type: ignore[union-attr]
@@ -315,10 +316,10 @@ class Bench:
                 self._driver.copy(places[-1], places[0], a.nbytes)
         return self._packed[key]
 
-    def _copies(self, c: Candidate) -> range:
-        """The numbers of the copies of a candidate's constants."""
-        node = self._problem.node
-        return range(max([1, *(len(self._constant(i, c)) for i, v in enumerate(node.operands) if v is not None and v.is_const)]))
+    def _copies(self, c: Candidate) -> int:
+        """How many copies there are of a candidate's constants."""
+        constants = [i for i, v in enumerate(self._problem.node.operands) if v is not None and v.is_const]
+        return max([1, *(len(self._constant(i, c)) for i in constants)])
 
     def _commands(self, c: Candidate, copy: int = 0) -> list[Command]:
         """The launches of a candidate, on a copy of its constants."""
@@ -356,6 +357,13 @@ class Bench:
         if dtype is F64:
             return 1e-9
         return {F16: 2.0**-7, BF16: 2.0**-4}.get(dtype, 2.0**-7 if self._precision == "tf32" else 1e-4)
+
+
+def _packing(way: Way | None) -> str:
+    """Ways of one name pack constants alike."""
+    if way is None or way.algorithm is not None:
+        return "default" if way is None else "library"
+    return "own" if way.cut is None else "direct" if way.cut.tile.direct else "tiles"
 
 
 def _size(t: TensorType) -> int:

@@ -294,6 +294,9 @@ def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda: took() / (2 if fast else 1)
 
     monkeypatch.setattr(gpu.Gpu, "timer", timer)
+    monkeypatch.setattr(tuning, "CACHED", 0)  # so that weights are read from several copies
+    monkeypatch.setattr(tuning, "COPIES", 1 << 15)
+    monkeypatch.setattr(tuning, "LONGEST", 1)
     exe = gm.compile(layers(), "cuda", tune=True)
     found = exe.report.tuning
     assert found is not None and found.about == ("a GPU", "driver 13000, cuBLASLt 3, cuDNN ")
