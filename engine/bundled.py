@@ -162,7 +162,8 @@ def tuning_out(tuning: Tuning) -> dict[str, Any]:
 
 def tuning_in(loader: Loader) -> Tuning | None:
     """The same from a manifest. A way is one of the kernels that we write ourselves, or none."""
-    from .tuning import Measured, Tuning
+    from .measuring import Measured
+    from .tuning import Tuning
 
     if "tuned" not in loader.manifest:
         return None

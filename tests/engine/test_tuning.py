@@ -8,7 +8,7 @@ from typing import Any
 import graphmill as gm
 import numpy as np
 import pytest
-from graphmill.engine import tuning
+from graphmill.engine import measuring, tuning
 from graphmill.ir.errors import ArtifactError, InputError
 from graphmill.kernels.cpu import cache
 from graphmill.kernels.cuda import cublaslt, cudnn, gpu, library_shim, nvrtc, shim, ways
@@ -192,9 +192,9 @@ def test_artifacts_keep_what_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_algorithms_hold_for_the_versions_that_they_were_measured_with() -> None:
     found = {
-        "a": tuning.Measured("library 1", {}, {}),
-        "b": tuning.Measured("32x32", {}, {}),
-        "c": tuning.Measured("default", {}, {}),
+        "a": measuring.Measured("library 1", {}, {}),
+        "b": measuring.Measured("32x32", {}, {}),
+        "c": measuring.Measured("default", {}, {}),
     }
     t = tuning.Tuning(("H100", "driver 1"), found)
     assert t.ways(("H100", "driver 1")) == {"a": Way(1), "b": Way(cut=Cut(Tile(32, 32)))}
@@ -295,8 +295,8 @@ def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gpu.Gpu, "timer", timer)
     monkeypatch.setattr(tuning, "CACHED", 0)  # so that weights are read from several copies
-    monkeypatch.setattr(tuning, "COPIES", 1 << 15)
-    monkeypatch.setattr(tuning, "LONGEST", 1)
+    monkeypatch.setattr(measuring, "COPIES", 1 << 15)
+    monkeypatch.setattr(measuring, "LONGEST", 1)
     exe = gm.compile(layers(), "cuda", tune=True)
     found = exe.report.tuning
     assert found is not None and found.about == ("a GPU", "driver 13000, cuBLASLt 3, cuDNN ")
