@@ -121,6 +121,8 @@ def _window_text(node: Node, last: bool, fold: Fold, acc: DType, wide: int) -> s
         if node.op.name == "average_pool" and node.attr("count_include_pad"):
             helpers, count = [_AREA_OF], _AREA
         loop = _LOOP.replace("START_LINE", line_start).replace("END_LINE", line_end).replace("STEP", step)
+        if last and dtype.is_float and math.prod(node.attr("kernel_shape")) <= UNROLLED:  # 16 bytes are too many registers
+            loop = _together(loop, dtype, wide)
         body += _loops(node, start + loop + count + end)
     return kernel(THREADS, at + 4, body, helpers)
 
@@ -168,6 +170,16 @@ u32 to = i / by_packs * c_all;
 write_pack(result, to + c, to + c_all, whole, out);
 """
     return start, step, line, line_end, end
+
+
+def _together(loop: str, dtype: DType, wide: int) -> str:
+    """The loop with all packs of a window read before the first is used, where they are whole."""
+    pack, at = f"Pack<element_{dtype}, {wide}>", "q_[(kd * KERNEL_H + kh) * KERNEL_W + kw]"
+    load = f"{at} = load_pack<element_{dtype}, {wide}>(x, (plane + line + s) * c_all + c);"
+    loads = _LOOP.replace("START_LINE", "").replace("END_LINE", "").replace("STEP", load)
+    read = f"read_pack<element_{dtype}, {wide}>(x, at + c, at + c_all, whole)"
+    parts = f"{pack} q_[KERNEL_D * KERNEL_H * KERNEL_W];", loads, loop.replace(read, at)
+    return "\n".join(["if (whole) {", *parts, "} else {", loop, "}"])
 
 
 def _with_indices(node: Node, fold: Fold, dtype: DType, acc: DType) -> list[str]:

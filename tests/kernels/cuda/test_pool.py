@@ -56,6 +56,7 @@ WINDOWS = [
     {"kernel_shape": (2, 3), "dilations": (2, 1), "pads": (1, 0, 1, 2), "ceil_mode": 1, "strides": (2, 3)},
     {"kernel_shape": (7, 7), "strides": (3, 2), "auto_pad": "SAME_LOWER"},
     {"kernel_shape": (1, 5), "strides": (1, 2), "auto_pad": "SAME_UPPER"},
+    {"kernel_shape": (5, 5), "pads": (2, 2, 2, 2)},
     {"kernel_shape": (9, 11)},
 ]
 
