@@ -16,7 +16,7 @@ from ..kernels.cuda import ways
 from ..kernels.cuda.driver import Command, Driver
 from ..kernels.cuda.ways import Candidate, Problem, Way
 
-ALGORITHMS = 4  # of a library that are measured
+ALGORITHMS = {"cublaslt": 4, "cudnn": 2}  # that are measured; cuDNN builds each anew, and its first is hardly ever beaten
 ROUNDS = 5  # of which the median counts
 LONGEST = 2e-3  # seconds that the launches of a graph take together, about
 BETTER = 0.98  # of the default's time: else that stays
@@ -110,7 +110,7 @@ class Bench:
         if first is None:
             return []
         try:
-            count = min(self._driver.choices(self._commands(first)[0]), ALGORITHMS)
+            count = min(self._driver.choices(self._commands(first)[0]), ALGORITHMS[first.source.variant])
         except Exception:  # as it says when it is run
             return []
         found = [ways.candidate(self._problem, self._precision, rung, Way(n)) for n in range(1, count)]
