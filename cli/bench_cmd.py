@@ -60,7 +60,7 @@ def bench(model: str, threads: list[int | None], seconds: float, shapes: tuple[s
     lines, profiles, peak = [], [], None
     with progress("compiling") as say:
         for count in threads:
-            exe, made = _compiled(model, count, how, trust)
+            exe, made = _compiled(model, count, how, trust, say)
             for dims in every:
                 _check_dims(exe, dims)
                 say(f"running, threads {exe.threads}, {_dims(dims)}")
@@ -83,14 +83,15 @@ def bench(model: str, threads: list[int | None], seconds: float, shapes: tuple[s
         click.echo(clean(f"\n{' '.join(['threads', str(x['threads']), _dims(x['shapes'])]).strip()}\n{p.table(MOST_ROWS)}"))
 
 
-def _compiled(model: str, threads: int | None, how: dict[str, Any], trust: bool) -> tuple[Executable, dict[str, Any]]:
+def _compiled(model: str, threads: int | None, how: dict[str, Any], trust: bool,
+              say: Callable[[str], None]) -> tuple[Executable, dict[str, Any]]:  # fmt: skip
     started = time.perf_counter()
     if model.endswith(".gmill"):
         exe = load_artifact(model, threads, trust, **compiling_given())
     else:
         from ..engine.compiler import compile
 
-        exe = compile(model, threads=threads, **how)
+        exe = compile(model, threads=threads, tell=say, **how)
     took = time.perf_counter() - started
     return exe, {"threads": exe.threads, "compile_s": took, "compiled": exe.report.compiled}
 

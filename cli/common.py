@@ -31,7 +31,9 @@ precision_option = click.option("--precision", type=click.Choice(["fp32", "tf32"
 keep_option = click.option("--keep-fp32", multiple=True, metavar="NODE", help="A node that stays in f32 (repeatable).")
 rung_option = click.option("--rung", type=click.Choice(["libraries", "tensor", "scalar"]), default="tensor", show_default=True,
                            help="For cuda: what computes products, convolutions and attention.")  # fmt: skip
-COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "rung")
+tune_option = click.option("--tune", is_flag=True, help="For cuda: measure the ways of computing products on the device, and take "
+                           "the fastest.")  # fmt: skip
+COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "rung", "tune")
 
 
 def narrowing_options(command: Any) -> Any:
@@ -40,25 +42,31 @@ def narrowing_options(command: Any) -> Any:
 
     @functools.wraps(command)
     def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], rung: str, sizes: tuple[str, ...],
-                 **kw: Any) -> Any:  # fmt: skip
+                 device: str = "gpu", tune: bool = False, **kw: Any) -> Any:  # fmt: skip
         from ..engine.options import Options
 
-        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32, rung=rung)
+        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32, rung=rung, device=device,
+                          tune=tune)  # fmt: skip
         return command(*args, options=options, **kw)
 
     return target_option(precision_option(keep_option(rung_option(set_option(gathered)))))
 
 
+def tuning_options(command: Any) -> Any:
+    """`narrowing_options`, and --tune and --device for verbs that tell what was chosen."""
+    return tune_option(device_option(narrowing_options(command)))
+
+
 def compiling_options(command: Any) -> Any:
-    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --rung and --set, as the
-    arguments `how` of `graphmill.compile`; and --json."""
+    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --rung, --tune and --set, as
+    the arguments `how` of `graphmill.compile`; and --json."""
 
     @functools.wraps(command)
     def gathered(*args: Any, sizes: tuple[str, ...], **kw: Any) -> Any:
         how = {name: kw.pop(name) for name in COMPILING} | {"shapes": parse_sizes(sizes)}
         return command(*args, how=how, **kw)
 
-    of_cuda = device_option, rung_option, keep_option, precision_option
+    of_cuda = tune_option, device_option, rung_option, keep_option, precision_option
     for option in (*of_cuda, accuracy_option, target_option, set_option, json_option):
         gathered = option(gathered)
     return gathered

@@ -33,7 +33,7 @@ def compile_(model: str, output: str, threads: int | None, no_packed: bool, stri
     if not output.endswith(".gmill"):
         raise click.BadParameter(f"{output!r}: expected a name that ends in .gmill", param_hint="--output")
     with progress("compiling") as say:
-        exe = compile(model, threads=threads, strict_native=strict_native, observe=lambda p, m: say(p.name), **how)
+        exe = compile(model, threads=threads, strict_native=strict_native, observe=lambda p, m: say(p.name), tell=say, **how)
         say("writing")
         exe.save(output, packed=not no_packed)
     r, nbytes = exe.report, os.path.getsize(output)

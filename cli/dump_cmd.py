@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Verb, clean, model_argument, narrowing_options, print_json
+from .common import Verb, clean, model_argument, print_json, progress, tuning_options
 
 if TYPE_CHECKING:
     from ..engine.options import Options
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", type=click.Path(dir_okay=False), help="Write text (large constants beside it) or ONNX there.")
 @click.option("--opset", type=int, help="The ONNX opset to write; the model's own if left out.")
 @click.option("--plan", "planned", is_flag=True, help="Print also what runs, in order, and the kernels' texts.")
-@narrowing_options
+@tuning_options
 def dump(model: str, after: str | None, passes: str | None, every: bool, changes: bool, form: str, as_json: bool,
          output: str | None, opset: int | None, planned: bool, options: Options) -> None:  # fmt: skip
     """Print the IR of MODEL, optimized or after a pass. Large constants are shown by their hashes."""
-    from ..engine.compiler import load, optimize, select_for
+    from ..engine.compiler import load, optimize, select_for, tune_module
     from ..engine.report import CompileReport
     from ..ir.passes.manager import print_pass, print_pipeline
     from ..ir.printer import print_module
@@ -72,7 +72,11 @@ def dump(model: str, after: str | None, passes: str | None, every: bool, changes
         if planned or (whole and options.target == "cuda"):
             from ..engine.plan_text import plan_text
 
-            click.echo("\n" + clean(plan_text(module, select_for(options))), nl=False)
+            report = CompileReport()
+            with progress("compiling") as say:
+                tune_module(module, options, report, say)
+            ways = None if report.tuning is None else report.tuning.ways(report.tuning.about)
+            click.echo("\n" + clean(plan_text(module, select_for(options, ways))), nl=False)
 
 
 def _write(module: Module, output: str, form: str, opset: int | None) -> None:

@@ -13,8 +13,9 @@ from .common import (
     clean,
     json_option,
     model_argument,
-    narrowing_options,
     print_json,
+    progress,
+    tuning_options,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @model_argument
 @click.argument("node", required=False)
 @click.option("--refused", is_flag=True, help="Only what was refused.")
-@narrowing_options
+@tuning_options
 @json_option
 def explain(model: str, node: str | None, refused: bool, options: Options, as_json: bool) -> None:
     """Print every decision about MODEL, or those about one NODE (a name of the model's or of the IR's). An artifact (.gmill) tells
@@ -49,9 +50,12 @@ def _report(model: str, options: Options) -> CompileReport:
         from ..engine.artifact import read_report
 
         return read_report(model)
-    from ..engine.compiler import load, optimize
+    from ..engine.compiler import load, optimize, tune_module
     from ..engine.report import CompileReport
 
     report = CompileReport()
-    optimize(load(model, options), options, report)
+    module = load(model, options)
+    optimize(module, options, report)
+    with progress("compiling") as say:
+        tune_module(module, options, report, say)
     return report

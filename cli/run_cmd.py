@@ -46,7 +46,7 @@ def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | No
         else:
             from ..engine.compiler import compile
 
-            exe = compile(model, threads=threads, strict_native=strict_native, observe=lambda p, m: say(p.name), **how)
+            exe = compile(model, threads=threads, strict_native=strict_native, observe=lambda p, m: say(p.name), tell=say, **how)
     if seed is not None:
         given = random_inputs(exe.module, seed, fixed) | given
     with progress("running"):

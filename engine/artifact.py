@@ -31,7 +31,7 @@ from ..ir.rewrite import Decision
 from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
-from .bundled import Chosen, adopt_cubins, cubins_of, keep_receipt, packed_of, packing_environment
+from .bundled import Chosen, adopt_cubins, cubins_of, keep_receipt, packed_of, packing_environment, tuning_in, tuning_out
 from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
 from .options import PRECISIONS, RUNGS, Options
@@ -82,6 +82,7 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
         "objects": [[text, symbol, len(data)] for text, symbol, data in objects],
         "environment": about,
         "packing": packing_environment() if exe.options.target == "cpu" else "",
+        **({} if exe.report.tuning is None else {"tuned": tuning_out(exe.report.tuning)}),
     }
     write_archive(path, {MANIFEST: [canonical_json(manifest)], **parts})
     if found:
@@ -116,7 +117,7 @@ def _objects_of(exe: Executable) -> tuple[list[tuple[str, str, bytes]], dict[str
 
 
 def _report_out(report: CompileReport) -> dict[str, Any]:
-    """The report without times, which would make equal artifacts differ."""
+    """The report without times, which would make equal artifacts differ (but of those that a tuned program was chosen by)."""
     return {"passes": [[p.text, p.nodes_before, p.nodes_after] for p in report.passes],
             "decisions": [[d.rule, d.at, d.outcome, d.reason, list(d.nodes), d.count] for d in report.decisions]}  # fmt: skip
 
@@ -199,6 +200,7 @@ class Loader:
         report = self.report()
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
+            report.tuning = tuning_in(self) if options.target == "cuda" else None
             cubins = trust and options.target == "cuda" and options.device == "gpu"
             return build(module, options, report, given, prepare=functools.partial(adopt_cubins, self) if cubins else None)
         from ..kernels.cpu.target import selector

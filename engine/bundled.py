@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .artifact import Loader
     from .executor import Executable
     from .plan import Selector
+    from .tuning import Tuning
 
 
 def packed_of(exe: Executable) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -151,3 +152,23 @@ def adopt_cubins(loader: Loader, texts: Sequence[str]) -> None:
         found = stored.get(cubins.key_of(text))
         if found is not None and found[0] == source.entry(text):
             cubins.adopt(text, cubins.Cubin(found[1], *about))
+
+
+def tuning_out(tuning: Tuning) -> dict[str, Any]:
+    """What a program was tuned to, for an artifact's manifest: the device and its versions, and the ways by their problems."""
+    ways = {key: str(way) for key, way in tuning.ways(tuning.about).items()}
+    return {"about": list(tuning.about), "ways": ways}
+
+
+def tuning_in(loader: Loader) -> Tuning | None:
+    """The same from a manifest. A way is one of the kernels that we write ourselves, or none."""
+    from .measuring import Measured
+    from .tuning import Tuning
+
+    if "tuned" not in loader.manifest:
+        return None
+    there = loader.field("tuned", dict)
+    about, ways = loader.field("about", list, there), loader.field("ways", dict, there)
+    if len(about) != 2 or not all(isinstance(x, str) for x in (*about, *ways.values())):
+        raise loader.wrong("manifest.json", "tuned: expected a device, its versions, and ways by name")
+    return Tuning((about[0], about[1]), {key: Measured(way, {}, {}) for key, way in ways.items()})

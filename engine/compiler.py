@@ -22,6 +22,7 @@ from .plan import Selector, make_plan
 from .report import CompileReport
 
 if TYPE_CHECKING:
+    from ..kernels.cuda.ways import Way
     from .cuda import Cuda
 
 CompileAll = Callable[[list[str]], list[int]]
@@ -33,12 +34,14 @@ ACCURACIES = ("fast", "strict")
 def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
             shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
             accuracy: str = "fast", device: str = "gpu", precision: str = "fp32", keep_fp32: Sequence[str] = (),
-            rung: str = "tensor", observe: Observer | None = None) -> Executable:  # fmt: skip
+            rung: str = "tensor", tune: bool = False, observe: Observer | None = None,
+            tell: Callable[[str], None] | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
     `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
-    the other arguments see `Options`; `observe(pass, module)` is called after every pass. Raises ImportProblem listing all that
-    is wrong with the model, UnsupportedError where `strict_native` asks for more than there is, InputError for wrong arguments.
+    the other arguments see `Options`; `observe(pass, module)` is called after every pass, `tell(text)` while `tune` goes on. Raises
+    ImportProblem listing all that is wrong with the model, UnsupportedError where `strict_native` asks for more than there is,
+    InputError for wrong arguments.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
@@ -51,11 +54,13 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
         raise InputError(f"precision = {precision!r} is offered by target = 'cuda', not by {target!r}")
     if target != "cuda" and rung != "tensor":
         raise InputError(f"rung = {rung!r} is offered by target = 'cuda', not by {target!r}")
+    if target != "cuda" and tune:
+        raise InputError(f"tune is offered by target = 'cuda', not by {target!r}")
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device, precision,
-                      tuple(keep_fp32), rung)  # fmt: skip
+                      tuple(keep_fp32), rung, tune)  # fmt: skip
     try:
         with import_report(model, options):
-            return compile_module(load(model, options), options, observe)
+            return compile_module(load(model, options), options, observe, tell)
     except RecursionError as e:
         raise LimitError(f"an expression of the model is nested too deeply to be compiled ({e})") from e
     except MemoryError as e:
@@ -134,14 +139,25 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
     report.decisions = ctx.log.decisions
 
 
-def compile_module(module: Module, options: Options, observe: Observer | None = None) -> Executable:
+def compile_module(module: Module, options: Options, observe: Observer | None = None,
+                   tell: Callable[[str], None] | None = None) -> Executable:  # fmt: skip
     """Optimizes, plans and compiles a module."""
     started, report = time.perf_counter(), CompileReport()
     given = constant_bytes(module)
     optimize(module, options, report, observe)
+    tune_module(module, options, report, tell)
     exe = build(module, options, report, given)
     report.seconds = time.perf_counter() - started
     return exe
+
+
+def tune_module(module: Module, options: Options, report: CompileReport, tell: Callable[[str], None] | None = None) -> None:
+    """Measures the ways of computing an optimized module, where that is asked for, and reports what it found."""
+    if options.tune:
+        from .tuning import tune
+
+        report.tuning, decisions = tune(module, options, options.threads or granted_cpus(), tell)
+        report.decisions = [*report.decisions, *decisions]
 
 
 def build(module: Module, options: Options, report: CompileReport, given: int, select: Selector | None = None,
@@ -158,6 +174,8 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
 
         device = cuda = open_device(options.device)
         compile_all = _for_cuda(report, cuda, threads, prepare)
+        if report.tuning is not None:
+            select = select_for(options, report.tuning.ways(cuda.driver.about))
     plan = make_plan(module.main, select or select_for(options), served, compile_all)
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
@@ -165,8 +183,8 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
     return Executable(module, plan, options, threads, report, given, device)
 
 
-def select_for(options: Options) -> Selector | None:
-    """Which kernel serves a node of a model that is compiled so."""
+def select_for(options: Options, ways: Mapping[str, Way] | None = None) -> Selector | None:
+    """Which kernel serves a node of a model that is compiled so, with the `ways` that it was tuned to."""
     if options.target == "cpu":
         from ..kernels.cpu.target import selector
 
@@ -174,7 +192,7 @@ def select_for(options: Options) -> Selector | None:
     if options.target == "cuda":
         from ..kernels.cuda.target import selector as cuda_selector
 
-        return cuda_selector(options.precision, options.keep_fp32, options.rung)
+        return cuda_selector(options.precision, options.keep_fp32, options.rung, ways)
     return None
 
 

@@ -29,6 +29,7 @@ class Options:
     "fp32"; "tf32", where products may read 10 bits of mantissa; "fp16" or "bf16", which keep 16-bit floats between nodes and sum
     in f32. keep_fp32: names of nodes that stay in f32 then. rung, for "cuda": what computes products, convolutions and attention:
     NVIDIA's "libraries" where they can; our kernels on the "tensor" cores, where those multiply such floats; or "scalar" kernels.
+    tune, for "cuda": measure the ways of computing these on the device, and take the fastest.
     """
 
     target: str = "cpu"
@@ -42,3 +43,4 @@ class Options:
     precision: str = "fp32"
     keep_fp32: tuple[str, ...] = ()
     rung: str = "tensor"
+    tune: bool = False

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..ir.passes.manager import PassRecord
 from ..ir.rewrite import Decision
 from .steps import Served
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
 
 
 @dataclass
@@ -21,6 +25,7 @@ class CompileReport:
     compiled: int = 0  # of these, compiled now and not found in the cache
     misses: dict[str, int] = field(default_factory=dict)  # why kernels were not in the cache, and how many for each reason
     seconds: float = 0.0
+    tuning: Tuning | None = None  # what was measured, here or where an artifact was saved
 
     def counts(self) -> dict[str, int]:
         """How many nodes run natively, on the host (control flow, lists) and by reference; in how many regions one must fail."""
@@ -39,6 +44,7 @@ class CompileReport:
         lines = [f"{len(self.served)} nodes: " + ", ".join(f"{n} {how}" for how, n in sorted(c.items())),
                  f"{self.kernels} kernels, {self.compiled} compiled now, {self.seconds:.2f} s"]  # fmt: skip
         lines += [f"  {n} not in the cache, {why}" for why, n in self.misses.items()]
+        lines += [] if self.tuning is None else self.tuning.summary()
         lines += [f"  by {s.how}: %{s.node} ({s.op}): {s.reason}" for s in self.not_native()]
         lines += [f"  must fail wherever it is run: {s.reason}" for s in self.served if s.how == "fails"]
         return "\n".join(lines)

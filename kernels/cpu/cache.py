@@ -5,7 +5,8 @@ of, that JSON, the object. A file is written beside its place and moved there, s
 many processes write and whenever one is killed; what a killed one left is removed by the next that writes there. Files are
 verified when read. A folder that cannot be written serves as it is.
 
-`packed/<key>.json` says what types the packed weights of an artifact have that this machine packed before (see engine/artifact).
+`packed/<key>.json` says what types the packed weights of an artifact have that this machine packed before (see engine/artifact),
+or what was measured of a problem on a GPU (see engine/tuning).
 """
 
 from __future__ import annotations

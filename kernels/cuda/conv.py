@@ -19,7 +19,7 @@ from ..convolutions import Geometry, biased_sums, geometry, grouped_weight, refu
 from ..epilogue import Site, epilogue_of, site_of
 from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch, Refusal
-from .cut import Tile
+from .cut import FEW_ROWS, Cut, Tile
 from .gemm import SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
@@ -33,9 +33,9 @@ MOST_STRIDES = 48  # of a transposed convolution, all axes together: each phase 
 
 
 @serves("conv", "conv_transpose")
-def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+def build(node: Node, precision: str = "fp32", cut: Cut | None = None) -> KernelSource | Refusal:
     """One to three spatial axes, floats, each of input and result row-major or channels-last, weights row-major. With precision
-    "tf32" f32 is multiplied with 10 bits of mantissa, but for depthwise ones."""
+    "tf32" f32 is multiplied with 10 bits of mantissa, but for depthwise ones. `cut` asks the tensor cores for a tile and splits."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
@@ -50,8 +50,8 @@ def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
     from .depthwise import build_depthwise, is_depthwise
 
     if is_depthwise(site):
-        return build_depthwise(site, found)
-    return Conv(floats(site, found, "f64" if site.result.dtype is F64 else "f32", precision)).source()
+        return build_depthwise(site, found) if cut is None else Refusal("depthwise convolutions have no tiles")
+    return Conv(floats(site, found, "f64" if site.result.dtype is F64 else "f32", precision, cut)).tiled()
 
 
 # ---- axes and phases ----------------------------------------------------------------------------------------------------
@@ -116,6 +116,13 @@ class Conv:
         self.direct = self.tiles[0].direct
         self.product = self._product()
 
+    def tiled(self) -> KernelSource | Refusal:
+        """The kernel, unless the cut that is asked for is none for this convolution."""
+        cut = self.work.cut
+        if cut is not None and (not self.work.tensor or cut.tile == FEW_ROWS or (self.direct and not self._can_be_direct())):
+            return Refusal("the tile does not serve this convolution", {"tile": cut.tile})
+        return self.source()
+
     def source(self) -> KernelSource:
         pack = {self.work.w: self._pack} if self.packed else {}
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
@@ -156,14 +163,21 @@ class Conv:
         """Those whose sums fit in the registers; of the tensor cores' the one that known sizes choose."""
         if not self.work.tensor:
             return TILES[1:] if self.work.sums == "f64" else TILES
+        if self.work.cut is not None:
+            return (self.work.cut.tile,)
+        g = self._known()
+        return tensor_tiles(self.work.tensor, None if g is None else self._cut_of(g), not self.transposed, self._can_be_direct())
+
+    def _known(self) -> Geometry | None:
         shapes = [self.site.outer.operands[i].tensor.shape for i in (self.work.x, self.work.w)]
-        if not all(isinstance(d, int) for shape in shapes for d in shape):
-            return tensor_tiles(self.work.tensor, None)
-        g = geometry(self.site.anchor, *shapes)
-        cut = self._cut_of(g)
-        whole = self.x_last and self.packed and not self.transposed and g.per_group % 8 == 0
-        direct = whole and self.work.tensor in TENSOR.values() and math.prod(cut) > 0
-        return tensor_tiles(self.work.tensor, cut, not self.transposed, direct)
+        known = all(isinstance(d, int) for shape in shapes for d in shape)
+        return geometry(self.site.anchor, *shapes) if known else None
+
+    def _can_be_direct(self) -> bool:
+        """Whether pixels consist of whole chunks of 16 bytes and the weight is a constant that can be packed."""
+        g = self._known() if self.work.tensor in TENSOR.values() else None
+        whole = g is not None and g.per_group % 8 == 0 and math.prod(self._cut_of(g)) > 0
+        return whole and self.x_last and self.packed and not self.transposed
 
     def _product(self) -> Product:
         node, work = self.site.outer, self.work

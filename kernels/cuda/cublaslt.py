@@ -27,7 +27,7 @@ IN_COMPUTE_TYPE = 2  # cublasLtReductionScheme_t: the others add the parts of a 
 EPILOGUES = {"none": 1, "relu": 2, "gelu_tanh": 32}  # cublasLtEpilogue_t
 WITH_BIAS = 4
 MOST_ALGORITHMS = 32  # that the heuristic is asked for
-MOST_ALIGNED = 256  # bytes; more says nothing
+MOST_ALIGNED = 64  # bytes, as memory of a plan is aligned; more says nothing
 MOST_PLANS = 512
 
 
@@ -50,6 +50,17 @@ def library() -> Any:
     raise CudaUnavailable("rung = 'libraries' multiplies by cuBLASLt, which is not here: expected libcublasLt.so in a wheel, "
                           "CUDA_PATH or /usr/local/cuda; try `pip install nvidia-cublas` (CUDA 13) or `nvidia-cublas-cu12`"
                           + "".join(said))  # fmt: skip
+
+
+@functools.cache
+def version() -> str:
+    """The library's version, "" where it is not here."""
+    try:
+        get = library().cublasLtGetVersion
+    except CudaUnavailable:
+        return ""
+    get.restype = ctypes.c_size_t
+    return str(get())
 
 
 class CublasLt:
@@ -137,7 +148,8 @@ class _Plan:
         self._a = self._layout(*((rows, depth) if trans_a else (depth, rows)), a_line, batches, a_batch)
         self._b = self._layout(*((depth, columns) if trans_b else (columns, depth)), b_line, batches, b_batch)
         self._y = self._layout(columns, rows, columns, batches, rows * columns)
-        self.algorithms, self.chosen = self._found(aligned), 0
+        self.algorithms = self._found(aligned)
+        self.chosen = min(int(d.fields.get("algorithm", 0)), len(self.algorithms) - 1)
 
     def _new(self, kind: str, *args: Any) -> ctypes.c_void_p:
         """A descriptor of this kind, which lives as long as the plan."""

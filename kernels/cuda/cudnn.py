@@ -44,6 +44,15 @@ def frontend() -> Any:
                               "(CUDA 12: nvidia-cudnn-cu12)") from e  # fmt: skip
 
 
+@functools.cache
+def version() -> str:
+    """The library's version, "" where it is not here."""
+    try:
+        return str(frontend().backend_version())
+    except (CudaUnavailable, RuntimeError):
+        return ""
+
+
 class Cudnn:
     """A handle of cuDNN, for the device that is current when it is made."""
 
@@ -109,7 +118,8 @@ class _Plans:
         _asked(self._graph.build_operation_graph)
         _asked(lambda: self._graph.create_execution_plans([fe.heur_mode.A, fe.heur_mode.FALLBACK]))
         self.count: int = self._graph.get_execution_plan_count()
-        for number in range(self.count):
+        first = int(declared.fields.get("algorithm", 0))
+        for number in sorted(range(self.count), key=lambda n: n != first):
             try:
                 return self.choose(number)
             except CudaLibraryError as e:

@@ -26,6 +26,26 @@ class Tile(NamedTuple):
         return DIRECT_STEPS if self.direct else PART // item
 
 
+class Cut(NamedTuple):
+    """How a product is cut where that is not left to `tensor_cut`: its tile, and its reduction in splits."""
+
+    tile: Tile  # FEW_ROWS: none, by the kernel for few rows
+    splits: int = 1
+
+    def __str__(self) -> str:
+        tile, splits = self
+        if tile == FEW_ROWS:
+            return "few rows"
+        return f"{'direct ' * tile.direct}{tile.rows}x{tile.columns}{f' / {splits}' if splits > 1 else ''}"
+
+    def whole(self, depth: int, item: int) -> Cut:
+        """The same without splits that have nothing to do, for operands of so many bytes an element."""
+        parts = blocks_for(depth, self.tile.deep(item))
+        each = blocks_for(parts, self.splits)
+        return self._replace(splits=blocks_for(parts, each) if each else 1)
+
+
+FEW_ROWS = Tile(0, 0)
 MULTIPROCESSORS = 132
 LONG = 256  # steps of the reduction that a split of scalar tiles has at least
 MOST_SPLITS = 16

@@ -52,6 +52,7 @@ class Driver(Protocol):
 
     stream: int
     dlpack: tuple[int, int]
+    repeats: int  # how often a kernel has to run to be timed
 
     def alloc(self, nbytes: int) -> Memory:
         """Uninitialised bytes, from a multiple of 256 on."""
@@ -107,6 +108,16 @@ class Driver(Protocol):
     def seconds(self, commands: Sequence[Command]) -> list[float]:
         """How long each kernel takes by itself."""
 
+    def timer(self, commands: Sequence[Command]) -> Callable[[], float]:
+        """What runs these kernels, captured as they are, and says how many seconds they took."""
+
+    def choices(self, command: Command) -> int:
+        """In how many ways a command can be carried out: algorithms of a library; 1 for a kernel."""
+
+    @property
+    def about(self) -> tuple[str, str]:
+        """The device's name; versions of what runs kernels on it."""
+
 
 class Command(NamedTuple):
     """The launch of a kernel, as `load` calls it, on its int64 `words`, of which the first `pointers` are addresses. The 8 bytes at
@@ -148,6 +159,14 @@ class Accounts:
     """What lives in the memory of a device that has no cubins."""
 
     stream = 0
+    repeats = 1
+
+    @property
+    def about(self) -> tuple[str, str]:
+        return type(self).__name__.lower(), ""
+
+    def choices(self, command: Command) -> int:
+        return 1
 
     def __init__(self) -> None:
         self.cubins: dict[str, Cubin] = {}
@@ -237,11 +256,16 @@ class Shim(Accounts):
 
     def seconds(self, commands: Sequence[Command]) -> list[float]:
         """By the clock, one run of each."""
-        took = []
-        for c in commands:
+        return [self.timer([c])() for c in commands]
+
+    def timer(self, commands: Sequence[Command]) -> Callable[[], float]:
+        kept = as_they_are(commands)
+
+        def took() -> float:
             started = time.perf_counter()
-            self.run([c])
-            took.append(time.perf_counter() - started)
+            self.run(kept)
+            return time.perf_counter() - started
+
         return took
 
     def _view(self, address: int, nbytes: int, what: str) -> np.ndarray:
@@ -314,3 +338,6 @@ class Null(Accounts):
 
     def seconds(self, commands: Sequence[Command]) -> list[float]:
         return [0.0] * len(commands)
+
+    def timer(self, commands: Sequence[Command]) -> Callable[[], float]:
+        return lambda: 0.0

@@ -16,7 +16,7 @@ from ..operands import first_int, first_result, refuse_layouts
 from ..products import Sizes, channel_axis, scaled_sums
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from . import epilogue as written
-from .cut import Tile
+from .cut import FEW_ROWS, Cut, Tile
 from .target import serves
 from .text import checked_size
 from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, tensor_tiles
@@ -25,17 +25,17 @@ LARGE, TALL, SMALL = Tile(128, 128), Tile(128, 64), Tile(64, 64)
 
 
 @serves("fused.gemm")
-def build_fused(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+def build_fused(node: Node, precision: str = "fp32", cut: Cut | None = None) -> KernelSource | Refusal:
     """An anchor with its epilogue (see kernels/epilogue.py)."""
     anchor = next(iter(node.regions[0]), None)
     name = None if anchor is None else anchor.op.name
     if name in ("matmul", "gemm"):
-        return build(node, precision)
+        return build(node, precision, cut)
     if name in ("conv", "conv_transpose"):
         from .conv import build as build_conv
 
-        return build_conv(node, precision)
-    if name in quantized.ANCHORS:
+        return build_conv(node, precision, cut)
+    if name in quantized.ANCHORS and cut is None:
         from .quant import build as build_quant
 
         return build_quant(node)
@@ -43,9 +43,9 @@ def build_fused(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
 
 
 @serves("matmul", "gemm")
-def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
+def build(node: Node, precision: str = "fp32", cut: Cut | None = None) -> KernelSource | Refusal:
     """Row-major operands of one element type: floats, and integers for matmul, whose sums wrap. With precision "tf32" f32 is
-    multiplied with 10 bits of mantissa."""
+    multiplied with 10 bits of mantissa. `cut` asks the tensor cores for a tile and for splits."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
@@ -64,19 +64,19 @@ def build(node: Node, precision: str = "fp32") -> KernelSource | Refusal:
         return Refusal("C's shape does not say how it broadcasts")
     sums = ("f64" if dtype is F64 else "f32") if dtype in FLOATS else "u64" if dtype.itemsize == 8 else "u32"
     if dtype in FLOATS:
-        return Matmul(floats(site, found, sums, precision)).source()
+        return Matmul(floats(site, found, sums, precision, cut)).tiled()
     return Matmul(Work(site, *site.index[:2], sums, lambda channel, held: [f"return {dtype}(acc);"], variant="integers")).source()
 
 
-def floats(site: Site, found: Builder, sums: str, precision: str) -> Work:
+def floats(site: Site, found: Builder, sums: str, precision: str, cut: Cut | None = None) -> Work:
     """The work of floats whose sums go through the program `found`. 16-bit floats are multiplied by the tensor cores, and f32 where
     `precision` is tf32; nothing where it is "scalar"."""
     dtype = site.result.dtype
     tensor = TF32 if dtype is F32 and precision == "tf32" else "" if precision == "scalar" else TENSOR.get(dtype, "")
-    how = ".tf32" if tensor == TF32 else ".tensor" if tensor else ""
+    how = (".tf32" if tensor == TF32 else ".tensor" if tensor else "") + (f" {cut}" if cut is not None else "")
     leaves = written.leaves_of(site.outer, found)
     return Work(site, *site.index[:2], sums, lambda channel, held: written.steps(found, dtype, channel, held=held), leaves,
-                written.addresses(leaves), variant=site.anchor.op.name + how, tensor=tensor)  # fmt: skip
+                written.addresses(leaves), variant=site.anchor.op.name + how, tensor=tensor, cut=cut)  # fmt: skip
 
 
 class Matmul:
@@ -101,7 +101,10 @@ class Matmul:
         self.few = wanted and (known is None or known <= FEW)
         self.tiles = self._tiles() if known is None or known > FEW or not self.few else ()
         self.direct = False
-        if self._can_be_direct():
+        if work.cut is not None:
+            few, self.direct = work.cut.tile == FEW_ROWS, work.cut.tile.direct
+            self.few, self.tiles = self.few and few, () if few else (work.cut.tile,)
+        elif self._can_be_direct():
             tiles = tensor_tiles(work.tensor, self._known_cut(), direct=True)
             self.direct = tiles[0].direct
             if self.direct:
@@ -131,6 +134,14 @@ class Matmul:
     def _pack(self, w: np.ndarray) -> np.ndarray:
         two = w.reshape(-1, 1) if w.ndim == 1 else w
         return pack_direct((two.T if self.trans_b else two)[None])
+
+    def tiled(self) -> KernelSource | Refusal:
+        """The kernel, unless the cut that is asked for is none for this product."""
+        cut = self.work.cut
+        serves = self.few if not self.tiles else self._can_be_direct() or not self.direct
+        if cut is not None and not (self.work.tensor and serves):
+            return Refusal("the tile does not serve this product", {"tile": cut.tile})
+        return self.source()
 
     def source(self) -> KernelSource:
         pack = {self.work.w: self._pack} if self.direct else {}

@@ -68,6 +68,8 @@ def _libcuda() -> Any:
 class Gpu:
     """One GPU, and a stream on it (see `driver.Driver`). Memory comes from a pool of its own, given back with it."""
 
+    repeats = 20
+
     def __init__(self, number: int = 0):
         cupy = _cupy()
         self._runtime, self._driver, self._module = cupy.cuda.runtime, cupy.cuda.driver, cupy.cuda.function.Module
@@ -225,20 +227,33 @@ class Gpu:
 
         return run
 
-    def seconds(self, commands: Sequence[Command], repeats: int = 20) -> list[float]:
+    def seconds(self, commands: Sequence[Command], repeats: int = repeats) -> list[float]:
         """How long each kernel takes, in seconds: the mean of `repeats` launches that follow each other in a graph."""
-        return [self._seconds([c] * repeats) / repeats for c in commands]
+        out = []
+        for c in commands:
+            took = self.timer([c] * repeats)
+            took()
+            out.append(took() / repeats)
+        return out
 
-    def _seconds(self, commands: Sequence[Command]) -> float:
+    def timer(self, commands: Sequence[Command]) -> Callable[[], float]:
         run = self.capture(commands)
-        with self._device:
-            run()
-            before, after = self._event(), self._event()
-            before.record(self._stream)
-            run()
-            after.record(self._stream)
-            after.synchronize()
-            return self._elapsed(before, after) / 1e3
+
+        def took() -> float:
+            with self._device:
+                before, after = self._event(), self._event()
+                before.record(self._stream)
+                run()
+                after.record(self._stream)
+                after.synchronize()
+                return self._elapsed(before, after) / 1e3
+
+        return took
+
+    @property
+    def about(self) -> tuple[str, str]:
+        name, driver = self._runtime.getDeviceProperties(self._device.id)["name"], self._runtime.driverGetVersion()
+        return name.decode(), f"driver {driver}, cuBLASLt {cublaslt.version()}, cuDNN {cudnn.version()}"
 
     def _issue(self, commands: Sequence[Command | Transfer], stream: int) -> None:
         follows = False  # whether a kernel is the last that was asked for

@@ -6,13 +6,18 @@ A node that no family of this folder serves gets the CPU's kernel, translated (p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 from ...ir.core import Node
 from ..cpu import target as cpu
 from ..registry import Registry, key_of
 from ..spec import KernelSource, Refusal
 from ..target import KernelTarget
+
+if TYPE_CHECKING:
+    from .cut import Cut
+    from .ways import Way
 
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
 RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu", "library", "library_shim", "cublaslt", "cudnn"})
@@ -22,19 +27,34 @@ _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
 serves = _KERNELS.serves
 
 
-def selector(precision: str, keep_fp32: Collection[str] = (), rung: str = "tensor") -> Callable[[Node], KernelSource | Refusal]:
+def selector(precision: str, keep_fp32: Collection[str] = (), rung: str = "tensor",
+             ways: Mapping[str, Way] | None = None) -> Callable[[Node], KernelSource | Refusal]:  # fmt: skip
     """`select` for a precision and a rung (engine/options.py): with "tf32", products of f32 but those of the nodes in `keep_fp32`
-    read 10 bits of mantissa."""
+    read 10 bits of mantissa. `ways` are those of problems (ways.py) that shall not be computed as they are by default."""
     kept = frozenset(keep_fp32)
 
     def choose(node: Node) -> KernelSource | Refusal:
-        return select(node, "tf32" if precision == "tf32" and not kept & {node.name, *node.locs} else "fp32", rung)
+        how = products_of(node, precision, kept)
+        if ways and key_of(node) in PRODUCTS:
+            from .ways import build, problem_of
+
+            problem = problem_of(node, how, rung)
+            way = None if problem is None else ways.get(problem.key)
+            found = None if way is None else build(node, how, rung, way)
+            if isinstance(found, KernelSource):
+                return found
+        return select(node, how, rung)
 
     return choose
 
 
-def select(node: Node, precision: str = "fp32", rung: str = "tensor") -> KernelSource | Refusal:
-    """The kernel that serves `node` on CUDA, or the call of a library, or why there is none."""
+def products_of(node: Node, precision: str, kept: Collection[str]) -> str:
+    """How a node's products are computed: "tf32", but for nodes that are `kept`, or "fp32"."""
+    return "tf32" if precision == "tf32" and not {node.name, *node.locs} & {*kept} else "fp32"
+
+
+def select(node: Node, precision: str = "fp32", rung: str = "tensor", cut: Cut | None = None) -> KernelSource | Refusal:
+    """The kernel that serves `node` on CUDA, or the call of a library, or why there is none. `cut` asks products for a tile."""
     from .libraries import select as from_library
     from .portable import portable
 
@@ -43,6 +63,8 @@ def select(node: Node, precision: str = "fp32", rung: str = "tensor") -> KernelS
         if not isinstance(called, Refusal):
             return called
     multiply = "scalar" if rung == "scalar" else precision
+    if cut is not None:
+        return _KERNELS.select(node, multiply, cut)
     source = _KERNELS.select(node, *[multiply] * (multiply != "fp32" and key_of(node) in PRODUCTS))
     if not isinstance(source, Refusal):
         return source

@@ -18,7 +18,7 @@ from ...ir.types import BF16, F16, DType
 from ..epilogue import Site
 from ..operands import slot_of
 from ..spec import Call, Launch
-from .cut import DIRECT_STEPS, PART, Tile, few_cut, scalar_cut, tensor_cut
+from .cut import DIRECT_STEPS, PART, Cut, Tile, few_cut, scalar_cut, tensor_cut
 from .epilogue import Leaf
 from .text import blocks_for, checked_size, indent, kernel
 
@@ -105,6 +105,7 @@ class Work:
     by_row: bool = False
     variant: str = ""
     tensor: str = ""  # how the tensor cores multiply, "": they do not
+    cut: Cut | None = None  # how they are asked to cut it, None: as cut.py does
 
     @property
     def item(self) -> int:
@@ -301,7 +302,9 @@ class Product:
             sums = checked_size(splits * tiles * batches * FEW * few_columns)
             return Launch(ints, tiles * batches * splits if rows else 0, sums * self.item if splits > 1 else 0)
         parts = blocks_for(depth, self.deep)
-        if self.work.tensor:
+        if self.work.cut is not None:
+            which, splits = 0, self.work.cut.whole(depth, item_of(self.work.tensor)).splits if self.cut else 1
+        elif self.work.tensor:
             which, splits = tensor_cut(self.tiles, rows, columns, batches, depth, item_of(self.work.tensor), self.cut)
         else:
             which, splits = scalar_cut(self.tiles, rows, columns, batches, depth, self.cut)

@@ -196,7 +196,8 @@ class Fake:
 
         self.do = do
         self.libcuda = SimpleNamespace(cuLaunchKernelEx=launch)
-        runtime = SimpleNamespace(memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
+        runtime = SimpleNamespace(getDeviceProperties=lambda number: {"name": b"a GPU"}, driverGetVersion=lambda: 13000,
+                                  memcpyAsync=memcpy, memsetAsync=memset, eventRecord=record, streamWaitEvent=wait,
                                   pointerGetAttributes=lambda ptr: SimpleNamespace(type=int(is_pinned(ptr))))  # fmt: skip
         driver = SimpleNamespace(funcSetAttribute=lambda f, attribute, value: self._allow(attribute, value),
                                  CUDADriverError=CUDADriverError)  # fmt: skip

@@ -3,6 +3,7 @@ is asked for."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import ml_dtypes
@@ -202,6 +203,14 @@ def test_what_cudnn_is_asked_for(monkeypatch: Any) -> None:
     command.words[0] += 2
     with pytest.raises(library.CudaLibraryError, match="multiples of 16 bytes"):
         gpu.run([command])
+
+
+def test_a_text_may_name_the_plan(monkeypatch: Any) -> None:
+    c = convs()[0]
+    for number, found in ((3, 3), (0, 2), (60, 2)):  # 0 and 1 cannot be built
+        named = dataclasses.replace(c, source=dataclasses.replace(c.source, source=f"{c.source.text}algorithm {number}\n"))
+        fe, _, _ = run(monkeypatch, named)
+        assert [n for _, _, n, _ in fe.ran] == [found]
 
 
 def test_what_cudnn_is_asked_for_of_attention(monkeypatch: Any) -> None:
