@@ -53,8 +53,8 @@ MOST_SPLITS = 16
 DIRECT_STEPS = 32  # as in direct.cuh
 PART = 128  # bytes of the reduction that a tensor tile takes at a time, as in mma.cuh
 LEAST_PARTS = 2  # of a split
-# Microseconds that a product by tiles of mma.cuh takes once, a block, a part at least, its copies for 64 rows or columns, the results
-# of 64 x 128 numbers; and products of 16-bit numbers that a multiprocessor makes in one.
+# Microseconds that a product by tiles of mma.cuh takes once, a block, a part at least, its copies for 64 rows or columns, the
+# results of 64 x 128 numbers; and products of 16-bit numbers that a multiprocessor makes in one.
 START, BLOCK, WAIT, COPY, STORE, RATE = 0.36, 1.3, 0.34, 0.025, 3.26, 5.55e6
 # Of direct tiles: once; a block, and for each of its 32 columns; a turn of all its warps; 32 steps of the reduction on average.
 DIRECT_START, DIRECT_BLOCK, DIRECT_COLUMNS, DIRECT_TURN, DIRECT_PART = 0.03, 1.22, 0.42, 0.5, 0.017
