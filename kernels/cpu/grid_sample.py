@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from ...ir.core import Node
-from ...ir.types import F64, FLOATS
-from ..operands import fill_in, first_int, first_result, refuse_layouts, refuse_strings, tiles_for
+from ..grid_sample import sampling_of, sizes_of
+from ..operands import fill_in, first_int, first_result, tiles_for
 from ..spec import Call, KernelSource, Launch, Refusal
 from .target import serves
 
 RUN = 256  # positions whose taps are kept at a time
 
-# How a position outside of [low, high] comes back, all in f64.
-_SETTLE = {
-    "zeros": "at",
-    "border": "minimum(maximum(at, 0.0), f64(size - 1))",
-    "reflection": "reflect(at, low, high)",
-}
 # The parameters: images, runs of positions in each, positions, channels, height, width, bytes of scratch for each tile.
 # Scratch of a tile: RUN indices of first taps (-1: outside), RUN of second ones, and so on; then the taps' weights.
 _TEXT = """
@@ -112,33 +104,21 @@ _LINEAR = (
 
 @serves("grid_sample")
 def grid_sample(node: Node) -> KernelSource | Refusal:
-    assert node.operands[0] is not None and node.operands[1] is not None
-    x, grid, mode = node.operands[0].tensor, node.operands[1].tensor, node.attr("mode")
-    refusal = refuse_layouts(node) or refuse_strings(node)
-    if refusal:
-        return refusal
-    if x.rank != 4 or mode == "cubic" or x.dtype.itemsize > 8 or (mode == "linear" and x.dtype not in FLOATS):
-        return Refusal("there is a kernel for two axes only, nearest, or linear on floats", {"x": x, "mode": mode})
-    item, first, nearest = x.dtype.itemsize, first_int(node), mode == "nearest"
+    """The kernel of grid_sample."""
+    sampling = sampling_of(node)
+    if isinstance(sampling, Refusal):
+        return sampling
 
     def bind(call: Call) -> Launch:
-        (count, channels, height, width), (images, *size, _) = call.operands[0] or (), call.operands[1] or ()
-        if count != images:
-            raise ValueError(f"a grid for {images} images, expected one for each of {count}")
-        positions = size[0] * size[1]
+        images, positions, channels, height, width = sizes_of(call)
         runs, scratch = -(-positions // RUN), 4 * RUN * 16
         tiles = tiles_for(images * runs, images * positions * (channels + 8) * 4)
         ints = (images, runs, positions, channels, height, width, scratch)
         return Launch(ints, tiles, tiles * scratch, units=images * runs, slice=scratch)
 
     text = _TEXT
-    for word, piece in zip(("FIND", "READ"), _NEAREST if nearest else _LINEAR):
+    for word, piece in zip(("FIND", "READ"), _NEAREST if sampling.nearest else _LINEAR):
         text = text.replace(f"\n{word}\n", piece)
-    corners = node.attr("align_corners")
-    at = "mul(div(add(g, T(1)), T(2)), T(size - 1))" if corners else "div(sub(mul(add(g, T(1)), T(size)), T(1)), T(2))"
-    text = fill_in(text, SETTLE=_SETTLE[node.attr("padding_mode")], LOW=0.0 if corners else -0.5, FROMGRID=at,
-                   NEAR="rint(at)" if nearest else "at", FIRST=first, OUT=first_result(node), ITEM=item,
-                   GRIDITEM=grid.dtype.itemsize, RUN=RUN)  # fmt: skip
-    text = text.replace("GRID", str(grid.dtype)).replace("TYPE", f"u{8 * item}" if nearest else str(x.dtype))
-    text = text.replace("REAL", "f64" if x.dtype is F64 else "f32")
-    return KernelSource(re.sub(r"\b(to_)?T\b", rf"\g<1>{'f64' if grid.dtype is F64 else 'f32'}", text), bind)
+    item, grid_item = (node.operands[i].tensor.dtype.itemsize for i in (0, 1))  # type: ignore[union-attr]
+    text = fill_in(text, **sampling.words, FIRST=first_int(node), OUT=first_result(node), ITEM=item, GRIDITEM=grid_item, RUN=RUN)
+    return KernelSource(sampling.typed(text), bind)

@@ -9,7 +9,7 @@ it; where they are few, a block goes through all steps of a chunk with its rows 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ...ir.core import Node
 from ...ir.ops.rnn import named_activations
@@ -25,6 +25,7 @@ from .text import blocks_for, checked_size, kernel
 THREADS = 512
 ROWS = 4  # of the batch, that a warp computes together
 TILE_ROWS, TILE_COLUMNS, TILE_DEPTH = 64, 128, 16  # of the projection; a thread has 4 by 4 of a tile
+LSTM_DEFAULTS = ("sigmoid", "tanh", "tanh")
 CHUNK_BYTES = 1 << 26  # what the projected inputs of a chunk of steps may take
 ALONE = 1 << 18  # bytes of recurrent weights of a direction that one block reads in the time of a launch or two
 _ACTIVATIONS = {
@@ -182,6 +183,9 @@ dots(x, d, 0, j, sum, [&](u32 r, u32 k) { return state(first + r, k); });
 own(sum, gate);
 Acc i = row[0] + gate[0], o = row[x.hidden] + gate[1], f = row[2 * x.hidden] + gate[2], g = row[3 * x.hidden] + gate[3];
 Acc memory = s ? x.kept(2)[at] : first_cell(x, d, within(b), j);
+"""
+# Its end, from the sums of the gates i, o, f and g and the memory.
+LSTM_END = """
 PEEP_FIRST
 i = activation0(d, i);
 c = KEPT * memory + i * activation1(d, g);
@@ -285,16 +289,13 @@ def _text(node: Node, dtype: DType, acc: DType, gates: int, defaults: Sequence[s
         "PARTS": parts, "LAST": last, "BIAS": _bias(gates, apart) if bias else "Acc(0)",
         "LAST_BIAS": f"ld_TYPE(x.b, d * {2 * gates} * x.hidden + {2 * gates - 1} * x.hidden + j)" if bias else "Acc(0)",
         "LIVE": f"t < ld_{node.operand(4).tensor.dtype}(x.lens, b)" if "lens" in slots else "true",
-        "KEPT": "(Acc(1) - i)" if has_c and node.attr("input_forget") else "activation0(d, f)",
+        "KEPT": kept_of(node) if has_c else "",
     }  # fmt: skip
     finish = [f"st_TYPE(x.{name}, last, {value});" for name, value in (("y_h", "h"), ("y_c", "c")) if name in slots]
     keep = ["c = live ? c : memory;", "x.kept(2)[at] = c;"] if has_c else []
-    peep = "ld_TYPE(x.peep, (d * 3 + {}) * x.hidden + j) * {}"
-    peep_first = [f"i += {peep.format(0, 'memory')}, f += {peep.format(2, 'memory')};"] if "peep" in slots else []
-    peep_last = [f"o += {peep.format(1, 'c')};"] if "peep" in slots else []
-    blocks = {"ACTIVATIONS": _activations(node, acc, defaults), "MEMBERS": members, "CELL": cell.strip("\n").split("\n"),
-              "KEEP": keep, "FINISH": finish, "PEEP_FIRST": peep_first, "PEEP_LAST": peep_last}  # fmt: skip
-    text, body = (fill_in(_with_lines(t, blocks), **words).replace("TYPE", str(dtype)).strip("\n") for t in (_TEXT, _BODY))
+    blocks = {"ACTIVATIONS": activations_of(node, acc, defaults), "MEMBERS": members, "CELL": cell.strip("\n").split("\n"),
+              "KEEP": keep, "FINISH": finish, **peepholes(slots)}  # fmt: skip
+    text, body = (fill_in(with_lines(t, blocks), **words).replace("TYPE", str(dtype)).strip("\n") for t in (_TEXT, _BODY))
     return kernel(THREADS, last + 1, body.split("\n"), [text])
 
 
@@ -310,7 +311,21 @@ def _start(name: str, slots: dict[str, int]) -> str:
     return f"ld_TYPE(x.{name}, d * x.state_direction + b * x.state_row + k)" if name in slots else "0"
 
 
-def _activations(node: Node, acc: DType, defaults: Sequence[str]) -> list[str]:
+def peepholes(slots: Collection[str]) -> dict[str, list[str]]:
+    """What an lstm adds to its gates for its memory before and after the step."""
+    if "peep" not in slots:
+        return {"PEEP_FIRST": [], "PEEP_LAST": []}
+    peep = "ld_TYPE(x.peep, (d * 3 + {}) * x.hidden + j) * {}"
+    first = f"i += {peep.format(0, 'memory')}, f += {peep.format(2, 'memory')};"
+    return {"PEEP_FIRST": [first], "PEEP_LAST": [f"o += {peep.format(1, 'c')};"]}
+
+
+def kept_of(node: Node) -> str:
+    """How much an lstm keeps of its memory."""
+    return "(Acc(1) - i)" if node.attr("input_forget") else "activation0(d, f)"
+
+
+def activations_of(node: Node, acc: DType, defaults: Sequence[str]) -> list[str]:
     """The activation functions: `activation0(direction, x)` and so on."""
     directions = 2 if node.attr("direction") == "bidirectional" else 1
     alpha, beta = node.attr("activation_alpha"), node.attr("activation_beta")
@@ -327,13 +342,13 @@ def _activations(node: Node, acc: DType, defaults: Sequence[str]) -> list[str]:
     return lines
 
 
-def _with_lines(text: str, blocks: dict[str, list[str]]) -> str:
+def with_lines(text: str, blocks: dict[str, list[str]]) -> str:
     """The text with words that stand alone on a line replaced by lines at their indent, and the words in these."""
     out = []
     for line in text.split("\n"):
         word = line.strip()
         if word in blocks:
-            inner = _with_lines("\n".join(blocks[word]), blocks).split("\n") if blocks[word] else []
+            inner = with_lines("\n".join(blocks[word]), blocks).split("\n") if blocks[word] else []
             out += [line[: len(line) - len(line.lstrip())] + new for new in inner]
         else:
             out.append(line)
@@ -343,7 +358,7 @@ def _with_lines(text: str, blocks: dict[str, list[str]]) -> str:
 @serves("lstm")
 def lstm(node: Node) -> KernelSource | Refusal:
     """The kernel of lstm."""
-    return _recurrence(node, 4, ("sigmoid", "tanh", "tanh"), _LSTM)
+    return _recurrence(node, 4, LSTM_DEFAULTS, _LSTM + LSTM_END.lstrip("\n"))
 
 
 @serves("gru")

@@ -87,6 +87,11 @@ def translate(text: str, slots: int) -> Translated:
         return _Text(text, slots, True).translated()
 
 
+def as_function(text: str, slots: int, name: str) -> str:
+    """The kernel of a CPU text as a function `name(p, tile, ntiles)` of a CUDA text. Raises NotPortable."""
+    return _Text(text, slots, False).function(name)
+
+
 class _Text:
     """A text while it is translated."""
 
@@ -110,11 +115,21 @@ class _Text:
         except NameError as e:
             raise unknown(e.name) from None
 
-    def translated(self) -> Translated:
+    def _kernel(self) -> tuple[_Body, list[Statement]]:
+        """The text's kernel and its statements."""
         tree = self.trees["kernel"]
         pointer, *counts = (a.arg for a in tree.args.args)
         body = _Body(self, tree, [(pointer, "p"), *((name, "i64") for name in counts)])
-        statements = body.translate()
+        return body, body.translate()
+
+    def function(self, name: str) -> str:
+        body, statements = self._kernel()
+        parameters = ", ".join(f"i64 {c.name}" for c in body.parameters[1:])
+        head = f"template <class P> DEVICE void {name}(const P& p, {parameters}) {{"
+        return "\n".join([*self.made, head, *layout(statements, body.parameters), "}"])
+
+    def translated(self) -> Translated:
+        body, statements = self._kernel()
         words = self.slots + 2 if self.in_memory else (self.slots + MOST_INTS if self.computes_index else self.highest + 1) + 1
         _, tile, ntiles = (c.name for c in body.parameters)
         head = [

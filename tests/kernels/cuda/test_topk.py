@@ -46,6 +46,27 @@ def several() -> list[Case]:
     ]
 
 
+def wide() -> list[Case]:
+    """Keys of 64 bits: values that differ in their low halves only, ties through all digits, all sizes of lists."""
+    rng, (least, most) = np.random.default_rng(1), (-(2**63), 2**63 - 1)
+    special = np.tile([0.0, -0.0, np.nan, np.inf, -np.inf, 1, np.nextafter(1, 2), -1, np.nan, 5e-324, -5e-324, 0.0], (2, 3))
+    near = (1 << 40) + rng.integers(0, 1 << 20, (2, 5000))
+    few = rng.integers(-2, 3, (2, 5000))
+    ends = np.array([[least, most, 0, -1, 5, most - 1, least + 1]])
+    return [
+        *(top(special, k, largest=side) for k in (1, 5, 36) for side in (0, 1)),
+        *(top(near, k, largest=side) for k in (1, 300) for side in (0, 1)),
+        *(top(few.astype(t), 1500) for t in (np.int64, np.float64)),
+        *(top(ends, 7, largest=side) for side in (0, 1)),
+        *(top(ends.astype(np.uint64), 7, largest=side) for side in (0, 1)),
+        top(1 + rng.random((1, 5000)) * 1e-12, 40),
+        top(rng.standard_normal(4097), 4097),  # more than shared memory holds
+        top(rng.standard_normal((3, 2049, 2)), 7, 1),
+        *(top(rng.standard_normal((2, n)), n) for n in (1, 2, 2048)),
+        top(np.zeros((1, 3000), np.uint64), 17),
+    ]
+
+
 @needs_shim
 def test_examples() -> None:
     cases, refused = cases_of(["topk"])
@@ -55,10 +76,12 @@ def test_examples() -> None:
 
 @needs_shim
 def test_more_lines() -> None:
-    check(several())
+    cases = several() + wide()
+    assert all(c.source.variant == "a block for each line" for c in cases)
+    check(cases)
 
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_compiles_for_gpus(arch: str) -> None:
-    check_compiles([c.source.text for c in several()], arch)
+    check_compiles([c.source.text for c in several() + wide()], arch)
