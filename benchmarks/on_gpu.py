@@ -2,7 +2,7 @@
 
 usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--jobs 8] [--json OUT]
        python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--tune] [--rung libraries]
-                                           [--torch eager,graph,max-autotune] [--json OUT] NAME ...
+                                           [--torch eager,graph,max-autotune] [--folder DIR] [--json OUT] NAME ...
        python benchmarks/on_gpu.py table [--json OUT] [--markdown OUT]
 
 `examples` runs every example of every operator as a model of one node and compares it with the operator's reference; under
@@ -66,7 +66,7 @@ def examples(part: str, only: str | None, device: str) -> dict[str, Any]:
 def in_processes(a: argparse.Namespace) -> dict[str, Any]:
     """`examples` of a part in processes, one for every few operators."""
     number, parts = map(int, a.part.split("/"))
-    pieces = [f"{number + parts * i}/{parts * 8 * a.jobs}" for i in range(8 * a.jobs)]
+    pieces = [f"{number + parts * i}/{parts * 4 * a.jobs}" for i in range(4 * a.jobs)]
     told: dict[str, Any] = {"right": 0, "native": 0, "wrong": {}, "refused": {}}
     with ThreadPoolExecutor(a.jobs) as pool:
         for found in pool.map(lambda piece: _in_process(a, piece), pieces):
@@ -208,9 +208,11 @@ def _graphmill(m: Any, name: str, precision: str, batch: int, told: dict[str, An
     import graphmill as gm
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        export.export(export.Variant(name, batch), Path(folder))
-        (path,) = Path(folder).glob("*.onnx")
+    variant = export.Variant(name, batch)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(a.folder or scratch) / f"{variant}.onnx"
+        if not path.exists():
+            export.export(variant, path.parent)
         started = time.perf_counter()
         exe = gm.compile(path, "cuda", precision=precision, rung=a.rung, tune=a.tune)
         told["compile_s"] = time.perf_counter() - started
@@ -238,7 +240,7 @@ def _torch(mode: str) -> Callable[..., Callable[[], None]]:
         torch.backends.cudnn.benchmark = True
         module = copy.deepcopy(m.module).cuda().to(dtype).eval()
         inputs = [x.cuda().to(dtype) if x.is_floating_point() else x.cuda() for x in m.inputs.values()]
-        call = torch.compile(module, mode=mode) if mode in ("max-autotune", "reduce-overhead") else module
+        call: Any = torch.compile(module, mode=mode) if mode in ("max-autotune", "reduce-overhead") else module
 
         def run() -> None:
             with torch.inference_mode():
@@ -248,9 +250,16 @@ def _torch(mode: str) -> Callable[..., Callable[[], None]]:
             run()
         if mode != "graph":
             return run
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                run()
+        except RuntimeError:  # what makes tensors on the CPU cannot be captured as it is
+            torch.cuda.synchronize()
+            call = torch.compile(module, backend="cudagraphs")
+            for _ in range(3):
+                run()
+            return run
         return graph.replay
 
     return start
@@ -308,6 +317,7 @@ def main() -> None:
     ap.add_argument("--rung", default="tensor")
     ap.add_argument("--tune", action="store_true")
     ap.add_argument("--jobs", type=int, default=1)
+    ap.add_argument("--folder", help="where exports are kept")
     ap.add_argument("--json")
     ap.add_argument("--markdown")
     a = ap.parse_args()
