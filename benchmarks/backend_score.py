@@ -37,6 +37,9 @@ KINDS = {"OnnxBackendNodeModelTest": "node", "OnnxBackendRealModelTest": "light"
 CONTEXT = mp.get_context("spawn")
 
 
+NOT_RUN = "not run"
+
+
 @dataclass
 class Case:
     """One case and what became of it. An expanded case counts for the operator whose function body it is."""
@@ -44,7 +47,7 @@ class Case:
     kind: str
     name: str
     op: str
-    status: str = "failed"
+    status: str = NOT_RUN
     message: str = ""
     native: bool = False
     by_reference: str = ""
@@ -176,10 +179,10 @@ class Worker:
             if self.here.poll(self.timeout):
                 case.status, case.message, case.native, case.by_reference, case.seconds = self.here.recv()
                 return
-            case.message = f"TIMEOUT after {self.timeout} s"
+            case.status, case.message = "failed", f"TIMEOUT after {self.timeout} s"
         except (EOFError, OSError):
             self.process.join(5)
-            case.message = f"CRASH, exit code {self.process.exitcode}"
+            case.status, case.message = "failed", f"CRASH, exit code {self.process.exitcode}"
         self.stop()
 
 
@@ -245,15 +248,16 @@ def main() -> None:
         cases = [Case(**old[c.kind, c.name]) if (c.kind, c.name) in old else c for c in cases]
         todo = {id(c) for c in cases[part - 1 :: parts]}
     run_all([c for c in cases if c.status != "passed" and id(c) in todo], a.module, a.device, a.jobs, a.timeout)
-    print(table(cases))
+    ran = [c for c in cases if c.status != NOT_RUN]
+    print(table(ran))
     if a.fails:
-        print(details(cases))
+        print(details(ran))
     if a.json:
         Path(a.json).write_text(json.dumps([asdict(c) for c in cases], indent=0))
     if a.markdown:
         device = "" if a.device == "CPU" else f" --device {a.device}"
         head = f"# ONNX's backend suite\n\n{made_by(f'python benchmarks/backend_score.py{device} --markdown {a.markdown}')}"
-        Path(a.markdown).write_text(f"{head}\n{table(cases)}\n\nCases that do not pass:\n\n{details(cases)}\n")
+        Path(a.markdown).write_text(f"{head}\n{table(ran)}\n\nCases that do not pass:\n\n{details(ran)}\n")
     crashed = [c.name for c in cases if c.message.startswith(("CRASH", "TIMEOUT"))]
     if crashed:
         print("crashed or timed out:", *crashed)
