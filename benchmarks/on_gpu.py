@@ -33,9 +33,10 @@ import numpy as np
 from machine import made_by
 
 ABOUT = """\
-Microseconds of a run on inputs that lie on the device, medians of groups in turns with PyTorch's. `tuned`: `tune=True, rung="libraries"`. `compile`: all of
-`compile`, tuning included. `graph`: PyTorch's CUDA graph, by `torch.compile(backend="cudagraphs")` where a model makes tensors on the CPU (BERT). `error`: the
-greatest difference of the first output from PyTorch's in f32, relative to the greatest number.
+Microseconds of a run on inputs that lie on the device, medians of groups in turns with PyTorch's. `tuned`: `tune=True,
+rung="libraries"`. `compile`: all of `compile`, tuning included. `graph`: PyTorch's CUDA graph, by
+`torch.compile(backend="cudagraphs")` where a model makes tensors on the CPU (BERT). `error`: the greatest difference of the first
+output from PyTorch's in f32, relative to the greatest number.
 """
 ENGINES = ("graphmill", "eager", "graph", "reduce-overhead", "max-autotune")
 TOLERANCE = {"float64": (1e-11, 1e-14), "float32": (2e-5, 2e-6), "float16": (4e-3, 1e-3), "bfloat16": (3e-2, 1e-2)}
