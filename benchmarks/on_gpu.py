@@ -1,6 +1,6 @@
 """What a GPU alone can show: the operators' examples on it, and how long models take there, beside PyTorch.
 
-usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--jobs 8] [--json OUT]
+usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--only REGEX] [--jobs 8 [--pieces 4]] [--json OUT]
        python benchmarks/on_gpu.py latency [--precision fp16] [--batch 1] [--seconds 1] [--tune] [--rung libraries]
                                            [--torch eager,graph,max-autotune] [--folder DIR] [--json OUT] NAME ...
        python benchmarks/on_gpu.py table [--json OUT] [--markdown OUT]
@@ -70,9 +70,10 @@ def examples(part: str, only: str | None, device: str) -> dict[str, Any]:
 
 
 def in_processes(a: argparse.Namespace) -> dict[str, Any]:
-    """`examples` of a part in processes, one for every few operators."""
+    """`examples` of a part in so many processes at a time, each of which gets several `pieces` of it one after the other."""
     number, parts = map(int, a.part.split("/"))
-    pieces = [f"{number + parts * i}/{parts * 4 * a.jobs}" for i in range(4 * a.jobs)]
+    count = a.pieces * a.jobs
+    pieces = [f"{number + parts * i}/{parts * count}" for i in range(count)]
     told: dict[str, Any] = {"right": 0, "native": 0, "wrong": {}, "refused": {}}
     with ThreadPoolExecutor(a.jobs) as pool:
         for found in pool.map(lambda piece: _in_process(a, piece), pieces):
@@ -323,6 +324,7 @@ def main() -> None:
     ap.add_argument("--rung", default="tensor")
     ap.add_argument("--tune", action="store_true")
     ap.add_argument("--jobs", type=int, default=1)
+    ap.add_argument("--pieces", type=int, default=4)
     ap.add_argument("--folder", help="where exports are kept")
     ap.add_argument("--json")
     ap.add_argument("--markdown")

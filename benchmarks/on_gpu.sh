@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # All that a GPU is needed for, in parts of which each ends within 9 minutes; they add to one JSON file.
 #
-# usage: benchmarks/on_gpu.sh PART OUT.json      PART: examples, suite-1 ... suite-4, models-1 ... models-3, memcheck,
-#                                              racecheck, initcheck, latency-1 ... latency-6, rungs, autotune-1 ... autotune-3, table
+# usage: benchmarks/on_gpu.sh PART OUT.json      PART: examples, suite-1 ... suite-4, models-1 ... models-3, latency-1 ... latency-6, rungs,
+#                         autotune-1 ... autotune-3, and under compute-sanitizer memcheck-1 ... -4, racecheck-1 ... -4, initcheck-1 ... -4; table
 set -euo pipefail
 cd "$(dirname "$0")"
 part=$1 out=$2
 number=${part##*-}
-sanitize() {
-  compute-sanitizer --target-processes all --tool "$1" --error-exitcode 3 python on_gpu.py examples --jobs "$jobs" --json "$out.$1"
+sanitize() {  # a process a core: each takes long to begin
+  compute-sanitizer --target-processes all --tool "$1" --error-exitcode 3 \
+    python on_gpu.py examples --jobs "$jobs" --pieces 1 --part "$number/4" --json "$out.$part"
 }
 latency() { python on_gpu.py latency --json "$out" --folder "$out.exports" "$@"; }
 jobs=$(nproc)
@@ -19,7 +20,7 @@ case $part in
   models-1) python real_models.py --target cuda --max-mb 4 --json "$out.models-1" ;;
   models-2) python real_models.py --target cuda --min-mb 4 --max-mb 16 --json "$out.models-2" ;;
   models-3) python real_models.py --target cuda --min-mb 16 --max-mb 40 --json "$out.models-3" ;;
-  memcheck | racecheck | initcheck) sanitize "$part" ;;
+  memcheck-* | racecheck-* | initcheck-*) sanitize "${part%-*}" ;;
   latency-1) latency --tune --rung libraries mlp64 resnet18 resnet50 mobilenetv2 ;;
   latency-2) latency --tune --rung libraries mobilenetv3_small efficientnet_b0 convnext_tiny vit_b16 ;;
   latency-3) latency --tune --rung libraries unet yolov8n bert_base distilbert ;;
