@@ -162,7 +162,8 @@ class Conv:
     def _tiles(self) -> Sequence[Tile]:
         """Those whose sums fit in the registers; of the tensor cores' the one that known sizes choose."""
         if not self.work.tensor:
-            return TILES[1:] if self.work.sums == "f64" else TILES
+            crowded = self.work.sums == "f64" or (self.transposed and self.axes == 3)
+            return TILES[1:] if crowded else TILES
         if self.work.cut is not None:
             return (self.work.cut.tile,)
         g = self._known()
