@@ -110,11 +110,6 @@ class Matmul:
         with self._lt.lock:
             return len(self._plan(words.tolist()).algorithms)
 
-    def choose(self, words: np.ndarray, number: int) -> None:
-        """From now on computes products of these sizes, whose operands lie aligned alike, by an algorithm of `choices`."""
-        with self._lt.lock:
-            self._plan(words.tolist()).chosen = number
-
     def _plan(self, words: list[int]) -> _Plan:
         addresses = [self._declared.address(name, words) for name in ("a", "b", "addend", "y", "bias")]
         aligned = [min(x & -x, MOST_ALIGNED) if x else MOST_ALIGNED for x in addresses]

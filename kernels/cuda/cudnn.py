@@ -93,11 +93,6 @@ class GraphCall:
         with self._dnn.lock:
             return self._plans_of(words.tolist()).count
 
-    def choose(self, words: np.ndarray, number: int) -> None:
-        """From now on computes what has these sizes by a plan of `choices`. Raises CudaLibraryError where it cannot be built."""
-        with self._dnn.lock:
-            self._plans_of(words.tolist()).choose(number)
-
     def _plans_of(self, words: list[int]) -> _Plans:
         key = tuple(self._declared.sizes(words))
         if key not in self._plans:

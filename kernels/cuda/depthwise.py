@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from ...ir.types import F64
 from ..convolutions import geometry
 from ..epilogue import Builder, Site
@@ -19,7 +17,7 @@ from ..operands import first_int, first_result
 from ..spec import Call, KernelSource, Launch
 from . import epilogue as written
 from .conv import axis_words, input_steps, phase_counts
-from .depthwise_packs import build_packs, window_of
+from .depthwise_packs import build_packs, by_taps, window_of
 from .source import fast_div
 from .text import blocks_for, checked_size, indent, kernel
 from .tiles import piece
@@ -69,9 +67,6 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     axes = site.result.rank - 2
     packed = w.is_const and y_last
 
-    def pack(array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array.reshape(-1, math.prod(array.shape[2:])).T)
-
     def bind(call: Call) -> Launch:
         for shape in (*call.operands, *call.results):
             checked_size(math.prod(shape or ()))
@@ -90,7 +85,7 @@ def build_depthwise(site: Site, epilogue: Builder) -> KernelSource:
     def text() -> str:
         return _text(site, epilogue, wide, y_last)
 
-    return KernelSource(text, bind, "depthwise", {site.index[1]: pack} if packed else {})
+    return KernelSource(text, bind, "depthwise", {site.index[1]: by_taps} if packed else {})
 
 
 def _text(site: Site, epilogue: Builder, wide: int, y_last: bool) -> str:

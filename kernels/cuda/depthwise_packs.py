@@ -71,11 +71,13 @@ def window_of(site: Site) -> tuple[int, int] | None:
     return (height, width) if 0 < width <= AT_ONCE and 0 < height * width <= MOST_TAPS else None
 
 
+def by_taps(w: np.ndarray) -> np.ndarray:
+    """Weights as [tap][channel], to be read along the channels."""
+    return np.ascontiguousarray(w.reshape(-1, math.prod(w.shape[2:])).T)
+
+
 def build_packs(site: Site, epilogue: Builder, wide: int, window: tuple[int, int]) -> KernelSource:
     """The kernel of a depthwise convolution of `wide` channels at a time."""
-
-    def pack(array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array.reshape(-1, math.prod(array.shape[2:])).T)
 
     def bind(call: Call) -> Launch:
         """Ints: see `_BEGIN`; of the two spatial axes sizes, strides, pads before and dilations."""
@@ -90,7 +92,7 @@ def build_packs(site: Site, epilogue: Builder, wide: int, window: tuple[int, int
         ints = [units + fours * (1 << 32), *words, *(low + high * (1 << 32) for low, high in pairs)]
         return Launch(tuple(ints), blocks_for(units, THREADS))
 
-    return KernelSource(lambda: _text(site, epilogue, wide, window), bind, "depthwise", {site.index[1]: pack})
+    return KernelSource(lambda: _text(site, epilogue, wide, window), bind, "depthwise", {site.index[1]: by_taps})
 
 
 def _text(site: Site, epilogue: Builder, wide: int, window: tuple[int, int]) -> str:

@@ -197,17 +197,10 @@ class Gpu:
         self._runtime.memsetAsync(address, 0, nbytes, stream)
 
     def choices(self, command: Command) -> int:
-        """In how many ways a command can be carried out: algorithms of a library, of which `choose` fixes one; 1 for a kernel."""
+        """In how many ways a command can be carried out: algorithms of a library, one of which a text can name; 1 for a kernel."""
         kernel = self._kernels[command.kernel]
         with self._device:
             return 1 if isinstance(kernel, tuple) else kernel.choices(command.words)
-
-    def choose(self, command: Command, number: int) -> None:
-        """From now on carries out what is called on such sizes in way `number` of `choices`; what was captured stays as it is."""
-        kernel = self._kernels[command.kernel]
-        if not isinstance(kernel, tuple):
-            with self._device:
-                kernel.choose(command.words, number)
 
     def run(self, commands: Sequence[Command | Transfer]) -> None:
         with self._device:

@@ -217,12 +217,10 @@ class Product:
 
     def _tensor_shared(self, rows: int, columns: int, direct: bool) -> int:
         """Bytes of mma.cuh's buffers, which the sums go through afterwards, those of each group of warps apart."""
-        part = 0 if direct else (rows + columns) * PART
         groups = 256 // columns if direct else {(64, 64): 2, (32, 64): 4, (32, 32): 4}.get((rows, columns), 1)
-        sums = columns * (rows + 4) if self.down else rows * (columns + 8)
-        if direct:
-            return groups * sums * 4
-        return max(min(BUFFERS // part, MOST_STAGES) * part, groups * sums * 4)
+        sums = groups * (columns * (rows + 4) if self.down else rows * (columns + 8)) * 4
+        part = (rows + columns) * PART
+        return sums if direct else max(min(BUFFERS // part, MOST_STAGES) * part, sums)
 
     def text(self) -> str:
         names = [*NAMES, *self.extra]

@@ -227,7 +227,7 @@ def test_cublaslt(monkeypatch: Any) -> None:
         del keep
     assert "cublasLtMatmul" in fake.calls and set(lt.used) == {0}
     assert gpu.choices(command) == 3
-    gpu.choose(command, 2)
+    gpu._kernels[command.kernel]._plan(command.words.tolist()).chosen = 2
     gpu.run([command])
     assert lt.used[-1] == 2
     lt.refused = {0, 2}

@@ -191,15 +191,16 @@ def test_what_cudnn_is_asked_for(monkeypatch: Any) -> None:
     places = {cudnn.uid(n): at for n, at in (("x", x), ("w", w), ("bias", bias), ("addend", addend), ("y", y))}
     assert [(g, p, n) for g, p, n, _ in fe.ran] == [(graph, places, 2)] * 2
     assert gpu.choices(command) == 4
-    gpu.choose(command, 3)
+    plans = gpu._kernels[command.kernel]._plans_of(command.words.tolist())
+    plans.choose(3)
     captured = gpu.capture([command])
     assert len(fe.ran) == 2
     captured()
     assert fe.ran[-1][2] == 3 and fe.ran[-1][3] == gpu._recorder.ptr != fe.ran[0][3]
     for number, why in ((0, "no engine"), (1, "workspace")):
         with pytest.raises(library.CudaLibraryError, match=why):
-            gpu.choose(command, number)
-    assert gpu._kernels[command.kernel]._plans_of(command.words.tolist()).chosen == 3
+            plans.choose(number)
+    assert plans.chosen == 3
     command.words[0] += 2
     with pytest.raises(library.CudaLibraryError, match="multiples of 16 bytes"):
         gpu.run([command])
