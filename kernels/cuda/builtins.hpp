@@ -73,12 +73,13 @@ static inline int __dp4a(int a, int b, int c) {
 template <class T> static T __ldg(const T* p) { return *p; }
 template <class T> static T __ldcs(const T* p) { return *p; }
 template <class T> static void __stcs(T* p, T v) { *p = v; }
-static inline void __threadfence() {}
+static inline void __threadfence() { WATCH(fence()); }
 static inline void __threadfence_block() {}
 static inline void __trap() { shim::fail("__trap()"); }
 
 #define SHIM_ATOMIC(name, value)                                       \
-    template <class T> static T name(T* p, decltype(T() + T()) given) { \
+    template <class T> PLAIN static T name(T* p, decltype(T() + T()) given) { \
+        WATCH(atomic(p, sizeof(T), __builtin_return_address(0)));      \
         T old = *p, v = (T)given;                                      \
         *p = (T)(value);                                               \
         return old;                                                    \
@@ -92,7 +93,8 @@ SHIM_ATOMIC(atomicOr, old | v)
 SHIM_ATOMIC(atomicXor, old ^ v)
 SHIM_ATOMIC(atomicExch, v)
 #undef SHIM_ATOMIC
-template <class T> static T atomicCAS(T* p, T expected, T v) {
+template <class T> PLAIN static T atomicCAS(T* p, T expected, T v) {
+    WATCH(atomic(p, sizeof(T), __builtin_return_address(0)));
     T old = *p;
     if (old == expected) *p = v;
     return old;

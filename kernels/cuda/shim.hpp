@@ -19,11 +19,13 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
+#define PLAIN __attribute__((no_sanitize("thread")))  // a function of the shim's own, whose loads and stores are none of the kernel's
 
 extern "C" {
 void* memcpy(void*, const void*, unsigned long);
 void* memset(void*, int, unsigned long);
 int snprintf(char*, unsigned long, const char*, ...);
+unsigned long strlen(const char*);
 void shim_switch(void** save, void* to) __attribute__((visibility("hidden")));
 extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));  // the linker's names for the ends of a section
 extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
@@ -89,8 +91,24 @@ const int SHIM_FRAME = 20, SHIM_RETURN = 11;
 #error "kernels run on the CPU on x86-64 and aarch64 only"
 #endif
 
+// What kernels may read of the shim.
+#define SHIM_REGISTER static __attribute__((section("shim_registers")))
 struct uint3 { unsigned x, y, z; };
-static uint3 threadIdx, blockIdx, blockDim, gridDim;
+SHIM_REGISTER uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+// What sanitizer.hpp is told. Where it does not stand behind (shim.py), nothing is.
+#ifdef GRAPHMILL_SANITIZE
+#define WATCH(call) sanitizer::call
+namespace sanitizer {
+static void begin_launch(), begin_block(), begin_thread(), barrier(), fence(), follow();
+static void warp(unsigned mask), called_from(const void* caller), matrix(const void* row, unsigned number, bool trans);
+static void atomic(const void* at, unsigned bytes, const void* caller);
+static void copy(const void* to, const void* from, unsigned bytes, unsigned valid, const void* caller);
+static void copied(const void* to, const void* from, unsigned bytes, unsigned valid, const void* caller);
+}  // namespace sanitizer
+#else
+#define WATCH(call) ((void)0)
+#endif
 
 namespace shim {
 typedef unsigned u32;
@@ -101,16 +119,18 @@ typedef void Job(void** data, u32 n);
 const u32 MOST = 1024, STACK = 65536;  // as in shim.py
 struct Thread { void* stack; Job* job; void* data; u32 mask, groups; };  // job: what it waits in, 0 if it does not; mask: 0 at a barrier
 static Thread threads[MOST];
-static u32 count, begun, ended, at_barrier, arrived[MOST / 32], me, reverse;
+static u32 count, begun, ended, at_barrier, arrived[MOST / 32], reverse;
+SHIM_REGISTER u32 me;
 static u32 ready[MOST], ready_count, idle[MOST], idle_count, stacks_used;
 static char* stacks;
 static void* outside;
-static char message[400];
+static char message[900];
 static void (*body)();
 static const long long* words;
-static unsigned char* dynamic;
+static unsigned char* dynamic;  // shared memory
+static u64 bytes;               // of it
 
-static void fail(const char* what) {
+PLAIN static void fail(const char* what) {
     void* dead;
     snprintf(message, sizeof message, "block %u, thread %u: %s", blockIdx.x, me, what);
     shim_switch(&dead, outside);
@@ -118,7 +138,7 @@ static void fail(const char* what) {
 
 // Where in a text something is that C++ leaves undefined: what compilers tell the functions that they call then.
 struct Where { const char* file; u32 line, column; };
-static void undefined(const Where* at, const char* what) {
+PLAIN static void undefined(const Where* at, const char* what) {
     char text[300];
     snprintf(text, sizeof text, "%s, in line %u of %s", what, at->line, at->file);
     fail(text);
@@ -126,7 +146,7 @@ static void undefined(const Where* at, const char* what) {
 
 // Lets those of n threads go on that wait, or that the mask of their warp names. The first of them (the last, if launches go
 // backwards) goes ahead of the others as far as it can: so it shows where it should have waited for them.
-static void wake(u32 first, u32 n, u32 mask) {
+PLAIN static void wake(u32 first, u32 n, u32 mask) {
     for (u32 k = 0; k < n; k++) {
         u32 t = first + (reverse ? k : n - 1 - k);
         if (!threads[t].job || (mask && !(mask >> (t - first) & 1))) continue;
@@ -135,18 +155,21 @@ static void wake(u32 first, u32 n, u32 mask) {
     }
 }
 
-static void enter(u32 t) {
+PLAIN static void enter(u32 t) {
     me = t;
     threadIdx.x = t;
 }
 
-static void begin() { enter(reverse ? count - 1 - begun : begun), begun++; }
+PLAIN static void begin() {
+    enter(reverse ? count - 1 - begun : begun), begun++;
+    WATCH(begin_thread());
+}
 
 static void go_on(void** save);
 static void release();
 
 // The bottom of every stack: one thread after another until a woken one is to go on instead.
-static void live() {
+PLAIN static void live() {
     u32 stack = idle_count ? idle[--idle_count] : stacks_used++;
     do {
         begin();
@@ -160,7 +183,7 @@ static void live() {
 }
 
 // Leaves a stack for the next thread: one that was woken, one that has not begun, or, without any, for the launch.
-static void go_on(void** save) {
+PLAIN static void go_on(void** save) {
     if (ready_count) return shim_switch(save, threads[ready[--ready_count]].stack);
     if (begun == count) return shim_switch(save, outside);
     u32 stack = idle_count ? idle[idle_count - 1] : stacks_used;
@@ -170,14 +193,14 @@ static void go_on(void** save) {
     shim_switch(save, top);
 }
 
-static void wait() {
+PLAIN static void wait() {
     u32 t = me;
     go_on(&threads[t].stack);
     enter(t);
 }
 
 // Does the work of the barrier for all that wait there and lets them go on.
-static void release() {
+PLAIN static void release() {
     static void* data[MOST];
     Job* job = 0;
     for (u32 t = 0; t < count; t++) {
@@ -187,12 +210,13 @@ static void release() {
         if (w.job) job = w.job;
     }
     at_barrier = 0;
+    WATCH(barrier());
     job(data, count);
     wake(0, count, 0);
 }
 
 // A meeting of all threads of the block that have not ended.
-static void block_meets(Job* job, void* data) {
+PLAIN static void block_meets(Job* job, void* data) {
     threads[me].job = job, threads[me].data = data, threads[me].mask = 0;
     at_barrier++;
     if (at_barrier + ended == count) release();
@@ -200,8 +224,9 @@ static void block_meets(Job* job, void* data) {
 }
 
 // A meeting of the lanes of a warp that the mask names.
-static void warp_meets(u32 mask, Job* job, void* data) {
+PLAIN static void warp_meets(u32 mask, Job* job, void* data) {
     u32 first = me & ~31u, lane = me & 31;
+    WATCH(called_from(__builtin_return_address(0)));
     if (count - first < 32) mask &= (1u << (count - first)) - 1;
     if (!(mask >> lane & 1)) fail("a lane is not in the mask of its own warp operation");
     threads[me].job = job, threads[me].data = data, threads[me].mask = mask;
@@ -219,7 +244,7 @@ static void warp_meets(u32 mask, Job* job, void* data) {
     wake(first, 32, mask);
 }
 
-static void stuck() {
+PLAIN static void stuck() {
     u32 barrier = 0, warp = 0;
     for (u32 t = 0; t < count; t++)
         if (threads[t].job) threads[t].mask ? warp++ : barrier++;
@@ -227,7 +252,7 @@ static void stuck() {
              blockIdx.x, count, ended, barrier, warp);
 }
 
-static void broken(int signal, siginfo_t* info, void*) {
+PLAIN static void broken(int signal, siginfo_t* info, void*) {
     char what[99];
     const char* at = (const char*)info->si_addr;
     if (signal == SIGFPE) snprintf(what, sizeof what, "divides an integer by 0");
@@ -237,7 +262,7 @@ static void broken(int signal, siginfo_t* info, void*) {
 }
 
 // Shared memory begins as NaN in every type of float: nothing may count on what is there.
-static void run_blocks(u32 n, u32 blocks, u64 bytes) {
+PLAIN static void run_blocks(u32 n, u32 blocks) {
     blockDim = {n, 1, 1}, gridDim = {blocks, 1, 1};
     if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
     for (u32 b = 0; b < blocks && !message[0]; b++) {
@@ -246,14 +271,15 @@ static void run_blocks(u32 n, u32 blocks, u64 bytes) {
         memset(arrived, 0, sizeof arrived);
         for (u32 t = 0; t < n; t++) threads[t].job = 0, threads[t].groups = 0;
         if (bytes) memset(dynamic, 0xff, bytes);
+        WATCH(begin_block());
         go_on(&outside);
         if (ended < n && !message[0]) stuck();
     }
 }
 
 // Runs a kernel; what went wrong, or null.
-static const char* launch(u32 n, void (*kernel)(), const long long* w, u32 blocks, u32 backwards, char* memory, unsigned char* shared, u64 bytes) {
-    body = kernel, words = w, count = n, reverse = backwards, stacks = memory, dynamic = shared;
+PLAIN static const char* launch(u32 n, void (*kernel)(), const long long* w, u32 blocks, u32 backwards, char* memory, unsigned char* shared, u64 size) {
+    body = kernel, words = w, count = n, reverse = backwards, stacks = memory, dynamic = shared, bytes = size;
     message[0] = 0;
     static char signal_stack[65536];
     stack_t ours = {}, theirs;
@@ -263,7 +289,8 @@ static const char* launch(u32 n, void (*kernel)(), const long long* w, u32 block
     const int signals[] = {SIGSEGV, SIGBUS, SIGFPE};
     act.sa_sigaction = broken, act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (int i = 0; i < 3; i++) sigaction(signals[i], &act, &before[i]);
-    run_blocks(n, blocks, bytes);
+    WATCH(begin_launch());
+    run_blocks(n, blocks);
     for (int i = 0; i < 3; i++) sigaction(signals[i], &before[i], 0);
     sigaltstack(&theirs, 0);
     return message[0] ? message : 0;
@@ -283,27 +310,34 @@ SHIM_UNDEFINED(float_cast_overflow, "makes an integer of a float that it cannot 
 #define KERNEL(threads, n, ...)                                                                                                     \
     static constexpr int THREADS = threads;                                                                                         \
     static void body(const Words<n>& p);                                                                                            \
-    static void whole_body() { body(*(const Words<n>*)shim::words); }                                                               \
+    PLAIN static void whole_body() { follow(), body(*(const Words<n>*)shim::words); }                                                             \
     extern "C" __attribute__((visibility("default"))) const char* NAME(const long long* w, unsigned blocks, unsigned backwards, char* memory, unsigned char* shared,       \
                                 unsigned long long bytes) {                                                                         \
         return shim::launch(threads, whole_body, w, blocks, backwards, memory, shared, bytes);                                      \
     }                                                                                                                               \
     static inline void body(const Words<n>& p)
 #define SHARED(T) ((T*)shim::dynamic)
+static inline void follow() { WATCH(follow()); }  // as in prelude.cuh
 
 // ---- operations of a block and of a warp -----------------------------------------------------------------------------------------
 
 namespace shim {
-static void nothing(void**, u32) {}
-static void sum_all(void** data, u32 n) {
+PLAIN static void nothing(void**, u32) {}
+// What __syncwarp does beyond meeting: it orders the accesses of the lanes, which nothing else of a warp's does.
+PLAIN static void order(void** data, u32) {
+    u32 mask = 0;
+    for (u32 l = 0; l < 32; l++) mask |= (u32)(data[l] != 0) << l;
+    WATCH(warp(mask));
+}
+PLAIN static void sum_all(void** data, u32 n) {
     int sum = 0;
     for (u32 i = 0; i < n; i++)
         if (data[i]) sum += *(int*)data[i];
     for (u32 i = 0; i < n; i++)
         if (data[i]) *(int*)data[i] = sum;
 }
-static void sum_block(void** data, u32 n) { sum_all(data, n); }
-static void vote(void** data, u32 n) {
+PLAIN static void sum_block(void** data, u32 n) { sum_all(data, n); }
+PLAIN static void vote(void** data, u32 n) {
     u32 votes = 0;
     for (u32 i = 0; i < n; i++)
         if (data[i]) votes |= (u32)(*(u32*)data[i] != 0) << i;
@@ -311,14 +345,14 @@ static void vote(void** data, u32 n) {
         if (data[i]) *(u32*)data[i] = votes;
 }
 struct Shuffle { u64 value, result; u32 from; };
-static void shuffle(void** data, u32 n) {
+PLAIN static void shuffle(void** data, u32 n) {
     for (u32 i = 0; i < n; i++) {
         Shuffle* s = (Shuffle*)data[i];
         if (s && !data[s->from]) fail("a lane reads one that takes no part in the shuffle");
         if (s) s->result = ((Shuffle*)data[s->from])->value;
     }
 }
-template <class T> static T shuffled(u32 mask, T v, u32 from) {
+template <class T> PLAIN static T shuffled(u32 mask, T v, u32 from) {
     static_assert(sizeof(T) <= 8, "at most 8 bytes");
     Shuffle s = {0, 0, from};
     memcpy(&s.value, &v, sizeof v);
@@ -336,7 +370,7 @@ static inline int __syncthreads_count(int v) {
 }
 static inline int __syncthreads_or(int v) { return __syncthreads_count(v) != 0; }
 static inline int __syncthreads_and(int v) { return __syncthreads_count(!v) == 0; }
-static inline void __syncwarp(unsigned mask = ~0u) { shim::warp_meets(mask, shim::nothing, shim::message); }
+static inline void __syncwarp(unsigned mask = ~0u) { shim::warp_meets(mask, shim::order, shim::message); }
 static inline unsigned __ballot_sync(unsigned mask, int v) {
     unsigned votes = v != 0;
     shim::warp_meets(mask, shim::vote, &votes);

@@ -4,6 +4,9 @@ It is how kernels are tested without a GPU. All threads of a block exist, with b
 is an error, and so is what the text does outside of its memory or where C++ leaves GPUs and CPUs to differ; the message names the
 block, the thread and, for most, the line. Floats may be rounded otherwise than on a GPU, which may join a product and a sum.
 Libraries are kept in graphmill's cache, one for all the texts that were compiled together.
+
+With GRAPHMILL_SHIM=sanitize in the environment, each load and store of a kernel is looked at: what compute-sanitizer's memcheck,
+racecheck and initcheck find is an error (sanitizer.hpp).
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ import importlib.util
 import mmap
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +47,8 @@ FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno
          "-fvisibility=hidden")  # fmt: skip
 # Where GPUs do something else than CPUs, or fault: shim.hpp has what is called then.
 CHECKS = ("-fsanitize=alignment,bounds,float-cast-overflow,integer-divide-by-zero,shift-exponent", "-nodefaultlibs", "-Wl,-z,defs")
+# Each load and store calls a function, which sanitizer.hpp has; lines of the text for each address of the library.
+WATCHED = ("-fsanitize=thread", "-g1")
 PARALLEL_FROM = 16  # texts for a second compiler: it reads the prelude again, which costs as much as 8 texts
 STACK = 65536  # bytes of a thread's stack, as in shim.hpp
 
@@ -73,11 +80,18 @@ def _version() -> str:
     return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
 
 
+def sanitizing() -> bool:
+    """Whether GRAPHMILL_SHIM=sanitize stands in the environment."""
+    return os.environ.get("GRAPHMILL_SHIM") == "sanitize"
+
+
 @functools.cache
-def _prefix() -> tuple[str, str]:
+def _prefix(sanitize: bool) -> tuple[str, str]:
     """What stands before every text, and the hash of all but the text that a library depends on."""
-    before = "".join(f'#line 1 "{name}"\n{(Path(__file__).parent / name).read_text()}' for name in ("shim.hpp", "builtins.hpp"))
-    about = [*FLAGS, *CHECKS, *compiler(), _version(), platform.machine(), before, source.prelude()]
+    files = ("shim.hpp", "sanitizer.hpp", "builtins.hpp") if sanitize else ("shim.hpp", "builtins.hpp")
+    before = "#define GRAPHMILL_SANITIZE 1\n" * sanitize
+    before += "".join(f'#line 1 "{name}"\n{(Path(__file__).parent / name).read_text()}' for name in files)
+    about = [*FLAGS, *CHECKS, *WATCHED * sanitize, *compiler(), _version(), platform.machine(), before, source.prelude()]
     return before, hashlib.sha256("\n".join(about).encode()).hexdigest()
 
 
@@ -89,51 +103,54 @@ def _private() -> Path:
     return Path(folder.name)
 
 
-def _path(texts: Iterable[str]) -> Path:
+def _path(texts: Iterable[str], sanitize: bool) -> Path:
     """Where the library of these texts is kept: in the cache if it can be written."""
-    key = hashlib.sha256("\n".join([_prefix()[1], *(source.entry(t) for t in texts)]).encode()).hexdigest()
+    key = hashlib.sha256("\n".join([_prefix(sanitize)[1], *(source.entry(t) for t in texts)]).encode()).hexdigest()
     return (cache_dir() if writable() else _private()) / "shim" / f"{key}.so"
 
 
 # ---- compiling --------------------------------------------------------------------------------------------------
 
 
-def load(texts: Iterable[str]) -> dict[str, Kernel | LibraryCall]:
+def load(texts: Iterable[str], sanitize: bool | None = None) -> dict[str, Kernel | LibraryCall]:
     """The kernels of these texts, ready to run; those that no library in the cache has are compiled together, in one library or,
-    if they are many, in one for each CPU. Calls of NVIDIA's libraries are carried out by numpy.
+    if they are many, in one for each CPU. Calls of NVIDIA's libraries are carried out by numpy. `sanitize` (by default what
+    `sanitizing` says) makes kernels whose accesses are watched.
 
     Raises CudaCompileError, CudaUnavailable, KernelTextError.
     """
     texts = list(dict.fromkeys(texts))
+    sanitize = sanitizing() if sanitize is None else sanitize
     calls = {t: LibraryCall(t) for t in texts if is_library(t)}
     wanted = [t for t in texts if t not in calls]
-    missing = [t for t in wanted if not _path([t]).exists()]
+    missing = [t for t in wanted if not _path([t], sanitize).exists()]
     jobs = min(granted_cpus(), -(-len(missing) // PARALLEL_FROM))
     if missing:
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(_build, [missing[i::jobs] for i in range(jobs)]))
-    return {t: Kernel(t) for t in wanted} | calls
+            list(pool.map(lambda i: _build(missing[i::jobs], sanitize), range(jobs)))
+    return {t: Kernel(t, sanitize) for t in wanted} | calls
 
 
-def _build(texts: list[str]) -> None:
+def _build(texts: list[str], sanitize: bool) -> None:
     """Compiles these texts into one library, to which the paths of each of them then lead."""
-    path = _path(texts)
+    path = _path(texts, sanitize)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent)
-    program = _prefix()[0] + source.program(texts)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as f:
-        made = f.name
-    try:
-        command = [*compiler(), *FLAGS, *CHECKS, "-x", "c++", "-", "-o", made, "-lm", "-lc"]
-        done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CudaCompileError(f"a CUDA program does not compile for the CPU:\n{done.stderr}")
-        os.replace(made, path)
-    finally:
-        with suppress(OSError):
-            os.unlink(made)
+    program = _prefix(sanitize)[0] + source.program(texts)
+    with tempfile.TemporaryDirectory(dir=path.parent, suffix=".tmp") as folder:
+        made, library = f"{folder}/made.o", f"{folder}/made.so"
+        # Where the same command links, it may bring the thread sanitizer's own library.
+        _command([*FLAGS, *CHECKS, *WATCHED * sanitize, "-c", "-x", "c++", "-", "-o", made], program)
+        _command([*FLAGS, *CHECKS, made, "-o", library, "-lm", "-lc"])
+        os.replace(library, path)
     for text in texts:
-        _point(_path([text]), path)
+        _point(_path([text], sanitize), path)
+
+
+def _command(words: list[str], program: str = "") -> None:
+    done = subprocess.run([*compiler(), *words], input=program, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CudaCompileError(f"a CUDA program does not compile for the CPU:\n{done.stderr}")
 
 
 def _point(link: Path, path: Path) -> None:
@@ -184,12 +201,24 @@ def guarded(array: np.ndarray, align: int = 16) -> np.ndarray:
 _lock = fork_safe_lock()  # a library's blocks share its static memory, all of them the stacks
 
 
+class Array(NamedTuple):
+    """Memory that a watched kernel may touch. Of `defined`, an array of bytes, those are 0 that nobody wrote yet, and a kernel makes
+    them 1; None: all are defined."""
+
+    address: int
+    nbytes: int
+    defined: np.ndarray | None = None
+
+
 class Kernel:
     """A kernel that runs on the CPU: `kernel(words, blocks)`."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, sanitize: bool = False):
         self.text, self.shape = text, source.shape_of(text)
-        self._function = getattr(ctypes.CDLL(str(_path([text]))), source.entry(text))
+        self._path = _path([text], sanitize).resolve()
+        library = ctypes.CDLL(str(self._path))
+        self._watch = library.graphmill_watch if sanitize else None
+        self._function = getattr(library, source.entry(text))
         self._function.restype = ctypes.c_char_p
         self._function.argtypes = [
             ctypes.c_void_p,
@@ -201,11 +230,12 @@ class Kernel:
         ]
         self._shared = np.empty(self.shape.shared + 128, np.uint8)
 
-    def __call__(self, words: np.ndarray, blocks: int, *, backwards: bool = False) -> None:
+    def __call__(self, words: np.ndarray, blocks: int, *, backwards: bool = False, memory: Sequence[Array] | None = None) -> None:
         """Runs all blocks. `words` is an int64 array of as many words as the kernel has, addresses among them.
 
-        `backwards` begins with the last block and the last thread of each: a kernel whose result changes lacks a barrier.
-        Raises CudaLaunchError where threads wait for ever.
+        `backwards` begins with the last block and the last thread of each: a kernel whose result changes lacks a barrier. `memory` is
+        all memory that a watched kernel may touch beside its own; without it, only shared memory and the program's variables are
+        watched. Raises CudaLaunchError where threads wait for ever.
         """
         if words.dtype != np.int64 or words.shape != (self.shape.words,) or not words.flags.c_contiguous:
             raise CudaLaunchError(f"words of {words.dtype} {words.shape}; expected {self.shape.words} contiguous int64")
@@ -213,6 +243,35 @@ class Kernel:
             raise CudaLaunchError(f"{blocks} blocks; expected 0 to 2^31 - 1")
         shared = self._shared.ctypes.data + -self._shared.ctypes.data % 128
         with _lock:
+            if self._watch is not None:
+                kept = _tell(self._watch, memory, words)  # noqa: F841  (what the library reads)
             said = self._function(words.ctypes.data, blocks, backwards, _stacks()[1], shared, self.shape.shared)
         if said:
-            raise CudaLaunchError(f"{said.decode()}\n{self.text}")
+            raise CudaLaunchError(f"{_located(said.decode(), self._path)}\n{self.text}")
+
+
+def _tell(watch: Any, memory: Sequence[Array] | None, words: np.ndarray) -> np.ndarray:
+    """Tells a library of the next launch's arrays and words; returns what must live for so long."""
+    arrays = sorted((a for a in memory or () if a.nbytes), key=lambda a: a.address)
+    told = [(a.address, a.nbytes, 0 if a.defined is None else a.defined.ctypes.data) for a in arrays]
+    table = np.array([*told, (0, 0, 0)], np.int64)
+    address = None if memory is None else table.ctypes.data
+    watch(ctypes.c_void_p(address), len(told), ctypes.c_void_p(words.ctypes.data), len(words))
+    return table
+
+
+def _located(said: str, path: Path) -> str:
+    """A message in which addresses of the library, between @s, are replaced by lines."""
+    return re.sub("@([0-9a-f]+)@", lambda m: _line(path, int(m[1], 16) - 1), said)
+
+
+def _line(path: Path, address: int) -> str:
+    """The line of the kernel's text at an address of the library and, if it is in another file, the line there."""
+    tool = shutil.which("addr2line")
+    if tool is None:
+        return f"the instruction before {address + 1:#x} of {path} (addr2line would tell the line)"
+    found = subprocess.run([tool, "-i", "-e", path, f"{address:#x}"], capture_output=True, text=True, check=False)
+    lines = [x.split(" ")[0].rpartition("/")[2].rpartition(":") for x in found.stdout.split("\n") if x]
+    shown = [f"line {number} of {file}" for file, _, number in lines]
+    text = next((x for x, (file, _, _) in zip(shown, lines) if file.startswith("k_")), shown[-1])
+    return text if text == shown[0] else f"{shown[0]}, for {text}"

@@ -102,7 +102,7 @@ struct Tf32 { typedef f64 Sum; static const int bits = 32; static f64 value(u32 
 struct Signed { typedef u32 Sum; static const int bits = 8; static u32 value(u32 x) { return (u32)(i32)(i8)x; } };
 struct Unsigned { typedef u32 Sum; static const int bits = 8; static u32 value(u32 x) { return (u8)x; } };
 
-template <class A, class B, class C> static void multiply(void** data, u32) {
+template <class A, class B, class C> PLAIN static void multiply(void** data, u32) {
     const int each = 32 / A::bits, depth = 8 * each;
     typename A::Sum a[16][depth], b[8][depth];
     for (int lane = 0; lane < 32; lane++) {
@@ -126,13 +126,14 @@ template <class A, class B, class C> static void multiply(void** data, u32) {
         }
 }
 
-template <int n, bool trans> static void load_matrices(void** data, u32) {
+template <int n, bool trans> PLAIN static void load_matrices(void** data, u32) {
     u16 m[n][8][8];
     for (int lane = 0; lane < 32; lane++)
         if (!data[lane]) fail("ldmatrix takes whole warps");
     for (int i = 0; i < 8 * n; i++) {
         const void* row = ((Operands*)data[i])->a;
         if ((u64)row % 16) fail("ldmatrix takes rows at multiples of 16 bytes");
+        WATCH(matrix(row, i % 8, trans));
         memcpy(m[i / 8][i % 8], row, 16);
     }
     for (int lane = 0; lane < 32; lane++)
@@ -148,14 +149,43 @@ const int MOST_COPIES = 128;
 struct Copy { void* to; const void* from; int bytes, valid; u32 group; };
 struct Copies { Copy copy[MOST_COPIES]; int n; };
 
-static void make(const Copy& c) {
+PLAIN static void make(const Copy& c) {
     memset(c.to, 0, c.bytes);
     memcpy(c.to, c.from, c.valid);
 }
 
-static Copies& pending() {
+PLAIN static Copies& pending() {
     static Copies of[MOST];
+    u32& groups = threads[me].groups;
+    if (!groups) of[me].n = 0, groups = 1;
     return of[me];
+}
+
+PLAIN static void begin_copy(Copy c) {
+    Copies& p = pending();
+    c.group = threads[me].groups;
+    WATCH(copy(c.to, c.from, c.bytes, c.valid, __builtin_return_address(0)));
+    if (reverse) make(c);
+    if (p.n == MOST_COPIES) fail("more copies under way than the CPU keeps");
+    p.copy[p.n++] = c;
+}
+
+PLAIN static void commit() { pending(), threads[me].groups++; }
+
+// The open group is the one after those closed: all but the last n of these are made.
+PLAIN static void wait_for_copies(u32 n) {
+    Copies& p = pending();
+    int kept = 0;
+    for (int i = 0; i < p.n; i++) {
+        const Copy& c = p.copy[i];
+        if (c.group + n >= threads[me].groups) {
+            p.copy[kept++] = c;
+            continue;
+        }
+        WATCH(copied(c.to, c.from, c.bytes, c.valid, __builtin_return_address(0)));
+        if (!reverse) make(c);
+    }
+    p.n = kept;
 }
 }  // namespace shim
 
@@ -200,29 +230,9 @@ template <int bytes> DEVICE void copy_async(void* to, const void* from, int vali
     static_assert(bytes == 4 || bytes == 8 || bytes == 16, "4, 8 or 16 bytes");
     if ((u64)to % bytes || (u64)from % bytes) shim::fail("copy_async takes addresses that are multiples of the size");
     if (valid < 0 || valid > bytes) shim::fail("copy_async: more valid bytes than bytes");
-    shim::Copies& p = shim::pending();
-    u32& groups = shim::threads[shim::me].groups;
-    if (!groups) p.n = 0, groups = 1;
-    shim::Copy copy = {to, from, bytes, valid, groups};
-    if (shim::reverse) return shim::make(copy);
-    if (p.n == shim::MOST_COPIES) shim::fail("more copies under way than the CPU keeps");
-    p.copy[p.n++] = copy;
+    shim::begin_copy({to, from, bytes, valid, 0});
 }
 template <int bytes> DEVICE void copy_async(Spot to, const void* from, int valid = bytes) { copy_async<bytes>((void*)to.at, from, valid); }
-DEVICE void copy_async_commit() {
-    u32& groups = shim::threads[shim::me].groups;
-    if (!groups) shim::pending().n = 0, groups = 1;
-    groups++;
-}
-// The open group is the one after those closed: all but the last n of these are made.
-template <int n> DEVICE void copy_async_wait() {
-    u32 groups = shim::threads[shim::me].groups;
-    shim::Copies& p = shim::pending();
-    int kept = 0;
-    if (!groups) return;
-    for (int i = 0; i < p.n; i++)
-        if (p.copy[i].group + n < groups) shim::make(p.copy[i]);
-        else p.copy[kept++] = p.copy[i];
-    p.n = kept;
-}
+DEVICE void copy_async_commit() { shim::commit(); }
+template <int n> DEVICE void copy_async_wait() { shim::wait_for_copies(n); }
 #endif

@@ -124,6 +124,11 @@ def run_kernel(c: Case, kernels: dict[str, shim.Kernel], backwards: bool = False
     return [from_memory(r, v.tensor) for r, v in zip(results, node.results, strict=True)]
 
 
+def watched(a: np.ndarray, result: bool) -> shim.Array:
+    """An array as the shim's sanitizer sees it; of results nothing is defined."""
+    return shim.Array(a.ctypes.data, a.nbytes, np.full(a.nbytes, not result, np.uint8))
+
+
 def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results: Sequence[np.ndarray], kernel: shim.Kernel,
            backwards: bool = False) -> int:  # fmt: skip
     """Runs a kernel on arrays that lie as it wants them; checks that nothing behind the results was touched. Returns the length
@@ -133,8 +138,11 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     scratch[:8] = 0
     tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
+    memory = [watched(a, len(operands) <= i < len(operands) + len(results)) for i, a in enumerate(arrays)]
+    memory[len(operands) + len(results)].defined[8:] = 0  # type: ignore[index]
     for ints, blocks in bound.each():
-        kernel(np.array([*(a.ctypes.data for a in arrays), *(int(i) for i in ints)], np.int64), blocks, backwards=backwards)
+        words = np.array([*(a.ctypes.data for a in arrays), *(int(i) for i in ints)], np.int64)
+        kernel(words, blocks, backwards=backwards, memory=memory)
     for r in [*results, scratch]:
         behind = r.ctypes.data + r.nbytes
         guard = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * GUARD).from_address(behind))  # type: ignore[attr-defined]

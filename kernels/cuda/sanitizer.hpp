@@ -1,0 +1,431 @@
+// What memcheck, racecheck and initcheck of compute-sanitizer look for, on a CPU: stands behind shim.hpp where kernels are compiled
+// with -fsanitize=thread, whose calls (__tsan_read4 and the like) are answered here and not by that sanitizer's own library.
+//
+// Of each byte that a kernel may touch a Cell tells who touched it last. An access is an error where it
+//   - is not within one array of the launch (those that `graphmill_watch` was given), shared memory or the thread's own stack;
+//   - reads a byte that nobody wrote; bytes that an asynchronous copy brings are as defined as they were where they come from;
+//   - touches a byte that another thread touched, one of both writing, and nothing orders the two;
+//   - touches what an asynchronous copy is still to write, or comes to global memory before follow() (prelude.cuh).
+//
+// What orders accesses, after the PTX ISA's memory consistency model:
+//   - a barrier of the block, all threads of the block; __syncwarp, the lanes of its mask;
+//   - nothing of a warp's other operations: shuffles, votes, mma and ldmatrix let lanes meet, but say nothing of memory;
+//   - copy_async_wait, the copies of its own thread before what this does from then on;
+//   - blocks of a launch, only an atomic that finds what another block's has left at the same place, with a fence before that one and
+//     behind this one. A fence covers what its thread did, and what a barrier before it has ordered; fences of all threads and then a
+//     barrier cover what all did.
+// Atomics race with all but atomics. A launch begins when the one before is done.
+//
+// Time is counted in epochs, of which each barrier of the block begins one, and in each lane's clock, which __syncwarp and fences push
+// on: so two accesses are compared without clocks of all threads for each (FastTrack: Flanagan and Freund, 2009, does it alike). Of
+// the reads of a byte two are kept, of different warps or blocks if there are such, so that a write is ordered behind all readers
+// if it is behind these; it takes a __syncwarp of part of a warp for one to be overlooked.
+#include <sys/mman.h>
+
+extern "C" {
+void* realloc(void*, unsigned long);
+extern char __ehdr_start[] __attribute__((visibility("hidden")));  // the linker's names for where the library begins and ends
+extern char _end[] __attribute__((visibility("hidden")));
+extern char __start_shim_registers[] __attribute__((visibility("hidden")));
+extern char __stop_shim_registers[] __attribute__((visibility("hidden")));
+}
+
+namespace sanitizer {
+using shim::fail;
+using shim::MOST;
+using shim::u32;
+using shim::u64;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+enum { PENDING = 1, UNDEFINED = 2 };  // flags of a write: an asynchronous copy is to make it; of bytes that nobody wrote
+enum Kind { READ, WRITE, ATOMIC };
+// run: the number of the block since the library was loaded, 0 if there is none; where: the caller's offset in the library.
+struct Access { u32 run, where; u16 epoch, clock, thread, flags; };
+struct Cell { Access write, read[2], atom; };
+// An array as shim.py gives it; `defined` has a byte for each, 0 where nobody wrote (null: all are).
+struct Array { const char* at; u64 bytes; u8* defined; };
+struct Space { const char* at; u64 bytes; u8* defined; Cell* cells; bool shared; };
+
+static const Array* arrays;
+static const long long* words;
+static u32 array_count, word_count, run, first_run, epoch;
+static bool watching;  // whether the launch's arrays are known
+static Space *spaces, *latest, fixed, dynamic, program;
+static u16 clocks[MOST], seen[MOST][32];  // of another lane: its accesses before this are ordered before what comes
+static bool followed[MOST], warps_met;
+static const void* caller;  // of the latest operation of a warp
+
+PLAIN static Cell* map_cells(u64 bytes) {
+    void* got = mmap(0, bytes * sizeof(Cell) + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) snprintf(shim::message, sizeof shim::message, "the sanitizer gets no memory for what it keeps of %llu bytes", bytes);
+    return (Cell*)got;
+}
+PLAIN static void unmap_cells(Cell* cells, u64 bytes) {
+    if (cells && cells != MAP_FAILED) munmap(cells, bytes * sizeof(Cell) + 1);
+}
+
+// ---- what other blocks have published --------------------------------------------------------------------------------------------
+
+// What an atomic at a place leaves for those that find it: accesses of its block before epoch `below`, and its thread's own up to a
+// moment. A place's list grows at its head, so that a head is all that had been left by then.
+struct Left { const char* at; u32 run, below; u16 thread, epoch, clock; const Left* next; };
+struct Found { u32 n; const Left* of[8]; };
+
+static const u32 MOST_LEFT = 1 << 17, PLACES = 1 << 12;
+static Left left[MOST_LEFT];
+static const Left* places[PLACES];
+static u32 left_count, place_count, dirty_count, clean;
+static bool fenced;  // any of the block's threads
+static bool dirty[MOST];  // touched global memory since its last fence
+static u16 fence_epoch[MOST], fence_clock[MOST];
+static Found got[MOST], has[MOST], block_got, block_has;  // what atomics found: before a fence, behind it
+
+PLAIN static void join(Found& to, const Found& from) {
+    for (u32 i = 0; i < from.n; i++) {
+        u32 j = 0;
+        while (j < to.n && to.of[j]->at != from.of[i]->at) j++;
+        if (j == 8) fail("the sanitizer follows up to 8 counters of a thread");
+        if (j == to.n) to.n++;
+        to.of[j] = from.of[i];
+    }
+}
+
+PLAIN static void exchange(const char* at) {
+    u32 slot = (u32)((u64)at * 0x9E3779B97F4A7C15ull >> 52), me = shim::me;
+    while (places[slot] && places[slot]->at != at) slot = (slot + 1) % PLACES;
+    if (places[slot]) join(got[me], {1, {places[slot]}});
+    if (!fenced) return;
+    u32 below = fence_epoch[me] > clean ? fence_epoch[me] : clean;
+    if (!places[slot] && ++place_count == PLACES) fail("the sanitizer follows up to 4095 counters of a launch");
+    if (left_count == MOST_LEFT) fail("the sanitizer follows up to 2^17 atomics behind fences of a launch");
+    left[left_count] = {at, run, below, (u16)me, fence_epoch[me], fence_clock[me], places[slot]};
+    places[slot] = &left[left_count++];
+}
+
+PLAIN static bool published(const Found& found, const Access& a) {
+    for (u32 i = 0; i < found.n; i++)
+        for (const Left* l = found.of[i]; l; l = l->next)
+            if (l->run == a.run && (a.epoch < l->below || (a.thread == l->thread && (a.epoch < l->epoch || (a.epoch == l->epoch && a.clock <= l->clock)))))
+                return true;
+    return false;
+}
+
+// ---- what orders accesses --------------------------------------------------------------------------------------------------------
+
+PLAIN static void fence() {
+    u32 t = shim::me;
+    fenced = true;
+    fence_epoch[t] = (u16)epoch, fence_clock[t] = clocks[t];
+    if (++clocks[t] == 0) fail("the sanitizer counts up to 65535 fences between barriers");
+    dirty_count -= dirty[t], dirty[t] = false;
+    join(has[t], got[t]), join(has[t], block_got);
+}
+
+PLAIN static void barrier() {
+    if (++epoch > 65535) fail("the sanitizer counts up to 65534 barriers of a block");
+    if (!dirty_count) clean = epoch;
+    if (left_count)
+        for (u32 t = 0; t < shim::count; t++) {
+            join(block_got, got[t]), join(block_has, has[t]);
+            got[t].n = has[t].n = 0;
+        }
+    if (warps_met) memset(seen, 0, sizeof seen), warps_met = false;
+    memset(clocks, 0, sizeof clocks);
+}
+
+PLAIN static void warp(u32 mask) {
+    u32 first = shim::me & ~31u;
+    u16 all[32] = {};
+    for (u32 t = first; t < first + 32; t++) {
+        if (!(mask >> (t - first) & 1)) continue;
+        seen[t][t - first] = ++clocks[t];
+        if (!clocks[t]) fail("the sanitizer counts up to 65535 __syncwarp between barriers");
+        for (u32 l = 0; l < 32; l++) all[l] = seen[t][l] > all[l] ? seen[t][l] : all[l];
+    }
+    for (u32 t = first; t < first + 32; t++)
+        if (mask >> (t - first) & 1) memcpy(seen[t], all, sizeof all);
+    warps_met = true;
+}
+
+PLAIN static void follow() { followed[shim::me] = true; }
+
+// Whether what was done before comes before what thread t does now.
+PLAIN static bool ordered(const Access& a, u32 t, bool shared) {
+    if (a.run == run) return a.thread == t || a.epoch < epoch || (a.thread / 32 == t / 32 && a.clock < seen[t][a.thread % 32]);
+    if (shared || a.run < first_run) return true;
+    return left_count && (published(has[t], a) || published(block_has, a));
+}
+
+// ---- errors ----------------------------------------------------------------------------------------------------------------------
+
+// Says which bytes of what: the parameter whose array it is, if there is one.
+PLAIN static void describe(char* to, u64 room, const Space* s, const char* at) {
+    long long offset = at - s->at;
+    if (s == &fixed || s == &dynamic) {
+        snprintf(to, room, "byte %lld of the %s shared memory", offset, s == &fixed ? "static" : "dynamic");
+        return;
+    }
+    if (s == &program) {
+        snprintf(to, room, "a variable of the program at %#llx", offset);
+        return;
+    }
+    for (u32 i = 0; i < word_count; i++)
+        if ((const char*)words[i] >= s->at && (const char*)words[i] <= s->at + s->bytes) {
+            snprintf(to, room, "byte %lld of parameter %u, which has %lld", at - (const char*)words[i], i, s->at + s->bytes - (const char*)words[i]);
+            return;
+        }
+    snprintf(to, room, "byte %lld of an array of %llu that is no parameter", offset, s->bytes);
+}
+
+PLAIN static const char* verb(u32 kind) { return kind == READ ? "reads" : kind == WRITE ? "writes" : "changes by an atomic"; }
+
+PLAIN static void broken(u32 t, const Space* s, const char* at, u32 where, const char* what, const char* then) {
+    char place[150], text[700];
+    describe(place, sizeof place, s, at);
+    snprintf(text, sizeof text, "%s %s, in @%x@%s", what, place, where, then);
+    shim::enter(t);
+    fail(text);
+}
+
+PLAIN static void conflict(u32 t, const Space* s, const char* at, u32 kind, u32 where, const Access& other, u32 other_kind) {
+    char then[300];
+    u32 number = other.run - first_run, block = shim::reverse ? gridDim.x - 1 - number : number;
+    const char* did = other_kind == READ ? "read" : other_kind == WRITE ? "wrote" : "changed by an atomic";
+    const char* why = other.flags & PENDING && other.run == run ? "an asynchronous copy that was not waited for" : "nothing orders the two";
+    snprintf(then, sizeof then, ", which thread %u of block %u %s in @%x@: %s", other.thread, block, did, other.where, why);
+    broken(t, s, at, where, verb(kind), then);
+}
+
+PLAIN static void outside(u32 t, const char* at, u32 size, u32 kind, u32 where) {
+    char text[120];
+    const Space* nearest = 0;
+    for (u32 i = 0; i < array_count && spaces[i].at <= at; i++) nearest = spaces + i;
+    snprintf(text, sizeof text, "%s %u bytes outside of all arrays%s", verb(kind), size, nearest ? ", at" : "");
+    if (nearest) broken(t, nearest, at, where, text, "");
+    snprintf(text + strlen(text), 40, ", in @%x@", where);
+    fail(text);
+}
+
+// ---- accesses --------------------------------------------------------------------------------------------------------------------
+
+PLAIN static bool within(const Space& s, const char* at, u64 size) {
+    return at >= s.at && (u64)(at - s.at) < s.bytes && size <= s.bytes - (u64)(at - s.at);
+}
+
+PLAIN static Space* space_of(const char* at, u32 size) {
+    if (within(fixed, at, size)) return &fixed;
+    if (within(dynamic, at, size)) return &dynamic;
+    if (latest && within(*latest, at, size)) return latest;
+    u32 low = 0, high = array_count;  // the last array that begins at or before it
+    while (low < high) {
+        u32 middle = (low + high) / 2;
+        if (spaces[middle].at <= at) low = middle + 1;
+        else high = middle;
+    }
+    if (low && within(spaces[low - 1], at, size)) return latest = &spaces[low - 1];
+    if (within(program, at, size)) return &program;
+    return 0;
+}
+
+PLAIN static bool is_now(const Access& a, const Access& now) {
+    return a.run == now.run && a.thread == now.thread && a.epoch == now.epoch && a.clock == now.clock;
+}
+
+PLAIN static bool written(const Space& s, u64 i) {
+    if (!s.shared) return !s.defined || s.defined[i];
+    const Cell& c = s.cells[i];
+    return c.write.run == run && !(c.write.flags & UNDEFINED);
+}
+
+PLAIN static void check(const Space& s, u64 i, u32 t, u32 kind, u32 where, const Access& a, u32 other) {
+    if (!a.run || (!(a.flags & PENDING && a.run == run) && ordered(a, t, s.shared))) return;
+    conflict(t, &s, s.at + i, kind, where, a, other);
+}
+
+PLAIN static void keep_reader(Cell& c, const Access& now, const Space& s) {
+    for (Access& r : c.read)
+        if (!r.run || ordered(r, now.thread, s.shared)) {
+            r = now;
+            return;
+        }
+    const Access &a = c.read[0], &b = c.read[1];
+    bool alike = a.run == b.run && a.thread / 32 == b.thread / 32;
+    if (alike && (now.run != a.run || now.thread / 32 != a.thread / 32)) c.read[1] = now;
+}
+
+// Thread t touches bytes of a space: checks them against all before, and keeps that it did.
+PLAIN static void touch(Space& s, const char* at, u32 size, u32 kind, u32 where, u32 t, u16 flags = 0) {
+    const Access now = {run, where, (u16)epoch, clocks[t], (u16)t, flags};
+    u64 first = at - s.at;
+    if (!s.shared) {
+        if (!followed[t]) broken(t, &s, at, where, verb(kind), ": comes before follow()");
+        if (kind != ATOMIC && !dirty[t]) dirty[t] = true, dirty_count++;
+    }
+    for (u64 i = first; i < first + size; i++) {
+        Cell& c = s.cells[i];
+        if (kind == READ) {
+            if (is_now(c.read[0], now)) continue;
+            check(s, i, t, kind, where, c.write, WRITE), check(s, i, t, kind, where, c.atom, ATOMIC);
+            if (!written(s, i)) broken(t, &s, s.at + i, where, verb(kind), ", which nobody wrote");
+            keep_reader(c, now, s);
+            continue;
+        }
+        if (kind == ATOMIC && !written(s, i)) broken(t, &s, s.at + i, where, verb(kind), ", which nobody wrote");
+        check(s, i, t, kind, where, c.write, WRITE);
+        check(s, i, t, kind, where, c.read[0], READ), check(s, i, t, kind, where, c.read[1], READ);
+        if (kind == ATOMIC) {
+            c.atom = now;
+            continue;
+        }
+        check(s, i, t, kind, where, c.atom, ATOMIC);
+        c.write = now, c.read[0].run = c.read[1].run = c.atom.run = 0;
+        if (s.defined) s.defined[i] = 1;
+    }
+}
+
+// A load or a store of a kernel's.
+PLAIN static void access(const char* at, u32 size, u32 kind, u32 where) {
+    const u64 stack = (u64)(at - shim::stacks);
+    if (stack < (u64)MOST * shim::STACK) {
+        if (stack / shim::STACK != (u64)((char*)__builtin_frame_address(0) - shim::stacks) / shim::STACK) fail("touches another thread's stack");
+        return;
+    }
+    if (kind == READ && at >= __start_shim_registers && at < __stop_shim_registers) return;
+    if (kind == READ && at >= (const char*)words && at + size <= (const char*)(words + word_count)) return;
+    Space* s = space_of(at, size);
+    if (s) touch(*s, at, size, kind, where, shim::me);
+    else if (watching) outside(shim::me, at, size, kind, where);
+}
+
+PLAIN static u32 offset(const void* caller) { return (u32)((const char*)caller - __ehdr_start); }
+
+PLAIN static void atomic(const void* at, u32 size, const void* caller) {
+    Space* s = space_of((const char*)at, size);
+    if (!s) {
+        if (watching) outside(shim::me, (const char*)at, size, ATOMIC, offset(caller));
+        return;
+    }
+    touch(*s, (const char*)at, size, ATOMIC, offset(caller), shim::me);
+    if (!s->shared) exchange((const char*)at);
+}
+
+PLAIN static void called_from(const void* at) { caller = at; }
+
+// A row of a matrix of ldmatrix: each lane reads what it is given of it.
+PLAIN static void matrix(const void* row, u32 r, bool trans) {
+    const char* at = (const char*)row;
+    u32 first = shim::me & ~31u, where = offset(caller), step = trans ? 2 : 4;
+    Space* s = space_of(at, 16);
+    if (!s || !s->shared) fail("ldmatrix reads beyond shared memory");
+    for (u32 i = 0; i < 16 / step; i++) touch(*s, at + i * step, step, READ, where, first + (trans ? 4 * i + r / 2 : 4 * r + i));
+}
+
+// Reads those of the bytes that were written; it is no error to copy others.
+PLAIN static void read_defined(Space& s, const char* from, u32 bytes, u32 where) {
+    for (u32 i = 0; i < bytes;) {
+        u32 n = 0;
+        while (i + n < bytes && written(s, from - s.at + i + n)) n++;
+        if (n) touch(s, from + i, n, READ, where, shim::me);
+        i += n + 1;
+    }
+}
+
+PLAIN static void copy(const void* to, const void* from, u32 bytes, u32 valid, const void* caller) {
+    u32 where = offset(caller);
+    Space *target = space_of((const char*)to, bytes), *source = valid ? space_of((const char*)from, valid) : 0;
+    if (!target || !target->shared) fail("copy_async goes beyond shared memory");
+    if (valid && !source && watching) outside(shim::me, (const char*)from, valid, READ, where);
+    if (source && source->shared) fail("copy_async reads global memory");
+    touch(*target, (const char*)to, bytes, WRITE, where, shim::me, PENDING);
+    if (!source) return;
+    read_defined(*source, (const char*)from, valid, where);
+    for (u32 i = 0; i < valid; i++)
+        if (!written(*source, (const char*)from - source->at + i)) target->cells[(const char*)to - target->at + i].write.flags |= UNDEFINED;
+}
+
+PLAIN static void copied(const void* to, const void* from, u32 bytes, u32 valid, const void* caller) {
+    Space *target = space_of((const char*)to, bytes), *source = valid ? space_of((const char*)from, valid) : 0;
+    Cell* cells = target->cells + ((const char*)to - target->at);
+    const u32 issued = cells->write.epoch;
+    for (u32 i = 0; i < bytes; i++) {
+        Access& w = cells[i].write;
+        w = {run, w.where, (u16)epoch, clocks[shim::me], (u16)shim::me, (u16)(w.flags & UNDEFINED)};
+    }
+    if (!source) return;
+    const u64 first = (const char*)from - source->at;
+    for (u64 i = first; i < first + valid; i++) {
+        const Access& w = source->cells[i].write;
+        if (w.run == run && w.thread != shim::me && w.epoch > issued) conflict(shim::me, source, source->at + i, READ, offset(caller), w, WRITE);
+    }
+    read_defined(*source, (const char*)from, valid, offset(caller));
+}
+
+// ---- launches --------------------------------------------------------------------------------------------------------------------
+
+PLAIN static void begin_launch() {
+    static u64 mapped, most;
+    static Cell *cells, *shared;
+    const u64 library = _end - __ehdr_start, bytes = shim::bytes;
+    first_run = run + 1, left_count = place_count = 0, latest = 0;
+    memset(places, 0, sizeof places);
+    if (!program.cells) program = {__ehdr_start, library, 0, map_cells(library), false};
+    if (!fixed.cells) fixed = {__start_shared_memory, (u64)(__stop_shared_memory - __start_shared_memory), 0, map_cells(library), true};
+    if (bytes > most) unmap_cells(shared, most), shared = map_cells(most = bytes);
+    dynamic = {(const char*)shim::dynamic, bytes, 0, shared, true};
+    unmap_cells(cells, mapped);
+    mapped = 0;
+    for (u32 i = 0; i < array_count; i++) mapped += arrays[i].bytes;
+    spaces = (Space*)realloc(spaces, (array_count + 1) * sizeof(Space));
+    Cell* next = cells = map_cells(mapped);
+    for (u32 i = 0; i < array_count; i++) {
+        spaces[i] = {arrays[i].at, arrays[i].bytes, arrays[i].defined, next, false};
+        next += arrays[i].bytes;
+    }
+}
+
+PLAIN static void begin_block() {
+    run++, epoch = clean = 1, dirty_count = 0, fenced = false;
+    memset(clocks, 0, sizeof clocks), memset(seen, 0, sizeof seen), memset(dirty, 0, sizeof dirty);
+    memset(fence_epoch, 0, sizeof fence_epoch);
+    for (u32 t = 0; t < shim::count; t++) got[t].n = has[t].n = 0;
+    block_got.n = block_has.n = 0;
+}
+
+PLAIN static void begin_thread() { followed[shim::me] = false; }
+}  // namespace sanitizer
+
+extern "C" {
+// Tells of the next launch: its arrays, in the order of their addresses (null: they are not known, and only shared memory is watched),
+// and its words.
+__attribute__((visibility("default"))) PLAIN void graphmill_watch(const sanitizer::Array* arrays, unsigned n, const long long* words, unsigned m) {
+    sanitizer::arrays = arrays, sanitizer::array_count = n, sanitizer::watching = arrays, sanitizer::words = words, sanitizer::word_count = m;
+}
+
+#define TSAN_CALLER sanitizer::offset(__builtin_return_address(0))
+#define TSAN(name, size)                                                                                                             \
+    PLAIN void __tsan_read##name(void* at) { sanitizer::access((const char*)at, size, sanitizer::READ, TSAN_CALLER); }                     \
+    PLAIN void __tsan_write##name(void* at) { sanitizer::access((const char*)at, size, sanitizer::WRITE, TSAN_CALLER); }                   \
+    PLAIN void __tsan_unaligned_read##name(void* at) { sanitizer::access((const char*)at, size, sanitizer::READ, TSAN_CALLER); }           \
+    PLAIN void __tsan_unaligned_write##name(void* at) { sanitizer::access((const char*)at, size, sanitizer::WRITE, TSAN_CALLER); }
+TSAN(1, 1)
+TSAN(2, 2)
+TSAN(4, 4)
+TSAN(8, 8)
+TSAN(16, 16)
+#undef TSAN
+PLAIN void __tsan_read_range(void* at, unsigned long n) { sanitizer::access((const char*)at, (unsigned)n, sanitizer::READ, TSAN_CALLER); }
+PLAIN void __tsan_write_range(void* at, unsigned long n) { sanitizer::access((const char*)at, (unsigned)n, sanitizer::WRITE, TSAN_CALLER); }
+PLAIN void* __tsan_memcpy(void* to, const void* from, unsigned long n) {
+    sanitizer::access((const char*)from, (unsigned)n, sanitizer::READ, TSAN_CALLER), sanitizer::access((const char*)to, (unsigned)n, sanitizer::WRITE, TSAN_CALLER);
+    return memcpy(to, from, n);
+}
+PLAIN void* __tsan_memset(void* to, int value, unsigned long n) {
+    sanitizer::access((const char*)to, (unsigned)n, sanitizer::WRITE, TSAN_CALLER);
+    return memset(to, value, n);
+}
+#undef TSAN_CALLER
+PLAIN void __tsan_init() {}
+PLAIN void __tsan_func_entry(void*) {}
+PLAIN void __tsan_func_exit() {}
+}
