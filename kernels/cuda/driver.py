@@ -17,6 +17,7 @@ from ...ir.errors import GraphmillError
 from . import shim, source
 from .cubins import Cubin
 from .library_shim import LibraryCall
+from .watch import Array
 
 ALIGN = 256  # bytes, as cudaMalloc aligns
 
@@ -206,35 +207,44 @@ class Accounts:
 
 
 class Shim(Accounts):
-    """Kernels run on the CPU (shim.py) in memory of the host; what is not initialised is full of 0xA5."""
+    """Kernels run on the CPU (shim.py) in memory of the host; what is not initialised is full of 0xA5. With the shim's sanitizer, it
+    is known of each byte whether it was written."""
 
     dlpack = 1, 0
 
     def __init__(self) -> None:
         super().__init__()
         self._kernels: list[shim.Kernel | LibraryCall] = []
+        self._sanitize = shim.sanitizing()
+        self._defined: dict[int, np.ndarray] = {}  # by where blocks begin: of each byte, whether it was written
 
     def pinned(self, nbytes: int) -> np.ndarray:
         return np.full(nbytes, 0xA5, np.uint8)
 
     def alloc(self, nbytes: int) -> _Block:
         raw = np.full(max(nbytes, 1) + ALIGN, 0xA5, np.uint8)
-        return _Block(self, raw.ctypes.data + -raw.ctypes.data % ALIGN, max(nbytes, 1), raw)
+        address = raw.ctypes.data + -raw.ctypes.data % ALIGN
+        if self._sanitize:
+            self._defined = {a: d for a, d in self._defined.items() if a in self.live} | {address: np.zeros(max(nbytes, 1), np.uint8)}
+        return _Block(self, address, max(nbytes, 1), raw)
 
     def write(self, address: int, a: np.ndarray) -> None:
         self._view(address, a.nbytes, "a copy to the device")[...] = a.reshape(-1).view(np.uint8)
+        self._of(address, a.nbytes)[...] = 1
 
     def read(self, a: np.ndarray, address: int) -> None:
         a.reshape(-1).view(np.uint8)[...] = self._view(address, a.nbytes, "a copy from the device")
 
     def copy(self, to: int, address: int, nbytes: int) -> None:
         self._view(to, nbytes, "a copy")[...] = self._view(address, nbytes, "a copy")
+        self._of(to, nbytes)[...] = self._of(address, nbytes)
 
     def clear(self, address: int, nbytes: int) -> None:
         self._view(address, nbytes, "clearing")[...] = 0
+        self._of(address, nbytes)[...] = 1
 
     def load(self, texts: Sequence[str]) -> list[int]:
-        found = shim.load(texts)
+        found = shim.load(texts, self._sanitize)
         first = len(self._kernels)
         self._kernels += [found[t] for t in texts]
         return list(range(first, len(self._kernels)))
@@ -248,7 +258,7 @@ class Shim(Accounts):
             if c.flag:
                 self.clear(c.flag, 8)
             if c.blocks:
-                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
+                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks, memory=self._memory() if self._sanitize else None)
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)
@@ -267,6 +277,18 @@ class Shim(Accounts):
             return time.perf_counter() - started
 
         return took
+
+    def _memory(self) -> list[Array]:
+        """What the shim's sanitizer is told: all that lives."""
+        foreign = [Array(x.address, x.nbytes) for x in self.foreign]
+        return [*(Array(a, n, self._defined[a]) for a, n in self.live.items()), *foreign]
+
+    def _of(self, address: int, nbytes: int) -> np.ndarray:
+        """Whether each of these bytes was written; what is not followed is taken as written."""
+        for start, defined in self._defined.items():
+            if start <= address and address + nbytes <= start + len(defined) and start in self.live:
+                return defined[address - start : address - start + nbytes]
+        return np.ones(nbytes, np.uint8)
 
     def _view(self, address: int, nbytes: int, what: str) -> np.ndarray:
         self.check(address, nbytes, what)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...ir.types import DTYPES, F64, DType
 from .library import Declaration, read
+from .watch import Array
 
 
 class LibraryCall:
@@ -19,13 +20,17 @@ class LibraryCall:
         self._declared = read(text)
         self._run = _CALLS[self._declared.library, self._declared.what]
 
-    def __call__(self, words: np.ndarray, blocks: int, *, backwards: bool = False) -> None:
-        """Computes what the call would; nothing without blocks. A library's order of sums is its own, whatever `backwards`."""
+    def __call__(self, words: np.ndarray, blocks: int, *, backwards: bool = False, memory: Sequence[Array] | None = None) -> None:
+        """Computes what the call would; nothing without blocks. A library's order of sums is its own, whatever `backwards`. Where
+        `memory` says what was written, all of the arrays that the call is given is taken as written."""
         given = words.tolist()
         assert len(given) == self._declared.words, f"{len(given)} words, expected {self._declared.words}"
         if blocks:
             with np.errstate(all="ignore"):
                 self._run(self._declared, given)
+        for a in memory or ():
+            if a.defined is not None and any(a.address <= w < a.address + a.nbytes for w in given):
+                a.defined[:] = 1
 
 
 def view(address: int, shape: Sequence[int], steps: Sequence[int], dtype: DType) -> np.ndarray:

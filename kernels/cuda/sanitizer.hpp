@@ -3,7 +3,9 @@
 //
 // Of each byte that a kernel may touch a Cell tells who touched it last. An access is an error where it
 //   - is not within one array of the launch (those that `graphmill_watch` was given), shared memory or the thread's own stack;
-//   - reads a byte that nobody wrote; bytes that an asynchronous copy brings are as defined as they were where they come from;
+//   - reads a byte that nobody wrote; bytes that an asynchronous copy brings are as defined as they were where they come from. Of
+//     shared memory 8 bytes and more may be read at once if some of them are defined: so compilers copy structures with padding;
+//     what is not defined is NaN, and shows in results if it is used;
 //   - touches a byte that another thread touched, one of both writing, and nothing orders the two;
 //   - touches what an asynchronous copy is still to write, or comes to global memory before follow() (prelude.cuh).
 //
@@ -23,9 +25,8 @@
 #include <sys/mman.h>
 
 extern "C" {
-void* realloc(void*, unsigned long);
-extern char __ehdr_start[] __attribute__((visibility("hidden")));  // the linker's names for where the library begins and ends
-extern char _end[] __attribute__((visibility("hidden")));
+extern char __ehdr_start[] __attribute__((visibility("hidden")));  // the linker's names for where the library begins, and its variables
+extern char __bss_start[] __attribute__((visibility("hidden")));
 extern char __start_shim_registers[] __attribute__((visibility("hidden")));
 extern char __stop_shim_registers[] __attribute__((visibility("hidden")));
 }
@@ -43,15 +44,13 @@ enum Kind { READ, WRITE, ATOMIC };
 // run: the number of the block since the library was loaded, 0 if there is none; where: the caller's offset in the library.
 struct Access { u32 run, where; u16 epoch, clock, thread, flags; };
 struct Cell { Access write, read[2], atom; };
-// An array as shim.py gives it; `defined` has a byte for each, 0 where nobody wrote (null: all are).
-struct Array { const char* at; u64 bytes; u8* defined; };
-struct Space { const char* at; u64 bytes; u8* defined; Cell* cells; bool shared; };
+// An array, as shim.py gives it; `defined` has a byte for each, 0 where nobody wrote (null: all are).
+struct Space { const char* at; u64 bytes; u8* defined; u64 shared; Cell* cells; };
 
-static const Array* arrays;
+static Space *spaces, *latest;
 static const long long* words;
-static u32 array_count, word_count, run, first_run, epoch;
-static bool watching;  // whether the launch's arrays are known
-static Space *spaces, *latest, fixed, dynamic, program;
+static u32 space_count, word_count, run, first_run, epoch;
+static bool all_known;  // whether there are no other arrays
 static u16 clocks[MOST], seen[MOST][32];  // of another lane: its accesses before this are ordered before what comes
 static bool followed[MOST], warps_met;
 static const void* caller;  // of the latest operation of a warp
@@ -159,31 +158,12 @@ PLAIN static bool ordered(const Access& a, u32 t, bool shared) {
 
 // ---- errors ----------------------------------------------------------------------------------------------------------------------
 
-// Says which bytes of what: the parameter whose array it is, if there is one.
-PLAIN static void describe(char* to, u64 room, const Space* s, const char* at) {
-    long long offset = at - s->at;
-    if (s == &fixed || s == &dynamic) {
-        snprintf(to, room, "byte %lld of the %s shared memory", offset, s == &fixed ? "static" : "dynamic");
-        return;
-    }
-    if (s == &program) {
-        snprintf(to, room, "a variable of the program at %#llx", offset);
-        return;
-    }
-    for (u32 i = 0; i < word_count; i++)
-        if ((const char*)words[i] >= s->at && (const char*)words[i] <= s->at + s->bytes) {
-            snprintf(to, room, "byte %lld of parameter %u, which has %lld", at - (const char*)words[i], i, s->at + s->bytes - (const char*)words[i]);
-            return;
-        }
-    snprintf(to, room, "byte %lld of an array of %llu that is no parameter", offset, s->bytes);
-}
-
 PLAIN static const char* verb(u32 kind) { return kind == READ ? "reads" : kind == WRITE ? "writes" : "changes by an atomic"; }
 
+// shim.py replaces #array# by its name, and @place in the library@ by the line.
 PLAIN static void broken(u32 t, const Space* s, const char* at, u32 where, const char* what, const char* then) {
-    char place[150], text[700];
-    describe(place, sizeof place, s, at);
-    snprintf(text, sizeof text, "%s %s, in @%x@%s", what, place, where, then);
+    char text[700];
+    snprintf(text, sizeof text, "%s byte %lld of #%lld#, in @%x@%s", what, (long long)(at - s->at), (long long)(s - spaces), where, then);
     shim::enter(t);
     fail(text);
 }
@@ -200,7 +180,7 @@ PLAIN static void conflict(u32 t, const Space* s, const char* at, u32 kind, u32 
 PLAIN static void outside(u32 t, const char* at, u32 size, u32 kind, u32 where) {
     char text[120];
     const Space* nearest = 0;
-    for (u32 i = 0; i < array_count && spaces[i].at <= at; i++) nearest = spaces + i;
+    for (u32 i = 0; i < space_count && spaces[i].at <= at; i++) nearest = spaces + i;
     snprintf(text, sizeof text, "%s %u bytes outside of all arrays%s", verb(kind), size, nearest ? ", at" : "");
     if (nearest) broken(t, nearest, at, where, text, "");
     snprintf(text + strlen(text), 40, ", in @%x@", where);
@@ -214,17 +194,14 @@ PLAIN static bool within(const Space& s, const char* at, u64 size) {
 }
 
 PLAIN static Space* space_of(const char* at, u32 size) {
-    if (within(fixed, at, size)) return &fixed;
-    if (within(dynamic, at, size)) return &dynamic;
     if (latest && within(*latest, at, size)) return latest;
-    u32 low = 0, high = array_count;  // the last array that begins at or before it
+    u32 low = 0, high = space_count;  // the last array that begins at or before it
     while (low < high) {
         u32 middle = (low + high) / 2;
         if (spaces[middle].at <= at) low = middle + 1;
         else high = middle;
     }
     if (low && within(spaces[low - 1], at, size)) return latest = &spaces[low - 1];
-    if (within(program, at, size)) return &program;
     return 0;
 }
 
@@ -236,6 +213,12 @@ PLAIN static bool written(const Space& s, u64 i) {
     if (!s.shared) return !s.defined || s.defined[i];
     const Cell& c = s.cells[i];
     return c.write.run == run && !(c.write.flags & UNDEFINED);
+}
+
+PLAIN static bool some_written(const Space& s, u64 first, u32 size) {
+    for (u64 i = first; i < first + size; i++)
+        if (written(s, i)) return true;
+    return false;
 }
 
 PLAIN static void check(const Space& s, u64 i, u32 t, u32 kind, u32 where, const Access& a, u32 other) {
@@ -267,7 +250,8 @@ PLAIN static void touch(Space& s, const char* at, u32 size, u32 kind, u32 where,
         if (kind == READ) {
             if (is_now(c.read[0], now)) continue;
             check(s, i, t, kind, where, c.write, WRITE), check(s, i, t, kind, where, c.atom, ATOMIC);
-            if (!written(s, i)) broken(t, &s, s.at + i, where, verb(kind), ", which nobody wrote");
+            if (!written(s, i) && !(s.shared && size >= 8 && some_written(s, first, size)))
+                broken(t, &s, s.at + i, where, verb(kind), ", which nobody wrote");
             keep_reader(c, now, s);
             continue;
         }
@@ -294,8 +278,9 @@ PLAIN static void access(const char* at, u32 size, u32 kind, u32 where) {
     if (kind == READ && at >= __start_shim_registers && at < __stop_shim_registers) return;
     if (kind == READ && at >= (const char*)words && at + size <= (const char*)(words + word_count)) return;
     Space* s = space_of(at, size);
+    const bool constant = kind == READ && at >= __ehdr_start && at < __bss_start && !(at >= __start_shared_memory && at < __stop_shared_memory);
     if (s) touch(*s, at, size, kind, where, shim::me);
-    else if (watching) outside(shim::me, at, size, kind, where);
+    else if (all_known && !constant) outside(shim::me, at, size, kind, where);
 }
 
 PLAIN static u32 offset(const void* caller) { return (u32)((const char*)caller - __ehdr_start); }
@@ -303,7 +288,7 @@ PLAIN static u32 offset(const void* caller) { return (u32)((const char*)caller -
 PLAIN static void atomic(const void* at, u32 size, const void* caller) {
     Space* s = space_of((const char*)at, size);
     if (!s) {
-        if (watching) outside(shim::me, (const char*)at, size, ATOMIC, offset(caller));
+        if (all_known) outside(shim::me, (const char*)at, size, ATOMIC, offset(caller));
         return;
     }
     touch(*s, (const char*)at, size, ATOMIC, offset(caller), shim::me);
@@ -335,7 +320,7 @@ PLAIN static void copy(const void* to, const void* from, u32 bytes, u32 valid, c
     u32 where = offset(caller);
     Space *target = space_of((const char*)to, bytes), *source = valid ? space_of((const char*)from, valid) : 0;
     if (!target || !target->shared) fail("copy_async goes beyond shared memory");
-    if (valid && !source && watching) outside(shim::me, (const char*)from, valid, READ, where);
+    if (valid && !source && all_known) outside(shim::me, (const char*)from, valid, READ, where);
     if (source && source->shared) fail("copy_async reads global memory");
     touch(*target, (const char*)to, bytes, WRITE, where, shim::me, PENDING);
     if (!source) return;
@@ -364,30 +349,23 @@ PLAIN static void copied(const void* to, const void* from, u32 bytes, u32 valid,
 // ---- launches --------------------------------------------------------------------------------------------------------------------
 
 PLAIN static void begin_launch() {
-    static u64 mapped, most;
-    static Cell *cells, *shared;
-    const u64 library = _end - __ehdr_start, bytes = shim::bytes;
+    static u64 mapped;
+    static Cell* cells;
     first_run = run + 1, left_count = place_count = 0, latest = 0;
     memset(places, 0, sizeof places);
-    if (!program.cells) program = {__ehdr_start, library, 0, map_cells(library), false};
-    if (!fixed.cells) fixed = {__start_shared_memory, (u64)(__stop_shared_memory - __start_shared_memory), 0, map_cells(library), true};
-    if (bytes > most) unmap_cells(shared, most), shared = map_cells(most = bytes);
-    dynamic = {(const char*)shim::dynamic, bytes, 0, shared, true};
     unmap_cells(cells, mapped);
     mapped = 0;
-    for (u32 i = 0; i < array_count; i++) mapped += arrays[i].bytes;
-    spaces = (Space*)realloc(spaces, (array_count + 1) * sizeof(Space));
+    for (u32 i = 0; i < space_count; i++) mapped += spaces[i].bytes;
     Cell* next = cells = map_cells(mapped);
-    for (u32 i = 0; i < array_count; i++) {
-        spaces[i] = {arrays[i].at, arrays[i].bytes, arrays[i].defined, next, false};
-        next += arrays[i].bytes;
-    }
+    for (u32 i = 0; i < space_count; i++) spaces[i].cells = next, next += spaces[i].bytes;
 }
 
 PLAIN static void begin_block() {
     run++, epoch = clean = 1, dirty_count = 0, fenced = false;
     memset(clocks, 0, sizeof clocks), memset(seen, 0, sizeof seen), memset(dirty, 0, sizeof dirty);
     memset(fence_epoch, 0, sizeof fence_epoch);
+    for (u32 i = 0; i < space_count; i++)
+        if (spaces[i].shared) memset((void*)spaces[i].at, 0xff, spaces[i].bytes);
     for (u32 t = 0; t < shim::count; t++) got[t].n = has[t].n = 0;
     block_got.n = block_has.n = 0;
 }
@@ -396,10 +374,9 @@ PLAIN static void begin_thread() { followed[shim::me] = false; }
 }  // namespace sanitizer
 
 extern "C" {
-// Tells of the next launch: its arrays, in the order of their addresses (null: they are not known, and only shared memory is watched),
-// and its words.
-__attribute__((visibility("default"))) PLAIN void graphmill_watch(const sanitizer::Array* arrays, unsigned n, const long long* words, unsigned m) {
-    sanitizer::arrays = arrays, sanitizer::array_count = n, sanitizer::watching = arrays, sanitizer::words = words, sanitizer::word_count = m;
+// Tells of the next launch: its arrays, in the order of their addresses, whether there are no others, and its words.
+__attribute__((visibility("default"))) PLAIN void graphmill_watch(sanitizer::Space* spaces, unsigned n, int all, const long long* words, unsigned m) {
+    sanitizer::spaces = spaces, sanitizer::space_count = n, sanitizer::all_known = all, sanitizer::words = words, sanitizer::word_count = m;
 }
 
 #define TSAN_CALLER sanitizer::offset(__builtin_return_address(0))

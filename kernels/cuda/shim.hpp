@@ -127,8 +127,8 @@ static void* outside;
 static char message[900];
 static void (*body)();
 static const long long* words;
-static unsigned char* dynamic;  // shared memory
-static u64 bytes;               // of it
+SHIM_REGISTER unsigned char* dynamic;  // shared memory
+static u64 bytes;                      // of it
 
 PLAIN static void fail(const char* what) {
     void* dead;

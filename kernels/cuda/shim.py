@@ -19,7 +19,6 @@ import importlib.util
 import mmap
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -29,7 +28,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +39,7 @@ from . import source
 from .library import is_library
 from .library_shim import LibraryCall
 from .nvrtc import CudaCompileError, CudaUnavailable
+from .watch import Array, Watch
 
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
          "-fstack-clash-protection", "-fno-strict-aliasing", "-fno-math-errno", "-ffp-contract=off",
@@ -201,23 +200,14 @@ def guarded(array: np.ndarray, align: int = 16) -> np.ndarray:
 _lock = fork_safe_lock()  # a library's blocks share its static memory, all of them the stacks
 
 
-class Array(NamedTuple):
-    """Memory that a watched kernel may touch. Of `defined`, an array of bytes, those are 0 that nobody wrote yet, and a kernel makes
-    them 1; None: all are defined."""
-
-    address: int
-    nbytes: int
-    defined: np.ndarray | None = None
-
-
 class Kernel:
     """A kernel that runs on the CPU: `kernel(words, blocks)`."""
 
     def __init__(self, text: str, sanitize: bool = False):
         self.text, self.shape = text, source.shape_of(text)
-        self._path = _path([text], sanitize).resolve()
-        library = ctypes.CDLL(str(self._path))
-        self._watch = library.graphmill_watch if sanitize else None
+        path = _path([text], sanitize).resolve()
+        library = ctypes.CDLL(str(path))
+        self._watch = Watch(library, path, source.entry(text)) if sanitize else None
         self._function = getattr(library, source.entry(text))
         self._function.restype = ctypes.c_char_p
         self._function.argtypes = [
@@ -244,34 +234,8 @@ class Kernel:
         shared = self._shared.ctypes.data + -self._shared.ctypes.data % 128
         with _lock:
             if self._watch is not None:
-                kept = _tell(self._watch, memory, words)  # noqa: F841  (what the library reads)
+                self._watch.tell(words, Array(shared, self.shape.shared, name="dynamic shared memory"), memory)
             said = self._function(words.ctypes.data, blocks, backwards, _stacks()[1], shared, self.shape.shared)
         if said:
-            raise CudaLaunchError(f"{_located(said.decode(), self._path)}\n{self.text}")
-
-
-def _tell(watch: Any, memory: Sequence[Array] | None, words: np.ndarray) -> np.ndarray:
-    """Tells a library of the next launch's arrays and words; returns what must live for so long."""
-    arrays = sorted((a for a in memory or () if a.nbytes), key=lambda a: a.address)
-    told = [(a.address, a.nbytes, 0 if a.defined is None else a.defined.ctypes.data) for a in arrays]
-    table = np.array([*told, (0, 0, 0)], np.int64)
-    address = None if memory is None else table.ctypes.data
-    watch(ctypes.c_void_p(address), len(told), ctypes.c_void_p(words.ctypes.data), len(words))
-    return table
-
-
-def _located(said: str, path: Path) -> str:
-    """A message in which addresses of the library, between @s, are replaced by lines."""
-    return re.sub("@([0-9a-f]+)@", lambda m: _line(path, int(m[1], 16) - 1), said)
-
-
-def _line(path: Path, address: int) -> str:
-    """The line of the kernel's text at an address of the library and, if it is in another file, the line there."""
-    tool = shutil.which("addr2line")
-    if tool is None:
-        return f"the instruction before {address + 1:#x} of {path} (addr2line would tell the line)"
-    found = subprocess.run([tool, "-i", "-e", path, f"{address:#x}"], capture_output=True, text=True, check=False)
-    lines = [x.split(" ")[0].rpartition("/")[2].rpartition(":") for x in found.stdout.split("\n") if x]
-    shown = [f"line {number} of {file}" for file, _, number in lines]
-    text = next((x for x, (file, _, _) in zip(shown, lines) if file.startswith("k_")), shown[-1])
-    return text if text == shown[0] else f"{shown[0]}, for {text}"
+            message = said.decode() if self._watch is None else self._watch.explained(said.decode())
+            raise CudaLaunchError(f"{message}\n{self.text}")

@@ -35,11 +35,12 @@ SORT = f"""
 template <class T> DEVICE void sort(T* list, u32 size) {{
     for (u32 span = 2; span <= size; span *= 2) {{
         for (u32 step = span / 2; step > 0; step /= 2) {{
-            for (u32 i = threadIdx.x; i < size; i += {THREADS}) {{
-                T a = list[i], b = list[i ^ step];
-                if ((i & step) == 0 && (i & span ? b < a : a < b)) {{
+            for (u32 pair = threadIdx.x; pair < size / 2; pair += {THREADS}) {{
+                u32 i = pair + (pair & ~(step - 1));
+                T a = list[i], b = list[i + step];
+                if (i & span ? b < a : a < b) {{
                     list[i] = b;
-                    list[i ^ step] = a;
+                    list[i + step] = a;
                 }}
             }}
             __syncthreads();

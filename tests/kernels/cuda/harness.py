@@ -18,6 +18,7 @@ from graphmill.ir.errors import GraphmillError, RunError
 from graphmill.ir.op import OPS
 from graphmill.kernels.cuda import nvrtc, shim, source
 from graphmill.kernels.cuda.target import select
+from graphmill.kernels.cuda.watch import Array
 from graphmill.kernels.spec import Call, KernelSource, Refusal, trimmed
 
 from ..cpu.harness import GUARD, aligned, aligned_empty, assert_close, from_memory, make_node, reference, to_memory
@@ -124,9 +125,14 @@ def run_kernel(c: Case, kernels: dict[str, shim.Kernel], backwards: bool = False
     return [from_memory(r, v.tensor) for r, v in zip(results, node.results, strict=True)]
 
 
-def watched(a: np.ndarray, result: bool) -> shim.Array:
-    """An array as the shim's sanitizer sees it; of results nothing is defined."""
-    return shim.Array(a.ctypes.data, a.nbytes, np.full(a.nbytes, not result, np.uint8))
+def memory_of(operands: Sequence[np.ndarray], results: Sequence[np.ndarray], scratch: np.ndarray, tables: Sequence[np.ndarray]) -> list[Array]:
+    """What the shim's sanitizer is told: of results nothing is defined, of scratch memory its first 8 bytes."""
+    undefined = [*((r, 0) for r in results), (scratch, 8)]
+    said = [*((a, a.nbytes) for a in (*operands, *tables)), *undefined]
+    found: dict[int, Array] = {}  # a result may lie where an operand does
+    for a, n in said:
+        found.setdefault(a.ctypes.data, Array(a.ctypes.data, a.nbytes, (np.arange(a.nbytes) < n).astype(np.uint8)))
+    return [*found.values()]
 
 
 def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results: Sequence[np.ndarray], kernel: shim.Kernel,
@@ -138,8 +144,7 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     scratch[:8] = 0
     tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
-    memory = [watched(a, len(operands) <= i < len(operands) + len(results)) for i, a in enumerate(arrays)]
-    memory[len(operands) + len(results)].defined[8:] = 0  # type: ignore[index]
+    memory = memory_of(operands, results, scratch, tables)
     for ints, blocks in bound.each():
         words = np.array([*(a.ctypes.data for a in arrays), *(int(i) for i in ints)], np.int64)
         kernel(words, blocks, backwards=backwards, memory=memory)

@@ -163,7 +163,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each compilation from now on has."""
     made: list[int] = []
     build = shim._build
-    monkeypatch.setattr(shim, "_build", lambda texts: (made.append(len(texts)), build(texts)))
+    monkeypatch.setattr(shim, "_build", lambda texts, sanitize: (made.append(len(texts)), build(texts, sanitize)))
     return made
 
 
