@@ -38,7 +38,7 @@ template <class W, class P> DEVICE void slices(const P& p) {
         offset = offset * n + i;
     }
     if (!good) {
-        *(i64*)p[3] = 1;
+        report(p[3]);
         return;
     }
     i64 source = p[0] + row * p[FIRST + 3] + (offset * units.d + (u - q * units.d)) * sizeof(W);
@@ -86,7 +86,7 @@ if (u >= total) return;
 i64 i = ld_INDEX(p[1], u), size = p[FIRST + 1];
 if (i < 0) i += size;
 if (i < 0 || i >= size) {
-    *(i64*)p[3] = 1;
+    report(p[3]);
     return;
 }
 i64 at = i * p[FIRST + 2];

@@ -114,7 +114,7 @@ template <class W, class P> DEVICE void reverse(const P& p) {
     FastDiv units(p[FIRST + 1]), second(p[FIRST + 2]);
     u32 q = u / units, i0 = q / second, i1 = q - i0 * second.d;
     i64 t = TIME, steps = p[FIRST + 3], length = ld_i64(p[1], BATCH), from = t;
-    if (length < 0 || length > steps) *(i64*)p[3] = 1;
+    if (length < 0 || length > steps) report(p[3]);
     else if (t < length) from = length - 1 - t;
     i64 source = p[0] + i64(u) * sizeof(W) + (from - t) * p[FIRST + 4];
     move<W>(p[2] + i64(u) * sizeof(W), source, ((p[0] | p[2]) & (sizeof(W) - 1)) == 0);

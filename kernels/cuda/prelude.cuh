@@ -5,6 +5,7 @@
 //   DEVICE                         begins a helper function
 //   f32 f64 i8 ... u64             types; bool is a byte in memory
 //   FastDiv d(p[4])                division of u32 below 2^31 by a run-time constant that source.fast_div made: n / d, n % d
+//   report(p[3])                   tells the host, in the scratch memory that begins there, that the operands were wrong; any thread may
 //   half_to_float(u16) ...         conversions of 16-bit floats, to nearest even
 //   warp_sum(v) block_sum<THREADS>(v), the same of max, min, prod, and fold(v, f)   reductions; all threads get the result
 //                                  (warp_sum<8>(v): of each 8 lanes)
@@ -67,6 +68,9 @@ struct FastDiv {
 };
 DEVICE u32 operator/(u32 n, FastDiv d) { return (u32)((u64)n * d.magic >> d.shift); }
 DEVICE u32 operator%(u32 n, FastDiv d) { return n - n / d * d.d; }
+
+// A store would do on a GPU, but several threads that store at once are a race, even if they store the same.
+DEVICE void report(i64 scratch) { atomicOr((u64*)scratch, 1ull); }
 
 // ---- 16-bit floats ---------------------------------------------------------------------------------------------------------------
 

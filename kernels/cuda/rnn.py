@@ -138,7 +138,6 @@ DEVICE void step(const Sizes& x, u32 d, u32 first, u32 j, u32 start, u32 s, u32 
     const Acc* row = x.sums() + (i64(d * x.chunk + s - start) * x.batch + within(b)) * GATES * x.hidden + j;
     Acc h, c = 0;
     CELL
-    if (lane >= ROWS || b >= x.batch) return;
     bool live = LIVE;
     h = live ? h : state(b, j);
     x.kept((s + 1) % 2)[at] = h;
@@ -176,11 +175,13 @@ for (u32 s = start; s < start + span; s++)
         __syncthreads();
     }
 """
-# What a step does: the new state h of this lane's row, and the new cell c of an lstm.
+# What a step does: the new state h of this lane's row, and the new cell c of an lstm. Lanes without a row end before they read what
+# another lane writes.
 _LSTM = """
 Acc sum[4][ROWS] = {}, gate[4] = {};
 dots(x, d, 0, j, sum, [&](u32 r, u32 k) { return state(first + r, k); });
 own(sum, gate);
+if (lane >= ROWS || b >= x.batch) return;
 Acc i = row[0] + gate[0], o = row[x.hidden] + gate[1], f = row[2 * x.hidden] + gate[2], g = row[3 * x.hidden] + gate[3];
 Acc memory = s ? x.kept(2)[at] : first_cell(x, d, within(b), j);
 """
@@ -196,6 +197,7 @@ _GRU_LINEAR = """
 Acc sum[3][ROWS] = {}, gate[3] = {};
 dots(x, d, 0, j, sum, [&](u32 r, u32 k) { return state(first + r, k); });
 own(sum, gate);
+if (lane >= ROWS || b >= x.batch) return;
 Acc z = activation0(d, row[0] + gate[0]), reset = activation0(d, row[x.hidden] + gate[1]);
 h = (Acc(1) - z) * activation1(d, row[2 * x.hidden] + reset * (gate[2] + LAST_BIAS)) + z * state(b, j);
 """
@@ -213,6 +215,7 @@ if (part == 0) {
 Acc sum[1][ROWS] = {}, gate[1] = {};
 dots(x, d, 2, j, sum, [&](u32 r, u32 k) { return x.kept(2)[place(first + r) + k]; });
 own(sum, gate);
+if (lane >= ROWS || b >= x.batch) return;
 Acc z = x.kept(3)[at];
 h = (Acc(1) - z) * activation1(d, row[2 * x.hidden] + gate[0]) + z * state(b, j);
 """
@@ -220,6 +223,7 @@ _RNN = """
 Acc sum[1][ROWS] = {}, gate[1] = {};
 dots(x, d, 0, j, sum, [&](u32 r, u32 k) { return state(first + r, k); });
 own(sum, gate);
+if (lane >= ROWS || b >= x.batch) return;
 h = activation0(d, row[0] + gate[0]);
 """
 

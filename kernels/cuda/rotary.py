@@ -19,7 +19,7 @@ FastDiv each(p[FIRST + 1]), length(p[FIRST + 2]), heads(p[FIRST + 3]);
 u32 row = u / each, i = u - row * each.d, q = row / length, n = q / heads, s = row - q * length.d;
 i64 at = n * p[FIRST + 6] + (q - n * heads.d) * p[FIRST + 7] + s * p[FIRST + 8], place = PLACE;
 if (place < 0 || place >= p[FIRST + 5]) {
-    *(i64*)p[RESULT + 1] = 1;
+    report(p[RESULT + 1]);
 } else if (i < half) {
     auto a = ld_TYPE(p[0], at + LEFT), b = ld_TYPE(p[0], at + RIGHT);
     auto c = ld_TYPE(p[1], place * half + i), d = ld_TYPE(p[2], place * half + i);

@@ -23,8 +23,8 @@ THREADS = 256
 HEAD = 64  # bytes of scratch before the lists
 SMALL = 5  # ints before those of the place
 
-# Passes: 0 no list has elements, the result is the data; 1 link; 2 sort; 3 fold. `first` holds an update or -1, -2 - update where
-# the list is sorted, so that in pass 2 nobody takes the head of a sorted list for an unsorted one.
+# Passes: 0 no list has elements, the result is the data; 1 link; 2 sort; 3 fold. `first` has the update that was linked last, which
+# sorts its list; `next` has -3 - the next update, instead of that, where a sorted list begins.
 _SCATTER = """
 // The lists a and b, both sorted, as one.
 DEVICE i32 merged(i32* next, i32 a, i32 b) {
@@ -79,16 +79,20 @@ KERNEL(THREADS, WORDS) {
     if (j >= count) return;
     i64 at = place(p, j);
     if (at < 0) {
-        *(i64*)p[FIRST - 1] = 1;
+        report(p[FIRST - 1]);
         return;
     }
     if (pass == 1) {
         next[j] = atomicExch(first + at, i32(j));
     } else if (pass == 2) {
-        if (first[at] == i32(j)) first[at] = -2 - sorted(next, j);
-    } else if (count == 1 || first[at] == -2 - i32(j)) {
+        if (first[at] != i32(j)) return;
+        i32 begin = sorted(next, j);
+        next[begin] = -3 - next[begin];  // below -1: a list begins
+    } else {
+        i32 behind = count == 1 ? -2 : next[j];
+        if (behind > -2) return;
         auto a = ld_TYPE(p[3], at * inner.d + e);
-        for (i32 k = j; k >= 0; k = count == 1 ? -1 : next[k]) {
+        for (i32 k = j; k >= 0; k = k == i32(j) ? -3 - behind : next[k]) {
             auto b = ld_TYPE(p[2], i64(k) * inner.d + e);
             a = to_TYPE(COMBINED);
         }
@@ -207,7 +211,7 @@ template <class W, class P> DEVICE void update(const P& p) {
 _LINEAR = """
 from = t - start;
 if (start < 0 || start > size.d - steps) {
-    *(i64*)p[OUT + 1] = 1;
+    report(p[OUT + 1]);
     from = -1;
 }
 """

@@ -167,7 +167,7 @@ def compress(node: Node) -> KernelSource | Refusal:
             "    return;",
             "}",
         ]
-        check = "if (chosen && i >= u32(p[FIRST + 2])) *(i64*)scratch = 1, chosen = false;"
+        check = "if (chosen && i >= u32(p[FIRST + 2])) report(scratch), chosen = false;"
         lines = {"MORE": "\n".join(more), "CHECK": check, "STORE": "places[i] = to;"}
         return _kernel(first + 8, [unit_helpers(item), _COPY], lines, {"FIRST": first, "TEST": "ld_bool(p[1], i)"})
 
