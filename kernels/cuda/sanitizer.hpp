@@ -45,7 +45,23 @@ enum Kind { READ, WRITE, ATOMIC };
 struct Access { u32 run, where; u16 epoch, clock, thread, flags; };
 struct Cell { Access write, read[2], atom; };
 // An array, as shim.py gives it; `defined` has a byte for each, 0 where nobody wrote (null: all are).
-struct Space { const char* at; u64 bytes; u8* defined; u64 shared; Cell* cells; };
+// Four bytes have one cell, the first byte's, until one of them is touched by itself: then they are `split`.
+struct Space {
+    const char* at;
+    u64 bytes;
+    u8* defined;
+    u64 shared;
+    Cell* cells;
+    u8* split;
+    PLAIN Cell& cell(u64 i) const { return cells[split[i / 4] ? i : i & ~3ull]; }
+    PLAIN Cell& own_cell(u64 i) {
+        u64 first = i & ~3ull;
+        if (!split[i / 4])
+            for (u64 k = first + 1; k < first + 4; k++) cells[k] = cells[first];
+        split[i / 4] = 1;
+        return cells[i];
+    }
+};
 
 static Space *spaces, *latest;
 static const long long* words;
@@ -55,13 +71,12 @@ static u16 clocks[MOST], seen[MOST][32];  // of another lane: its accesses befor
 static bool followed[MOST], warps_met;
 static const void* caller;  // of the latest operation of a warp
 
-PLAIN static Cell* map_cells(u64 bytes) {
-    void* got = mmap(0, bytes * sizeof(Cell) + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (got == MAP_FAILED) snprintf(shim::message, sizeof shim::message, "the sanitizer gets no memory for what it keeps of %llu bytes", bytes);
-    return (Cell*)got;
-}
-PLAIN static void unmap_cells(Cell* cells, u64 bytes) {
-    if (cells && cells != MAP_FAILED) munmap(cells, bytes * sizeof(Cell) + 1);
+// Memory that costs nothing where it is not touched.
+PLAIN static void* map(u64 bytes) {
+    void* got = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got != MAP_FAILED) return got;
+    snprintf(shim::message, sizeof shim::message, "the sanitizer gets no memory: it asked for %llu bytes", bytes);
+    return 0;
 }
 
 // ---- what other blocks have published --------------------------------------------------------------------------------------------
@@ -211,8 +226,15 @@ PLAIN static bool is_now(const Access& a, const Access& now) {
 
 PLAIN static bool written(const Space& s, u64 i) {
     if (!s.shared) return !s.defined || s.defined[i];
-    const Cell& c = s.cells[i];
+    const Cell& c = s.cell(i);
     return c.write.run == run && !(c.write.flags & UNDEFINED);
+}
+
+// How many of the bytes from i on, up to n, were written.
+PLAIN static u32 written(const Space& s, u64 i, u32 n) {
+    u32 k = 0;
+    while (k < n && written(s, i + k)) k++;
+    return k;
 }
 
 PLAIN static bool some_written(const Space& s, u64 first, u32 size) {
@@ -245,26 +267,26 @@ PLAIN static void touch(Space& s, const char* at, u32 size, u32 kind, u32 where,
         if (!followed[t]) broken(t, &s, at, where, verb(kind), ": comes before follow()");
         if (kind != ATOMIC && !dirty[t]) dirty[t] = true, dirty_count++;
     }
-    for (u64 i = first; i < first + size; i++) {
-        Cell& c = s.cells[i];
+    for (u64 i = first, n; i < first + size; i += n) {
+        n = i % 4 == 0 && i + 4 <= first + size && !s.split[i / 4] ? 4 : 1;
+        Cell& c = n == 4 ? s.cells[i] : s.own_cell(i);
+        if (kind == READ && is_now(c.read[0], now)) continue;
+        u32 there = kind == WRITE ? n : written(s, i, n);
+        check(s, i, t, kind, where, c.write, WRITE);
+        if (kind != ATOMIC) check(s, i, t, kind, where, c.atom, ATOMIC);
+        if (there < n && !(kind == READ && s.shared && size >= 8 && some_written(s, first, size)))
+            broken(t, &s, s.at + i + there, where, verb(kind), ", which nobody wrote");
         if (kind == READ) {
-            if (is_now(c.read[0], now)) continue;
-            check(s, i, t, kind, where, c.write, WRITE), check(s, i, t, kind, where, c.atom, ATOMIC);
-            if (!written(s, i) && !(s.shared && size >= 8 && some_written(s, first, size)))
-                broken(t, &s, s.at + i, where, verb(kind), ", which nobody wrote");
             keep_reader(c, now, s);
             continue;
         }
-        if (kind == ATOMIC && !written(s, i)) broken(t, &s, s.at + i, where, verb(kind), ", which nobody wrote");
-        check(s, i, t, kind, where, c.write, WRITE);
         check(s, i, t, kind, where, c.read[0], READ), check(s, i, t, kind, where, c.read[1], READ);
         if (kind == ATOMIC) {
             c.atom = now;
             continue;
         }
-        check(s, i, t, kind, where, c.atom, ATOMIC);
         c.write = now, c.read[0].run = c.read[1].run = c.atom.run = 0;
-        if (s.defined) s.defined[i] = 1;
+        if (s.defined) memset(s.defined + i, 1, n);
     }
 }
 
@@ -309,8 +331,7 @@ PLAIN static void matrix(const void* row, u32 r, bool trans) {
 // Reads those of the bytes that were written; it is no error to copy others.
 PLAIN static void read_defined(Space& s, const char* from, u32 bytes, u32 where) {
     for (u32 i = 0; i < bytes;) {
-        u32 n = 0;
-        while (i + n < bytes && written(s, from - s.at + i + n)) n++;
+        u32 n = written(s, from - s.at + i, bytes - i);
         if (n) touch(s, from + i, n, READ, where, shim::me);
         i += n + 1;
     }
@@ -326,21 +347,21 @@ PLAIN static void copy(const void* to, const void* from, u32 bytes, u32 valid, c
     if (!source) return;
     read_defined(*source, (const char*)from, valid, where);
     for (u32 i = 0; i < valid; i++)
-        if (!written(*source, (const char*)from - source->at + i)) target->cells[(const char*)to - target->at + i].write.flags |= UNDEFINED;
+        if (!written(*source, (const char*)from - source->at + i)) target->own_cell((const char*)to - target->at + i).write.flags |= UNDEFINED;
 }
 
 PLAIN static void copied(const void* to, const void* from, u32 bytes, u32 valid, const void* caller) {
     Space *target = space_of((const char*)to, bytes), *source = valid ? space_of((const char*)from, valid) : 0;
-    Cell* cells = target->cells + ((const char*)to - target->at);
-    const u32 issued = cells->write.epoch;
-    for (u32 i = 0; i < bytes; i++) {
-        Access& w = cells[i].write;
+    const u64 begin = (const char*)to - target->at;
+    const u32 issued = target->cell(begin).write.epoch;
+    for (u64 i = begin; i < begin + bytes; i++) {
+        Access& w = target->cell(i).write;
         w = {run, w.where, (u16)epoch, clocks[shim::me], (u16)shim::me, (u16)(w.flags & UNDEFINED)};
     }
     if (!source) return;
     const u64 first = (const char*)from - source->at;
     for (u64 i = first; i < first + valid; i++) {
-        const Access& w = source->cells[i].write;
+        const Access& w = source->cell(i).write;
         if (w.run == run && w.thread != shim::me && w.epoch > issued) conflict(shim::me, source, source->at + i, READ, offset(caller), w, WRITE);
     }
     read_defined(*source, (const char*)from, valid, offset(caller));
@@ -350,14 +371,20 @@ PLAIN static void copied(const void* to, const void* from, u32 bytes, u32 valid,
 
 PLAIN static void begin_launch() {
     static u64 mapped;
-    static Cell* cells;
+    static char* memory;
     first_run = run + 1, left_count = place_count = 0, latest = 0;
     memset(places, 0, sizeof places);
-    unmap_cells(cells, mapped);
-    mapped = 0;
-    for (u32 i = 0; i < space_count; i++) mapped += spaces[i].bytes;
-    Cell* next = cells = map_cells(mapped);
-    for (u32 i = 0; i < space_count; i++) spaces[i].cells = next, next += spaces[i].bytes;
+    if (memory) munmap(memory, mapped);
+    u64 bytes = 0;  // all arrays', in whole words
+    for (u32 i = 0; i < space_count; i++) bytes += (spaces[i].bytes + 3) / 4 * 4;
+    mapped = bytes * sizeof(Cell) + bytes / 4 + 1;
+    memory = (char*)map(mapped);
+    Cell* cells = (Cell*)memory;
+    u8* split = (u8*)(cells + bytes);
+    for (u32 i = 0; i < space_count; i++) {
+        spaces[i].cells = cells, spaces[i].split = split;
+        cells += (spaces[i].bytes + 3) / 4 * 4, split += (spaces[i].bytes + 3) / 4;
+    }
 }
 
 PLAIN static void begin_block() {

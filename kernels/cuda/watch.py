@@ -87,8 +87,8 @@ class Watch:
         own = {id(a) for a in shared}
         self._arrays = sorted((a for a in [*shared, *self._global, *(memory or ())] if a.nbytes), key=lambda a: a.address)
         self._words = words
-        rows = [(a.address, a.nbytes, 0 if a.defined is None else a.defined.ctypes.data, id(a) in own, 0) for a in self._arrays]
-        self._table = np.array([*rows, (0,) * 5], np.int64)
+        rows = [(a.address, a.nbytes, 0 if a.defined is None else a.defined.ctypes.data, id(a) in own, 0, 0) for a in self._arrays]
+        self._table = np.array([*rows, (0,) * 6], np.int64)
         self._tell(ctypes.c_void_p(self._table.ctypes.data), len(rows), memory is not None, ctypes.c_void_p(words.ctypes.data), len(words))
 
     def explained(self, said: str) -> str:
