@@ -207,7 +207,7 @@ class Accounts:
 
 
 class Shim(Accounts):
-    """Kernels run on the CPU (shim.py) in memory of the host; what is not initialised is full of 0xA5. With the shim's sanitizer, it
+    """Kernels run on the CPU (shim.py) in memory of the host; what is not initialised is full of 0xA5. For the shim's sanitizer it
     is known of each byte whether it was written."""
 
     dlpack = 1, 0
@@ -225,7 +225,8 @@ class Shim(Accounts):
         raw = np.full(max(nbytes, 1) + ALIGN, 0xA5, np.uint8)
         address = raw.ctypes.data + -raw.ctypes.data % ALIGN
         if self._sanitize:
-            self._defined = {a: d for a, d in self._defined.items() if a in self.live} | {address: np.zeros(max(nbytes, 1), np.uint8)}
+            self._defined = {a: d for a, d in self._defined.items() if a in self.live}
+            self._defined[address] = np.zeros(max(nbytes, 1), np.uint8)
         return _Block(self, address, max(nbytes, 1), raw)
 
     def write(self, address: int, a: np.ndarray) -> None:

@@ -223,8 +223,8 @@ class Kernel:
     def __call__(self, words: np.ndarray, blocks: int, *, backwards: bool = False, memory: Sequence[Array] | None = None) -> None:
         """Runs all blocks. `words` is an int64 array of as many words as the kernel has, addresses among them.
 
-        `backwards` begins with the last block and the last thread of each: a kernel whose result changes lacks a barrier. `memory` is
-        all memory that a watched kernel may touch beside its own; without it, only shared memory and the program's variables are
+        `backwards` begins with the last block and the last thread of each: a kernel whose result changes lacks a barrier. `memory`
+        is all that a watched kernel may touch beside its own; without it, only shared memory and the program's variables are
         watched. Raises CudaLaunchError where threads wait for ever.
         """
         if words.dtype != np.int64 or words.shape != (self.shape.words,) or not words.flags.c_contiguous:

@@ -25,8 +25,8 @@ _GLOBAL = re.compile(r"_ZN9graphmill\d+n(k_[0-9a-f]{64})L?\d+(\w+)E")
 
 
 class Array(NamedTuple):
-    """Memory that a watched kernel may touch. Of `defined`, an array of bytes, those are 0 that nobody wrote yet, and a kernel makes
-    them 1; None: all are defined."""
+    """Memory that a watched kernel may touch. Of `defined`, an array of bytes, those are 0 that nobody wrote yet; a kernel makes
+    them 1. None: all are defined."""
 
     address: int
     nbytes: int
@@ -82,14 +82,15 @@ class Watch:
         self._arrays: list[Array] = []
 
     def tell(self, words: np.ndarray, dynamic: Array, memory: Sequence[Array] | None) -> None:
-        """Tells of the next launch: its words, its dynamic shared memory, and all memory of the device (None: that is not known)."""
+        """Tells of the next launch: its words, its dynamic shared memory, all memory of the device (None: that is not known)."""
         shared = [*self._shared, dynamic]
-        own = {id(a) for a in shared}
-        self._arrays = sorted((a for a in [*shared, *self._global, *(memory or ())] if a.nbytes), key=lambda a: a.address)
-        self._words = words
-        rows = [(a.address, a.nbytes, 0 if a.defined is None else a.defined.ctypes.data, id(a) in own, 0, 0) for a in self._arrays]
-        self._table = np.array([*rows, (0,) * 6], np.int64)
-        self._tell(ctypes.c_void_p(self._table.ctypes.data), len(rows), memory is not None, ctypes.c_void_p(words.ctypes.data), len(words))
+        kinds = [*((a, 1) for a in shared), *((a, 0) for a in [*self._global, *(memory or ())])]
+        kinds = sorted(((a, kind) for a, kind in kinds if a.nbytes), key=lambda x: x[0].address)
+        self._words, self._arrays = words, [a for a, _ in kinds]
+        rows = [(a.address, a.nbytes, 0 if a.defined is None else a.defined.ctypes.data, kind, 0, 0) for a, kind in kinds]
+        self._table = np.array([*rows, (0,) * 6], np.int64)  # what stands there lives until the next launch
+        table, given = ctypes.c_void_p(self._table.ctypes.data), ctypes.c_void_p(words.ctypes.data)
+        self._tell(table, len(rows), memory is not None, given, len(words))
 
     def explained(self, said: str) -> str:
         """A message of the sanitizer's, with names of arrays and with lines."""

@@ -81,9 +81,10 @@ def _case(name: str, example: Any, what: str, rung: str) -> Case | str:
     return f"{what}: {refusal}"
 
 
-def check(cases: Sequence[Case]) -> None:
-    """Runs all cases, their kernels compiled together, forwards and with the blocks and threads in reverse order."""
-    kernels = shim.load([c.source.text for c in cases])
+def check(cases: Sequence[Case], sanitize: bool | None = None) -> None:
+    """Runs all cases, their kernels compiled together, forwards and with the blocks and threads in reverse order; `sanitize` as in
+    `shim.load`."""
+    kernels = shim.load([c.source.text for c in cases], sanitize)
     for c in cases:
         for backwards in (False, True):
             got = run_kernel(c, kernels, backwards)
@@ -125,10 +126,9 @@ def run_kernel(c: Case, kernels: dict[str, shim.Kernel], backwards: bool = False
     return [from_memory(r, v.tensor) for r, v in zip(results, node.results, strict=True)]
 
 
-def memory_of(operands: Sequence[np.ndarray], results: Sequence[np.ndarray], scratch: np.ndarray, tables: Sequence[np.ndarray]) -> list[Array]:
+def memory_of(given: Sequence[np.ndarray], results: Sequence[np.ndarray], scratch: np.ndarray) -> list[Array]:
     """What the shim's sanitizer is told: of results nothing is defined, of scratch memory its first 8 bytes."""
-    undefined = [*((r, 0) for r in results), (scratch, 8)]
-    said = [*((a, a.nbytes) for a in (*operands, *tables)), *undefined]
+    said = [*((a, a.nbytes) for a in given), *((r, 0) for r in results), (scratch, 8)]
     found: dict[int, Array] = {}  # a result may lie where an operand does
     for a, n in said:
         found.setdefault(a.ctypes.data, Array(a.ctypes.data, a.nbytes, (np.arange(a.nbytes) < n).astype(np.uint8)))
@@ -144,7 +144,7 @@ def launch(s: KernelSource, call: Call, operands: Sequence[np.ndarray], results:
     scratch[:8] = 0
     tables = [aligned(np.ascontiguousarray(t)) for t in (*s.tables, *bound.tables)]
     arrays = [*operands, *results, scratch, *tables]
-    memory = memory_of(operands, results, scratch, tables)
+    memory = memory_of([*operands, *tables], results, scratch)
     for ints, blocks in bound.each():
         words = np.array([*(a.ctypes.data for a in arrays), *(int(i) for i in ints)], np.int64)
         kernel(words, blocks, backwards=backwards, memory=memory)

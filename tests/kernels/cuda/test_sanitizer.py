@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ from graphmill.kernels.cuda import shim
 from graphmill.kernels.cuda.shim import CudaLaunchError
 from graphmill.kernels.cuda.watch import Array
 
-from .harness import needs_shim
+from .harness import Case, cases_of, check, needs_shim
+from .test_attention import around_tiles
+from .test_mma import convolutions, products
 
 pytestmark = needs_shim
+# Operators whose kernels share memory between threads. All of them: GRAPHMILL_SHIM=sanitize python -m pytest tests/kernels/cuda
+SHARING = ["matmul", "conv", "conv_transpose", "matmul_integer", "attention", "reduce_sum", "arg_max", "softmax", "layer_norm", "cum_sum",
+           "topk", "non_max_suppression", "non_zero", "transpose", "lstm", "gru", "tree_ensemble", "scatter_elements"]  # fmt: skip
 N = 256  # numbers of `x` and of `y`, which lie in one piece of memory
 
 SHARED = "__shared__ f32 a[64];"
@@ -184,3 +190,17 @@ def test_the_environment_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, said in (("sanitize", True), ("", False)):
         monkeypatch.setenv("GRAPHMILL_SHIM", value)
         assert shim.sanitizing() is said
+
+
+def some(cases: list[Case], most: int) -> list[Case]:
+    """Cases of up to so many kernels, one of each; how exact they are is tested elsewhere."""
+    found = list({c.source.text: c for c in cases}.values())[:most]
+    return [replace(c, rtol=1e-2, atol=1e-2) for c in found]
+
+
+def test_kernels_that_share_memory() -> None:
+    check([c for name in SHARING for c in some(cases_of([name])[0], 2)], sanitize=True)
+
+
+def test_tensor_cores_and_asynchronous_copies() -> None:
+    check([*some(products(), 5), *some(convolutions(), 3), *some(around_tiles(), 3)], sanitize=True)
