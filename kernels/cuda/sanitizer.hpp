@@ -8,20 +8,7 @@
 //     what is not defined is NaN, and shows in results if it is used;
 //   - touches a byte that another thread touched, one of both writing, and nothing orders the two;
 //   - touches what an asynchronous copy is still to write, or comes to global memory before follow() (prelude.cuh).
-//
-// What orders accesses, after the PTX ISA's memory consistency model:
-//   - a barrier of the block, all threads of the block; __syncwarp, the lanes of its mask;
-//   - nothing of a warp's other operations: shuffles, votes, mma and ldmatrix let lanes meet, but say nothing of memory;
-//   - copy_async_wait, the copies of its own thread before what this does from then on;
-//   - blocks of a launch, only an atomic that finds what another block's has left at the same place, with a fence before that one and
-//     behind this one. A fence covers what its thread did, and what a barrier before it has ordered; fences of all threads and then a
-//     barrier cover what all did.
-// Atomics race with all but atomics. A launch begins when the one before is done.
-//
-// Time is counted in epochs, of which each barrier of the block begins one, and in each lane's clock, which __syncwarp and fences push
-// on: so two accesses are compared without clocks of all threads for each (FastTrack: Flanagan and Freund, 2009, does it alike). Of
-// the reads of a byte two are kept, of different warps or blocks if there are such, so that a write is ordered behind all readers
-// if it is behind these; it takes a __syncwarp of part of a warp for one to be overlooked.
+// What orders the two, order.hpp says.
 #include <sys/mman.h>
 
 extern "C" {
@@ -32,17 +19,8 @@ extern char __stop_shim_registers[] __attribute__((visibility("hidden")));
 }
 
 namespace sanitizer {
-using shim::fail;
-using shim::MOST;
-using shim::u32;
-using shim::u64;
-typedef unsigned short u16;
-typedef unsigned char u8;
-
 enum { PENDING = 1, UNDEFINED = 2 };  // flags of a write: an asynchronous copy is to make it; of bytes that nobody wrote
 enum Kind { READ, WRITE, ATOMIC };
-// run: the number of the block since the library was loaded, 0 if there is none; where: the caller's offset in the library.
-struct Access { u32 run, where; u16 epoch, clock, thread, flags; };
 struct Cell { Access write, read[2], atom; };
 // An array, as shim.py gives it; `defined` has a byte for each, 0 where nobody wrote (null: all are).
 // Four bytes have one cell, the first byte's, until one of them is touched by itself: then they are `split`.
@@ -65,10 +43,9 @@ struct Space {
 
 static Space *spaces, *latest;
 static const long long* words;
-static u32 space_count, word_count, run, first_run, epoch;
+static u32 space_count, word_count;
 static bool all_known;  // whether there are no other arrays
-static u16 clocks[MOST], seen[MOST][32];  // of another lane: its accesses before this are ordered before what comes
-static bool followed[MOST], warps_met;
+static bool followed[MOST];
 static const void* caller;  // of the latest operation of a warp
 
 // Memory that costs nothing where it is not touched.
@@ -79,97 +56,7 @@ PLAIN static void* map(u64 bytes) {
     return 0;
 }
 
-// ---- what other blocks have published --------------------------------------------------------------------------------------------
-
-// What an atomic at a place leaves for those that find it: accesses of its block before epoch `below`, and its thread's own up to a
-// moment. A place's list grows at its head, so that a head is all that had been left by then.
-struct Left { const char* at; u32 run, below; u16 thread, epoch, clock; const Left* next; };
-struct Found { u32 n; const Left* of[8]; };
-
-static const u32 MOST_LEFT = 1 << 17, PLACES = 1 << 12;
-static Left left[MOST_LEFT];
-static const Left* places[PLACES];
-static u32 left_count, place_count, dirty_count, clean;
-static bool fenced;  // any of the block's threads
-static bool dirty[MOST];  // touched global memory since its last fence
-static u16 fence_epoch[MOST], fence_clock[MOST];
-static Found got[MOST], has[MOST], block_got, block_has;  // what atomics found: before a fence, behind it
-
-PLAIN static void join(Found& to, const Found& from) {
-    for (u32 i = 0; i < from.n; i++) {
-        u32 j = 0;
-        while (j < to.n && to.of[j]->at != from.of[i]->at) j++;
-        if (j == 8) fail("the sanitizer follows up to 8 counters of a thread");
-        if (j == to.n) to.n++;
-        to.of[j] = from.of[i];
-    }
-}
-
-PLAIN static void exchange(const char* at) {
-    u32 slot = (u32)((u64)at * 0x9E3779B97F4A7C15ull >> 52), me = shim::me;
-    while (places[slot] && places[slot]->at != at) slot = (slot + 1) % PLACES;
-    if (places[slot]) join(got[me], {1, {places[slot]}});
-    if (!fenced) return;
-    u32 below = fence_epoch[me] > clean ? fence_epoch[me] : clean;
-    if (!places[slot] && ++place_count == PLACES) fail("the sanitizer follows up to 4095 counters of a launch");
-    if (left_count == MOST_LEFT) fail("the sanitizer follows up to 2^17 atomics behind fences of a launch");
-    left[left_count] = {at, run, below, (u16)me, fence_epoch[me], fence_clock[me], places[slot]};
-    places[slot] = &left[left_count++];
-}
-
-PLAIN static bool published(const Found& found, const Access& a) {
-    for (u32 i = 0; i < found.n; i++)
-        for (const Left* l = found.of[i]; l; l = l->next)
-            if (l->run == a.run && (a.epoch < l->below || (a.thread == l->thread && (a.epoch < l->epoch || (a.epoch == l->epoch && a.clock <= l->clock)))))
-                return true;
-    return false;
-}
-
-// ---- what orders accesses --------------------------------------------------------------------------------------------------------
-
-PLAIN static void fence() {
-    u32 t = shim::me;
-    fenced = true;
-    fence_epoch[t] = (u16)epoch, fence_clock[t] = clocks[t];
-    if (++clocks[t] == 0) fail("the sanitizer counts up to 65535 fences between barriers");
-    dirty_count -= dirty[t], dirty[t] = false;
-    join(has[t], got[t]), join(has[t], block_got);
-}
-
-PLAIN static void barrier() {
-    if (++epoch > 65535) fail("the sanitizer counts up to 65534 barriers of a block");
-    if (!dirty_count) clean = epoch;
-    if (left_count)
-        for (u32 t = 0; t < shim::count; t++) {
-            join(block_got, got[t]), join(block_has, has[t]);
-            got[t].n = has[t].n = 0;
-        }
-    if (warps_met) memset(seen, 0, sizeof seen), warps_met = false;
-    memset(clocks, 0, sizeof clocks);
-}
-
-PLAIN static void warp(u32 mask) {
-    u32 first = shim::me & ~31u;
-    u16 all[32] = {};
-    for (u32 t = first; t < first + 32; t++) {
-        if (!(mask >> (t - first) & 1)) continue;
-        seen[t][t - first] = ++clocks[t];
-        if (!clocks[t]) fail("the sanitizer counts up to 65535 __syncwarp between barriers");
-        for (u32 l = 0; l < 32; l++) all[l] = seen[t][l] > all[l] ? seen[t][l] : all[l];
-    }
-    for (u32 t = first; t < first + 32; t++)
-        if (mask >> (t - first) & 1) memcpy(seen[t], all, sizeof all);
-    warps_met = true;
-}
-
 PLAIN static void follow() { followed[shim::me] = true; }
-
-// Whether what was done before comes before what thread t does now.
-PLAIN static bool ordered(const Access& a, u32 t, bool shared) {
-    if (a.run == run) return a.thread == t || a.epoch < epoch || (a.thread / 32 == t / 32 && a.clock < seen[t][a.thread % 32]);
-    if (shared || a.run < first_run) return true;
-    return left_count && (published(has[t], a) || published(block_has, a));
-}
 
 // ---- errors ----------------------------------------------------------------------------------------------------------------------
 

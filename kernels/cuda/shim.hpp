@@ -22,8 +22,7 @@
 #define PLAIN __attribute__((no_sanitize("thread")))  // a function of the shim's own, whose loads and stores are none of the kernel's
 
 extern "C" {
-void* memcpy(void*, const void*, unsigned long);
-void* memset(void*, int, unsigned long);
+void *memcpy(void*, const void*, unsigned long), *memset(void*, int, unsigned long);
 int snprintf(char*, unsigned long, const char*, ...);
 unsigned long strlen(const char*);
 void shim_switch(void** save, void* to) __attribute__((visibility("hidden")));
@@ -101,8 +100,7 @@ SHIM_REGISTER uint3 threadIdx, blockIdx, blockDim, gridDim;
 #define WATCH(call) sanitizer::call
 namespace sanitizer {
 static void begin_launch(), begin_block(), begin_thread(), barrier(), fence(), follow();
-static void warp(unsigned mask), called_from(const void* caller), matrix(const void* row, unsigned number, bool trans);
-static void atomic(const void* at, unsigned bytes, const void* caller);
+static void warp(unsigned mask), called_from(const void* at), matrix(const void* row, unsigned r, bool trans), atomic(const void* at, unsigned bytes, const void* caller);
 static void copy(const void* to, const void* from, unsigned bytes, unsigned valid, const void* caller);
 static void copied(const void* to, const void* from, unsigned bytes, unsigned valid, const void* caller);
 }  // namespace sanitizer
@@ -256,6 +254,7 @@ PLAIN static void broken(int signal, siginfo_t* info, void*) {
     char what[99];
     const char* at = (const char*)info->si_addr;
     if (signal == SIGFPE) snprintf(what, sizeof what, "divides an integer by 0");
+    else if (signal == SIGILL) snprintf(what, sizeof what, "goes beyond a variable");  // clang's checks of bounds do not call for all
     else if (at >= stacks && at < stacks + (u64)MOST * STACK) snprintf(what, sizeof what, "needs a stack of more than 60 KiB");
     else snprintf(what, sizeof what, "touches memory that is not there, at %p", at);
     fail(what);
@@ -285,13 +284,13 @@ PLAIN static const char* launch(u32 n, void (*kernel)(), const long long* w, u32
     stack_t ours = {}, theirs;
     ours.ss_sp = signal_stack, ours.ss_size = sizeof signal_stack;
     sigaltstack(&ours, &theirs);
-    struct sigaction act = {}, before[3];
-    const int signals[] = {SIGSEGV, SIGBUS, SIGFPE};
+    struct sigaction act = {}, before[4];
+    const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     act.sa_sigaction = broken, act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int i = 0; i < 3; i++) sigaction(signals[i], &act, &before[i]);
+    for (int i = 0; i < 4; i++) sigaction(signals[i], &act, &before[i]);
     WATCH(begin_launch());
     run_blocks(n, blocks);
-    for (int i = 0; i < 3; i++) sigaction(signals[i], &before[i], 0);
+    for (int i = 0; i < 4; i++) sigaction(signals[i], &before[i], 0);
     sigaltstack(&theirs, 0);
     return message[0] ? message : 0;
 }

@@ -87,7 +87,7 @@ def sanitizing() -> bool:
 @functools.cache
 def _prefix(sanitize: bool) -> tuple[str, str]:
     """What stands before every text, and the hash of all but the text that a library depends on."""
-    files = ("shim.hpp", "sanitizer.hpp", "builtins.hpp") if sanitize else ("shim.hpp", "builtins.hpp")
+    files = ("shim.hpp", "order.hpp", "sanitizer.hpp", "builtins.hpp") if sanitize else ("shim.hpp", "builtins.hpp")
     before = "#define GRAPHMILL_SANITIZE 1\n" * sanitize
     before += "".join(f'#line 1 "{name}"\n{(Path(__file__).parent / name).read_text()}' for name in files)
     about = [*FLAGS, *CHECKS, *WATCHED * sanitize, *compiler(), _version(), platform.machine(), before, source.prelude()]

@@ -56,7 +56,7 @@ FAULTS = {
     "an undefined pack": ("__shared__ float4 b[64]; b[t / 2] = make_float4(1, 2, 3, 4); float4 c = b[t / 2 + 32]; y[t] = c.x + c.w;", "of b in .* nobody wrote"),
     "the dynamic shared memory": ("SHARED(f32)[t] = 1; __syncthreads(); y[t] = SHARED(f32)[64 + t / 2];", "of dynamic shared memory.* which nobody wrote"),
     "beyond the dynamic shared memory": ("SHARED(f32)[t * 2] = 1; if (t > 40) SHARED(f32)[t * 3] = 1;", "writes 4 bytes outside of all arrays"),
-    "beyond a variable": ("f32* to = a + (t + (t == 63)); *to = 1; __syncthreads(); y[t] = a[t];", "outside of all arrays, at byte 256 of a in"),
+    "beyond a variable": ("f32* to = a + (t + (t == 63)); *to = 1; __syncthreads(); y[t] = a[t];", "outside of all arrays, at byte 256 of a in|goes beyond a variable"),
     # asynchronous copies
     "no wait": (COPY + "__syncthreads(); y[t] = a[t];", "reads byte .*, which thread .* of block 0 wrote .*: an asynchronous copy that was not waited for"),
     "its own, not waited for": (COPY + "y[t] = a[4 * t];", "an asynchronous copy that was not waited for"),
