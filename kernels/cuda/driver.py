@@ -120,8 +120,8 @@ class Driver(Protocol):
 
 
 class Command(NamedTuple):
-    """The launch of a kernel, as `load` calls it, on its int64 `words`, of which the first `pointers` are addresses. The 8 bytes at
-    the address `flag` (0: none) are cleared before."""
+    """The launch of a kernel, as `load` calls it, on its contiguous int64 `words`, of which the first `pointers` are addresses. The
+    8 bytes at the address `flag` (0: none) are cleared before."""
 
     kernel: int
     words: np.ndarray
@@ -248,7 +248,7 @@ class Shim(Accounts):
             if c.flag:
                 self.clear(c.flag, 8)
             if c.blocks:
-                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
+                self._kernels[c.kernel](c.words, c.blocks)
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)
