@@ -281,7 +281,7 @@ class Null(Accounts):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[tuple] = []
-        self._texts: list[str] = []
+        self._entries: list[str] = []
         self._top = 1 << 40
 
     def alloc(self, nbytes: int) -> _Block:
@@ -317,9 +317,9 @@ class Null(Accounts):
     def load(self, texts: Sequence[str]) -> list[int]:
         for t in texts:
             source.words_of(t)
-        first = len(self._texts)
-        self._texts += texts
-        return list(range(first, len(self._texts)))
+        first = len(self._entries)
+        self._entries += [source.entry(t) for t in texts]
+        return list(range(first, len(self._entries)))
 
     def run(self, commands: Sequence[Command | Transfer]) -> None:
         for c in commands:
@@ -329,7 +329,7 @@ class Null(Accounts):
             self.check_command(c)
             if c.flag:
                 self.clear(c.flag, 8)
-            self.log.append(("launch", source.entry(self._texts[c.kernel]), tuple(c.words.tolist()), c.blocks))
+            self.log.append(("launch", self._entries[c.kernel], tuple(c.words.tolist()), c.blocks))
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)

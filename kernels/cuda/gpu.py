@@ -69,8 +69,8 @@ def _libcuda() -> Any:
 
 
 class _Launch:
-    """Launches kernels on a stream. The driver copies what it is told, so that one structure serves for all launches: a first run of
-    a signature, and a capture, make hundreds of them."""
+    """Launches kernels on a stream. The driver copies what it is told, so that one structure serves for all launches: the first run
+    of a signature, and a capture, make hundreds of them."""
 
     def __init__(self, stream: int):
         attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")
