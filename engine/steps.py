@@ -215,6 +215,8 @@ class KernelStep(Step):
         self._bound: OrderedDict[Any, Launch] = OrderedDict()
         self._constants: dict[int, np.ndarray] = {}
         self.tables = [aligned_copy(t) for t in source.tables]
+        # How many of the kernel's words are addresses: those of operands, results, scratch memory and tables.
+        self.pointers = sum(v is not None for v in node.operands) + len(node.results) + 1 + len(self.tables)
 
     def _pack(self, i: int, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         v = self.node.operands[i]
