@@ -1,0 +1,181 @@
+"""Executable whose runs are padded to buckets (`buckets.py`), so that many sizes meet few signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import InputError, PaddingError
+from ..ir.limits import deadline, interrupted_by
+from ..ir.symbols import evaluate
+from ..ir.types import BF16, F16, TensorType
+from .agreement import disagreement, tolerance
+from .binding import bind_dims, read_inputs
+from .buckets import Buckets, trimmed
+from .device import fetch
+from .executor import Executable
+from .placed import Placed
+
+MOST_WAYS = 4096  # signatures whose padding is remembered
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How inputs of one signature are padded. `shapes` of inputs that grow; `trims` of outputs, (axis, length) by name; `bucket`:
+    the signature that is run; `added`: by how much symbols grow that are not proven, by name."""
+
+    shapes: Mapping[str, Shape]
+    trims: Mapping[str, list[tuple[int, int]]]
+    bucket: tuple[Shape, ...]
+    added: Mapping[str, int]
+
+
+class Bucketed(Executable):
+    """An Executable that pads. `fixed` takes sizes as they are."""
+
+    def __init__(self, *args: Any, buckets: Buckets):
+        super().__init__(*args)
+        self.buckets, self._trimmed = buckets, trimmed(self.module, buckets)
+        tensors = [(v.name, v.type) for v in self.module.main.inputs if isinstance(v.type, TensorType)]
+        self._types = [(name, t.dtype.np) for name, t in tensors]
+        # By which value each axis that may grow is padded, None: by copies of the last row. Those come last, and copy values, too.
+        self._axes = {name: sorted(((a, buckets.checked(d)) for a, d in enumerate(t.shape or ()) if buckets.concerns(d)),
+                                   key=lambda x: not x[1]) for name, t in tensors}  # fmt: skip
+        self._ways: dict[tuple, Way] = {}
+        self._trusted: dict[tuple[Shape, ...], dict[str, int]] = {}  # by how much padding was checked, for each bucket
+
+    def run(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None, timeout: float | None = None,
+            on_device: bool = False, stream: Any = None) -> dict[str, Any]:  # fmt: skip
+        """`Executable.run`, with inputs padded to buckets and outputs trimmed. Raises PaddingError where padding by values changes
+        outputs, InputError for arrays on a device that would have to be padded."""
+        if timeout is not None:
+            with interrupted_by(deadline(timeout)):
+                return self.run(inputs, out=out, on_device=on_device, stream=stream)
+        values = self._plain(inputs)
+        if values is None:
+            values = read_inputs(self.module, inputs, self.device, stream is not None)
+        way = self._way(values)
+        if not way.shapes:
+            return super().run(inputs, out=out, on_device=on_device, stream=stream)
+        outputs = None if out is None else self._places(out, values, on_device, stream is not None)
+        there = on_device or isinstance(outputs, Placed)
+        results = super().run(self._padded(values, way), on_device=there, stream=stream)
+        results = {name: self._trim(x, way.trims.get(name, ())) for name, x in results.items()}
+        if self._doubtful(way):
+            self._check(values, results, way)
+        return results if outputs is None else outputs.finish(results)
+
+    def _plain(self, inputs: Any) -> dict[str, Any] | None:
+        """The inputs where they are what a run reads as it is: arrays of numpy's, of the model's types."""
+        if type(inputs) is not dict or len(inputs) != len(self._types):
+            return None
+        for name, dtype in self._types:
+            x = inputs.get(name)
+            if type(x) is not np.ndarray or x.dtype is not dtype:
+                return None
+        return inputs
+
+    def _way(self, values: Mapping[str, Any]) -> Way:
+        """How such inputs are padded, by their shapes."""
+        signature = tuple([getattr(values[name], "shape", None) for name, _ in self._types])
+        way = self._ways.get(signature)
+        if way is None:
+            if len(self._ways) >= MOST_WAYS:
+                self._ways = {}
+            way = self._ways[signature] = self._find_way({**values})
+        return way
+
+    def _find_way(self, values: dict[str, Any]) -> Way:
+        """Raises InputError for shapes that contradict the declared ones or each other."""
+        checked = {v.name: v for v in self.module.main.inputs}
+        for name in self._axes:
+            rank = checked[name].tensor.rank
+            if rank is not None and values[name].ndim != rank:
+                values = read_inputs(self.module, values, self.device)  # which says what is wrong
+        _, true = bind_dims(self.module, values)
+        grown = {name: self.buckets.padded(name, n) for name, n in true.items()}
+        shapes = {}
+        for name, axes in self._axes.items():
+            dims, shape = checked[name].tensor.shape, list(values[name].shape)
+            for a, _ in axes:
+                assert dims is not None
+                shape[a] = evaluate(dims[a], grown)
+            shapes[name] = tuple(shape)
+        added = {s: grown[s] - true[s] for s in self.buckets.sizes if s not in self.buckets.proven and grown[s] > true[s]}
+        trims = {name: [(a, evaluate(d, true)) for a, d in axes] for name, axes in self._trimmed.items() if axes}
+        growing = {name: shape for name, shape in shapes.items() if shape != values[name].shape}
+        return Way(growing, trims, tuple(shapes.values()), added)
+
+    def _padded(self, values: Mapping[str, Any], way: Way) -> dict[str, Any]:
+        out = dict(values)
+        for name, shape in way.shapes.items():
+            x = values[name]
+            if not isinstance(x, np.ndarray):
+                raise InputError(
+                    f"input {name} lies on the device with shape {list(x.shape)}, and only what lies on the host is padded (to "
+                    f"{list(shape)}); pad it where it lies, or hand in an array of the host"
+                )
+            out[name] = self._grown(name, x, shape)
+        return out
+
+    def _grown(self, name: str, x: np.ndarray, shape: Shape) -> np.ndarray:
+        """A copy of an array that has such a shape: behind it stand the caller's value, or copies of the last row."""
+        out = np.empty(shape, x.dtype)
+        out[tuple([slice(n) for n in x.shape])] = x
+        for axis, valued in self._axes[name]:
+            n = x.shape[axis]
+            if shape[axis] > n:
+                rows = np.moveaxis(out, axis, 0)
+                rows[n:] = self.buckets.pad[name] if valued else rows[n - 1]
+        return out
+
+    def _trim(self, x: Any, to: Any) -> Any:
+        """The true elements of an output, in memory of their own."""
+        whole = x
+        for axis, n in to:
+            if x.shape[axis] != n:
+                x = np.moveaxis(np.moveaxis(x, axis, 0)[:n], 0, axis) if isinstance(x, np.ndarray) else self.device.trim(x, axis, n)
+        return x if x is whole or not isinstance(x, np.ndarray) else np.array(x, order="C")
+
+    # ---- what is not proven
+
+    def _doubtful(self, way: Way) -> bool:
+        """Whether the bucket was checked with less than half as much padding as now, or not at all."""
+        seen = self._trusted.get(way.bucket, {})
+        return any(n >= 2 * seen.get(name, 0) for name, n in way.added.items())
+
+    def _check(self, values: Mapping[str, Any], results: Mapping[str, Any], way: Way) -> None:
+        """Runs without padding, and trusts the bucket, with so much padding, if the outputs are the same."""
+        for name, want in super().run(values).items():
+            why = self._difference(name, fetch(results[name]), want)
+            if why:
+                added = ", ".join(f"${s} by {n}" for s, n in way.added.items())
+                raise PaddingError(
+                    f"the output {name} depends on what is padded ({added}): {why}. The model does not mask it with these values: "
+                    f"give other ones as `pad` (masks of 1 and 0 want 0), or leave {', '.join(way.added)} out of the buckets"
+                )
+        seen = self._trusted.get(way.bucket, {})
+        self._trusted[way.bucket] = {name: max(n, seen.get(name, 0)) for name, n in (seen | dict(way.added)).items()}
+
+    def _difference(self, name: str, got: Any, want: Any) -> str:
+        """What is wrong with an output, "" where it is that without padding."""
+        if np.shape(got) != np.shape(want):
+            return f"its shape is {list(np.shape(got))} and {list(np.shape(want))} without padding"
+        dtype = self._named[name].tensor.dtype
+        if not dtype.is_float:
+            same = np.array_equal(got, want)
+            return "" if same else f"{int(np.sum(np.asarray(got != want)))} of {np.size(want)} elements are others"
+        precision = self.options.precision
+        within = max(tolerance(t, precision) for t in (dtype, {"fp16": F16, "bf16": BF16}.get(precision, dtype)))
+        wide = np.float64 if dtype.bits == 64 else np.float32
+        far, about = disagreement(np.asarray(got, wide), np.asarray(want, wide), within)
+        return (
+            f"{far.size} of {want.size} elements are off by up to {far.max():.3g}, values are of about {about:.3g}"
+            if far.size
+            else ""
+        )
