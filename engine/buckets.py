@@ -100,9 +100,8 @@ def fits(module: Module, buckets: Buckets) -> None:
     known, inputs = input_symbols(module), {v.name: v for v in module.main.inputs}
     for name, sizes in buckets.sizes.items():
         if name not in known:
-            raise InputError(
-                f"buckets: no input has ${name}; expected one of {', '.join(f'${s}' for s in sorted(known)) or 'none'}"
-            )
+            listed = ", ".join(f"${s}" for s in sorted(known)) or "none, since all sizes are fixed"
+            raise InputError(f"buckets: no input has an axis of size ${name}; expected one of {listed}")
         s = module.symbols[name]
         if not s.lo <= sizes[0] <= sizes[-1] <= s.hi:
             raise InputError(f"buckets of ${name} are {list(sizes)}, expected sizes in [{s.lo}, {s.hi}]")

@@ -6,7 +6,7 @@ import warnings
 
 import graphmill as gm
 import numpy as np
-from graphmill.errors import GraphmillError
+from graphmill.ir.errors import GraphmillError
 from graphmill.ir.infer import input_symbols
 from graphmill.ir.padding import analyse
 from graphmill.ir.symbols import evaluate, symbols_of
@@ -30,7 +30,8 @@ def padded(module: gm.ir.Module, inputs: dict, symbol: str, rng: np.random.Gener
 
 
 def true_part(v: gm.ir.Value, x: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
-    return x[tuple(slice(evaluate(d, sizes)) for d in v.tensor.shape)]
+    known = (evaluate(d, sizes) if {s.name for s in symbols_of(d)} <= sizes.keys() else None for d in v.tensor.shape)
+    return x[tuple(slice(n) for n in known)]
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -60,4 +61,6 @@ def test_padding_changes_no_bit_of_the_true_rows(g: G, seed: int):
                 assert a.shape == want.shape, f"${symbol} of {name}"
                 assert same_bits(a, b), f"${symbol} of {name}: {a} and {b}"
                 wide = np.float64 if a.dtype.kind == "f" else a.dtype
-                assert np.allclose(a.astype(wide), want.astype(wide), 1e-3, 1e-3, equal_nan=a.dtype.kind == "f"), f"${symbol} of {name}: {a}, expected {want}"
+                assert np.allclose(a.astype(wide), want.astype(wide), 1e-3, 1e-3, equal_nan=a.dtype.kind == "f"), (
+                    f"${symbol} of {name}: {a}, expected {want}"
+                )
