@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,35 @@ from .placed import Placed
 MOST_WAYS = 4096  # signatures whose padding is remembered
 
 Shape = tuple[int, ...]
+Slices = tuple[slice, ...]
+Trim = tuple[Slices, list[tuple[int, int]]]  # an output's true elements, on the host; axes and lengths, for a device
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How an input is padded: the array that is run has such a shape, what is given is copied `inside`, then each of the `fills`
+    (to, from) copies what stands there already, or the `value` where it says from nowhere."""
+
+    shape: Shape
+    inside: Slices
+    fills: Sequence[tuple[Slices, Slices | None]]
+    value: Any
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        out = np.empty(self.shape, x.dtype)
+        out[self.inside] = x
+        for to, source in self.fills:
+            out[to] = self.value if source is None else out[source]
+        return out
 
 
 @dataclass(frozen=True)
 class Way:
-    """How inputs of one signature are padded. `shapes` of inputs that grow; `trims` of outputs, (axis, length) by name; `bucket`:
-    the signature that is run; `added`: by how much symbols grow that are not proven, by name."""
+    """How inputs of one signature are padded. `growths` of inputs, `trims` of outputs by name; `bucket`: the signature that is run;
+    `added`: by how much symbols grow that are not proven, by name."""
 
-    shapes: Mapping[str, Shape]
-    trims: Mapping[str, list[tuple[int, int]]]
+    growths: Mapping[str, Growth]
+    trims: Mapping[str, Trim]
     bucket: tuple[Shape, ...]
     added: Mapping[str, int]
 
@@ -43,7 +63,7 @@ class Bucketed(Executable):
         self.buckets, self._trimmed = buckets, trimmed(self.module, buckets)
         tensors = [(v.name, v.type) for v in self.module.main.inputs if isinstance(v.type, TensorType)]
         self._types = [(name, t.dtype.np) for name, t in tensors]
-        # By which value each axis that may grow is padded, None: by copies of the last row. Those come last, and copy values, too.
+        # Axes that may grow, and whether by the caller's value. Those by copies of the last row come last, and copy values, too.
         self._axes = {name: sorted(((a, buckets.checked(d)) for a, d in enumerate(t.shape or ()) if buckets.concerns(d)),
                                    key=lambda x: not x[1]) for name, t in tensors}  # fmt: skip
         self._ways: dict[tuple, Way] = {}
@@ -60,12 +80,12 @@ class Bucketed(Executable):
         if values is None:
             values = read_inputs(self.module, inputs, self.device, stream is not None)
         way = self._way(values)
-        if not way.shapes:
+        if not way.growths:
             return super().run(inputs, out=out, on_device=on_device, stream=stream)
         outputs = None if out is None else self._places(out, values, on_device, stream is not None)
         there = on_device or isinstance(outputs, Placed)
         results = super().run(self._padded(values, way), on_device=there, stream=stream)
-        results = {name: self._trim(x, way.trims.get(name, ())) for name, x in results.items()}
+        results = {name: self._trim(x, way.trims[name]) if name in way.trims else x for name, x in results.items()}
         if self._doubtful(way):
             self._check(values, results, way)
         return results if outputs is None else outputs.finish(results)
@@ -107,40 +127,39 @@ class Bucketed(Executable):
                 shape[a] = evaluate(dims[a], grown)
             shapes[name] = tuple(shape)
         added = {s: grown[s] - true[s] for s in self.buckets.sizes if s not in self.buckets.proven and grown[s] > true[s]}
-        trims = {name: [(a, evaluate(d, true)) for a, d in axes] for name, axes in self._trimmed.items() if axes}
-        growing = {name: shape for name, shape in shapes.items() if shape != values[name].shape}
-        return Way(growing, trims, tuple(shapes.values()), added)
+        longer = {name: [(a, d) for a, d in axes if evaluate(d, true) != evaluate(d, grown)] for name, axes in self._trimmed.items()}
+        trims = {name: _trim([(a, evaluate(d, true)) for a, d in axes]) for name, axes in longer.items() if axes}
+        growths = {name: self._growth(name, values[name].shape, to) for name, to in shapes.items() if to != values[name].shape}
+        return Way(growths, trims, tuple(shapes.values()), added)
+
+    def _growth(self, name: str, shape: Shape, to: Shape) -> Growth:
+        """Behind the given elements stand the caller's value or copies of the last row, axis by axis."""
+        fills = []
+        for axis, valued in self._axes[name]:
+            n, before = shape[axis], (slice(None),) * axis
+            if to[axis] > n:
+                fills.append(((*before, slice(n, None)), None if valued else (*before, slice(n - 1, n))))
+        return Growth(to, tuple([slice(n) for n in shape]), fills, self.buckets.pad.get(name))
 
     def _padded(self, values: Mapping[str, Any], way: Way) -> dict[str, Any]:
         out = dict(values)
-        for name, shape in way.shapes.items():
+        for name, growth in way.growths.items():
             x = values[name]
             if not isinstance(x, np.ndarray):
                 raise InputError(
                     f"input {name} lies on the device with shape {list(x.shape)}, and only what lies on the host is padded (to "
-                    f"{list(shape)}); pad it where it lies, or hand in an array of the host"
+                    f"{list(growth.shape)}); pad it where it lies, or hand in an array of the host"
                 )
-            out[name] = self._grown(name, x, shape)
+            out[name] = growth.of(x)
         return out
 
-    def _grown(self, name: str, x: np.ndarray, shape: Shape) -> np.ndarray:
-        """A copy of an array that has such a shape: behind it stand the caller's value, or copies of the last row."""
-        out = np.empty(shape, x.dtype)
-        out[tuple([slice(n) for n in x.shape])] = x
-        for axis, valued in self._axes[name]:
-            n = x.shape[axis]
-            if shape[axis] > n:
-                rows = np.moveaxis(out, axis, 0)
-                rows[n:] = self.buckets.pad[name] if valued else rows[n - 1]
-        return out
-
-    def _trim(self, x: Any, to: Any) -> Any:
+    def _trim(self, x: Any, to: Trim) -> Any:
         """The true elements of an output, in memory of their own."""
-        whole = x
-        for axis, n in to:
-            if x.shape[axis] != n:
-                x = np.moveaxis(np.moveaxis(x, axis, 0)[:n], 0, axis) if isinstance(x, np.ndarray) else self.device.trim(x, axis, n)
-        return x if x is whole or not isinstance(x, np.ndarray) else np.array(x, order="C")
+        if isinstance(x, np.ndarray):
+            return x[to[0]].copy()
+        for axis, n in to[1]:
+            x = self.device.trim(x, axis, n)
+        return x
 
     # ---- what is not proven
 
@@ -179,3 +198,8 @@ class Bucketed(Executable):
             if far.size
             else ""
         )
+
+
+def _trim(axes: list[tuple[int, int]]) -> Trim:
+    lengths = dict(axes)
+    return tuple([slice(lengths.get(a)) for a in range(max(lengths) + 1)]), axes

@@ -34,7 +34,7 @@ def counted(site: Site, v: Value | None, depth: int = 0) -> Count | None:
     if node.op.name == "mul" and inner[0] and inner[1]:
         for (a, m), x in zip(inner, reversed(node.operands)):  # type: ignore[misc]
             by = None if x is None else _constant(x)
-            if by is not None and prove_ge(by, 0):
+            if by is not None and prove_ge(by, 0) and not site.mentions(by):
                 return a * by, (m - 1) * by + 1
     return None
 
