@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ir.errors import InputError, PaddingError
 from ..ir.limits import deadline, interrupted_by
-from ..ir.symbols import evaluate
+from ..ir.symbols import DimLike, evaluate
 from ..ir.types import BF16, F16, TensorType
 from .agreement import disagreement, tolerance
 from .binding import bind_dims, read_inputs
@@ -127,9 +127,8 @@ class Bucketed(Executable):
                 shape[a] = evaluate(dims[a], grown)
             shapes[name] = tuple(shape)
         added = {s: grown[s] - true[s] for s in self.buckets.sizes if s not in self.buckets.proven and grown[s] > true[s]}
-        longer = {name: [(a, d) for a, d in axes if evaluate(d, true) != evaluate(d, grown)] for name, axes in self._trimmed.items()}
-        trims = {name: _trim([(a, evaluate(d, true)) for a, d in axes]) for name, axes in longer.items() if axes}
         growths = {name: self._growth(name, values[name].shape, to) for name, to in shapes.items() if to != values[name].shape}
+        trims = {name: t for name, axes in self._trimmed.items() if (t := _trim(axes, true, grown)) is not None}
         return Way(growths, trims, tuple(shapes.values()), added)
 
     def _growth(self, name: str, shape: Shape, to: Shape) -> Growth:
@@ -200,6 +199,9 @@ class Bucketed(Executable):
         )
 
 
-def _trim(axes: list[tuple[int, int]]) -> Trim:
-    lengths = dict(axes)
-    return tuple([slice(lengths.get(a)) for a in range(max(lengths) + 1)]), axes
+def _trim(axes: Sequence[tuple[int, DimLike]], true: Mapping[str, int], grown: Mapping[str, int]) -> Trim | None:
+    """How an output is trimmed that has such sizes along such axes; None where it has grown along none."""
+    lengths = {a: evaluate(d, true) for a, d in axes if evaluate(d, true) != evaluate(d, grown)}
+    if not lengths:
+        return None
+    return tuple([slice(lengths.get(a)) for a in range(max(lengths) + 1)]), list(lengths.items())
