@@ -84,7 +84,7 @@ class Bucketed(Executable):
             return super().run(inputs, out=out, on_device=on_device, stream=stream)
         outputs = None if out is None else self._places(out, values, on_device, stream is not None)
         there = on_device or isinstance(outputs, Placed)
-        results = super().run(self._padded(values, way), on_device=there, stream=stream)
+        results = super().run(self.padded(values), on_device=there, stream=stream)
         results = {name: self._trim(x, way.trims[name]) if name in way.trims else x for name, x in results.items()}
         if self._doubtful(way):
             self._check(values, results, way)
@@ -140,9 +140,10 @@ class Bucketed(Executable):
                 fills.append(((*before, slice(n, None)), None if valued else (*before, slice(n - 1, n))))
         return Growth(to, tuple([slice(n) for n in shape]), fills, self.buckets.pad.get(name))
 
-    def _padded(self, values: Mapping[str, Any], way: Way) -> dict[str, Any]:
+    def padded(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The inputs in the sizes of their bucket. Raises InputError for one on a device that would have to grow."""
         out = dict(values)
-        for name, growth in way.growths.items():
+        for name, growth in self._way(values).growths.items():
             x = values[name]
             if not isinstance(x, np.ndarray):
                 raise InputError(

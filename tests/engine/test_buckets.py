@@ -164,6 +164,11 @@ def test_calls_futures_threads_and_time() -> None:
             same(got, want[n])
 
 
+def test_profiles_are_of_what_runs() -> None:
+    exe = gm.compile(onnx.parser.parse_model(MLP), buckets={"N": (4,)})
+    assert "f32[4,4]" in str(gm.profile(exe, rows(3), seconds=0.01))
+
+
 def test_inputs_are_looked_at_as_without_buckets() -> None:
     exe = gm.compile(onnx.parser.parse_model(MLP), buckets={"N": (4,)})
     same(exe.run({k: np.asfortranarray(x).astype(">f4") for k, x in rows(3).items()}), exe.run(rows(3)))
@@ -297,6 +302,19 @@ def test_outputs_that_stay_on_the_device_are_trimmed_there() -> None:
         exe.run({"x": x, "z": rows(3)["z"]})
     x, z = exe.device.bring([rows(4)["x"], rows(4)["z"]])
     same(exe.run({"x": x, "z": z}), exe.run(rows(4)))  # a bucket itself is not padded
+
+
+def test_many_sizes_are_few_graphs() -> None:
+    """On the null device: each bucket gets its fixed run, one captured graph, when it comes for the second time."""
+    exe = gm.compile(bert(), "cuda", device="null", buckets={"batch": (2, 4), "seq": (8, 16)}, pad={"ids": 0, "mask": 0})
+    for _ in range(3):
+        for batch in range(1, 5):
+            for seq in range(1, 17):
+                exe.run(words(batch, seq))
+    (fixed,) = exe._replays
+    exact = {(b, s) for b in (2, 4) for s in (8, 16)}
+    assert exact == {shapes[0] for shapes in fixed._places} & exact
+    assert len(fixed._places) <= len(exact) + len(exe._trusted) * 5  # and runs without padding that checked
 
 
 @needs_shim
