@@ -76,19 +76,30 @@ class Bucketed(Executable):
         if timeout is not None:
             with interrupted_by(deadline(timeout)):
                 return self.run(inputs, out=out, on_device=on_device, stream=stream)
-        values = self._plain(inputs)
+        if stream is not None:  # what comes before and after the run is in the stream's order, too
+            with self.device.beside(stream):
+                return self._run(inputs, out, on_device, stream)
+        return self._run(inputs, out, on_device, None)
+
+    def _run(self, inputs: Mapping[str, Any], out: Mapping[str, Any] | None, on_device: bool, stream: Any) -> dict[str, Any]:
+        values, ordered = self._plain(inputs), stream is not None
         if values is None:
-            values = read_inputs(self.module, inputs, self.device, stream is not None)
+            values = read_inputs(self.module, inputs, self.device, ordered)
         way = self._way(values)
         if not way.growths:
             return super().run(inputs, out=out, on_device=on_device, stream=stream)
-        outputs = None if out is None else self._places(out, values, on_device, stream is not None)
+        outputs = None if out is None else self._places(out, values, on_device, ordered)
         there = on_device or isinstance(outputs, Placed)
         results = super().run(self.padded(values), on_device=there, stream=stream)
         results = {name: self._trim(x, way.trims[name]) if name in way.trims else x for name, x in results.items()}
         if self._doubtful(way):
             self._check(values, results, way)
-        return results if outputs is None else outputs.finish(results)
+        if outputs is None:
+            return results
+        results = outputs.finish(results)
+        if isinstance(outputs, Placed) and not ordered:
+            self.device.settle(outputs.arrays)
+        return results
 
     def _plain(self, inputs: Any) -> dict[str, Any] | None:
         """The inputs where they are what a run reads as it is: arrays of numpy's, of the model's types."""

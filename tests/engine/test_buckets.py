@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from graphmill.cli.main import main
 from graphmill.engine import executor
 from graphmill.ir.errors import ArtifactError, InputError, PaddingError, UnsupportedError
-from graphmill.kernels.cuda import nvrtc, shim
+
+from ..kernels.cuda.fake_cupy import Fake
+from ..kernels.cuda.harness import needs_shim
+from .test_cuda_arrays import Tensor
 
 MLP = """<ir_version: 9, opset_import: ["": 18]>
 mlp (float[N,4] x, float[N,1] z) => (float[N,3] y, int64[N] best, float[3,N] turned)
@@ -99,15 +102,6 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return seen
 
 
-def _has_compiler() -> bool:
-    try:
-        shim.compiler()
-    except nvrtc.CudaUnavailable:
-        return False
-    return True
-
-
-needs_shim = pytest.mark.skipif(not _has_compiler(), reason="there is no C++ compiler: pip install ziglang")
 TARGETS = [pytest.param({"target": "reference"}, id="reference"), pytest.param({"target": "cpu"}, id="cpu"),
            pytest.param({"target": "cuda", "device": "shim"}, id="cuda", marks=needs_shim)]  # fmt: skip
 
@@ -302,6 +296,23 @@ def test_outputs_that_stay_on_the_device_are_trimmed_there() -> None:
         exe.run({"x": x, "z": rows(3)["z"]})
     x, z = exe.device.bring([rows(4)["x"], rows(4)["z"]])
     same(exe.run({"x": x, "z": z}), exe.run(rows(4)))  # a bucket itself is not padded
+
+
+@needs_shim
+def test_streams_and_places_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trims and copies into the caller's places are in the order of the caller's stream; without one they are waited for."""
+    fake, want = Fake(), gm.compile(onnx.parser.parse_model(MLP)).run(rows(3))
+    fake.install(monkeypatch)
+    exe = gm.compile(onnx.parser.parse_model(MLP), "cuda", device="gpu", buckets={"N": (4,)})
+    for _ in range(4):
+        fake.calls.clear()
+        place = Tensor(np.zeros((3, 3), np.float32))
+        got = exe.run(rows(3), out={"turned": place}, on_device=True, stream=77)
+        assert got["turned"] is place and fake.calls[0] == "ours waits for 77" and fake.calls[-1] == "77 waits for ours"
+        same({name: place.a if name == "turned" else x.numpy() for name, x in got.items()}, want)
+        fake.calls.clear()
+        same(exe.run(rows(3), out={"y": place}) | {"y": place.a}, want)
+        assert fake.calls[-1] == "synchronize"
 
 
 def test_many_sizes_are_few_graphs() -> None:
