@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import InputError, PaddingError
+from ..ir.errors import PaddingError
 from ..ir.limits import deadline, interrupted_by
 from ..ir.symbols import DimLike, evaluate
 from ..ir.types import BF16, F16, TensorType
@@ -17,31 +17,12 @@ from .binding import bind_dims, read_inputs
 from .buckets import Buckets, trimmed
 from .device import fetch
 from .executor import Executable
+from .growth import Growth, Shape
 from .placed import Placed
 
 MOST_WAYS = 4096  # signatures whose padding is remembered
 
-Shape = tuple[int, ...]
-Slices = tuple[slice, ...]
-Trim = tuple[Slices, list[tuple[int, int]]]  # an output's true elements, on the host; axes and lengths, for a device
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How an input is padded: the array that is run has such a shape, what is given is copied `inside`, then each of the `fills`
-    (to, from) copies what stands there already, or the `value` where it says from nowhere."""
-
-    shape: Shape
-    inside: Slices
-    fills: Sequence[tuple[Slices, Slices | None]]
-    value: Any
-
-    def of(self, x: np.ndarray) -> np.ndarray:
-        out = np.empty(self.shape, x.dtype)
-        out[self.inside] = x
-        for to, source in self.fills:
-            out[to] = self.value if source is None else out[source]
-        return out
+Trim = tuple[tuple[slice, ...], list[tuple[int, int]]]  # an output's true elements, on the host; axes and lengths, for a device
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,7 @@ class Bucketed(Executable):
     def run(self, inputs: Mapping[str, Any], *, out: Mapping[str, Any] | None = None, timeout: float | None = None,
             on_device: bool = False, stream: Any = None) -> dict[str, Any]:  # fmt: skip
         """`Executable.run`, with inputs padded to buckets and outputs trimmed. Raises PaddingError where padding by values changes
-        outputs, InputError for arrays on a device that would have to be padded."""
+        outputs."""
         if timeout is not None:
             with interrupted_by(deadline(timeout)):
                 return self.run(inputs, out=out, on_device=on_device, stream=stream)
@@ -94,11 +75,9 @@ class Bucketed(Executable):
         results = {name: self._trim(x, way.trims[name]) if name in way.trims else x for name, x in results.items()}
         if self._doubtful(way):
             self._check(values, results, way)
-        if outputs is None:
-            return results
-        results = outputs.finish(results)
-        if isinstance(outputs, Placed) and not ordered:
-            self.device.settle(outputs.arrays)
+        results = results if outputs is None else outputs.finish(results)
+        if not ordered:
+            self.device.settle([*values.values(), *(outputs.arrays if isinstance(outputs, Placed) else ())])
         return results
 
     def _plain(self, inputs: Any) -> dict[str, Any] | None:
@@ -143,25 +122,16 @@ class Bucketed(Executable):
         return Way(growths, trims, tuple(shapes.values()), added)
 
     def _growth(self, name: str, shape: Shape, to: Shape) -> Growth:
-        """Behind the given elements stand the caller's value or copies of the last row, axis by axis."""
-        fills = []
-        for axis, valued in self._axes[name]:
-            n, before = shape[axis], (slice(None),) * axis
-            if to[axis] > n:
-                fills.append(((*before, slice(n, None)), None if valued else (*before, slice(n - 1, n))))
-        return Growth(to, tuple([slice(n) for n in shape]), fills, self.buckets.pad.get(name))
+        fills = [(axis, valued) for axis, valued in self._axes[name] if to[axis] > shape[axis]]
+        return Growth(shape, to, fills, self.buckets.pad.get(name))
 
     def padded(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The inputs in the sizes of their bucket. Raises InputError for one on a device that would have to grow."""
+        """The inputs in the sizes of their bucket, where they lie."""
         out = dict(values)
         for name, growth in self._way(values).growths.items():
             x = values[name]
-            if not isinstance(x, np.ndarray):
-                raise InputError(
-                    f"input {name} lies on the device with shape {list(x.shape)}, and only what lies on the host is padded (to "
-                    f"{list(growth.shape)}); pad it where it lies, or hand in an array of the host"
-                )
-            out[name] = growth.of(x)
+            on_host = isinstance(x, np.ndarray)
+            out[name] = growth.on_host(x) if on_host else growth.on_device(x, self.device)  # type: ignore[arg-type]
         return out
 
     def _trim(self, x: Any, to: Trim) -> Any:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from graphmill.cli.main import main
 from graphmill.engine import executor
+from graphmill.engine.growth import Growth
 from graphmill.ir.errors import ArtifactError, InputError, PaddingError, UnsupportedError
 
 from ..kernels.cuda.fake_cupy import Fake
@@ -291,11 +292,31 @@ def test_outputs_that_stay_on_the_device_are_trimmed_there() -> None:
     got = exe.run(rows(3), on_device=True)
     assert not any(isinstance(x, np.ndarray) for x in got.values())
     same({name: x.numpy() for name, x in got.items()}, want)
-    with pytest.raises(InputError, match=r"input x lies on the device with shape \[3, 4\].*pad it where it lies"):
-        (x,) = exe.device.bring([rows(3)["x"]])
-        exe.run({"x": x, "z": rows(3)["z"]})
     x, z = exe.device.bring([rows(4)["x"], rows(4)["z"]])
     same(exe.run({"x": x, "z": z}), exe.run(rows(4)))  # a bucket itself is not padded
+
+
+@needs_shim
+@pytest.mark.parametrize("on_device", [False, True])
+def test_inputs_on_the_device_are_padded_there(on_device: bool) -> None:
+    exe = gm.compile(bert(), "cuda", device="shim", buckets={"batch": (4, 9), "seq": (8,)}, pad={"ids": 3, "mask": 0})
+    plain = gm.compile(bert())
+    for batch, seq in ((3, 7), (1, 7), (4, 3), (3, 8), (2, 5), (5, 8), (0, 3)):
+        given = words(batch, seq)
+        there = {name: Tensor(x) for name, x in given.items()} if seq % 2 else {**given, "ids": Tensor(given["ids"])}
+        got = exe.run(there, on_device=on_device)
+        same({name: x.numpy() if on_device else x for name, x in got.items()}, plain.run(given))
+
+
+def test_padding_on_a_device_is_that_on_the_host() -> None:
+    exe = gm.compile(onnx.parser.parse_model(MLP), "cuda", device="shim")
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    for to in ((2, 3, 7), (5, 3, 4), (2, 5, 4), (4, 5, 6), (9, 3, 5)):
+        for valued in range(8):
+            fills = [(a, bool(valued >> a & 1)) for a in range(3) if to[a] > x.shape[a]]
+            growth = Growth(x.shape, to, sorted(fills, key=lambda f: not f[1]), 7.5)
+            (there,) = exe.device.bring([x])
+            assert np.array_equal(growth.on_device(there, exe.device).numpy(), growth.on_host(x))
 
 
 @needs_shim
