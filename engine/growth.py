@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Growth:
     """An input of a `shape` is made one of the shape `to`, what is given standing first. Then each of the `fills`, an axis and
-    whether the caller's `value` stands there, is filled behind that: else by copies of the last row, of what was filled before, too.
+    whether the caller's `value` stands there, is filled behind that: else by copies of the last row, fillings of before included.
     """
 
     shape: Shape
