@@ -31,6 +31,7 @@ from ..ir.rewrite import Decision
 from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
+from .buckets import Buckets, fits, trimmed
 from .bundled import Chosen, adopt_cubins, cubins_of, keep_receipt, packed_of, packing_environment, tuning_in, tuning_out
 from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
@@ -82,6 +83,7 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
         "objects": [[text, symbol, len(data)] for text, symbol, data in objects],
         "environment": about,
         "packing": packing_environment() if exe.options.target == "cpu" else "",
+        **({} if exe.report.buckets is None else {"buckets": exe.report.buckets.out()}),
         **({} if exe.report.tuning is None else {"tuned": tuning_out(exe.report.tuning)}),
     }
     write_archive(path, {MANIFEST: [canonical_json(manifest)], **parts})
@@ -198,6 +200,7 @@ class Loader:
         options = self._options(threads, limits)
         text, module = self._module(limits)
         report = self.report()
+        report.buckets = self._buckets(module)
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
             report.tuning = tuning_in(self) if options.target == "cuda" else None
@@ -226,6 +229,19 @@ class Loader:
         passes = said.get("passes")
         return Options(threads=threads, passes=passes if isinstance(passes, str) else None, shapes=shapes, limits=limits,
                        strict_native=self.field("strict_native", bool, said), keep_fp32=tuple(keep), **chosen)  # fmt: skip
+
+    def _buckets(self, module: Module) -> Buckets | None:
+        """What runs are padded to. That rows are independent is the file's word, like the program itself: it decides about numbers,
+        not about memory."""
+        if "buckets" not in self.manifest:
+            return None
+        try:
+            buckets = Buckets.of(self.field("buckets", dict))
+            fits(module, buckets)
+            trimmed(module, buckets)
+        except (GraphmillError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise self.wrong(MANIFEST, f"buckets: {type(e).__name__}: {str(e)[:200]}") from None
+        return buckets
 
     def report(self) -> CompileReport:
         raw = self._json(REPORT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..ir.limits import DEFAULT_LIMITS, Limits
@@ -29,7 +29,8 @@ class Options:
     "fp32"; "tf32", where products may read 10 bits of mantissa; "fp16" or "bf16", which keep 16-bit floats between nodes and sum
     in f32. keep_fp32: names of nodes that stay in f32 then. rung, for "cuda": what computes products, convolutions and attention:
     NVIDIA's "libraries" where they can; our kernels on the "tensor" cores, where those multiply such floats; or "scalar" kernels.
-    tune, for "cuda": measure the ways of computing these on the device, and take the fastest.
+    tune, for "cuda": measure the ways of computing these on the device, and take the fastest. buckets: sizes that symbolic dims are
+    padded to in runs, by name; pad: by which values, by input, where rows are not proven to be independent (see docs/api.md).
     """
 
     target: str = "cpu"
@@ -44,3 +45,5 @@ class Options:
     keep_fp32: tuple[str, ...] = ()
     rung: str = "tensor"
     tune: bool = False
+    buckets: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    pad: Mapping[str, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.recording import greatest, opaque
 from ...ir.reduction import Reduction
 from ...ir.types import BF16, BOOL, F16, DType
 from ..attention import Attention, Extent, attention_of, extent_of, key_ends
@@ -160,25 +161,38 @@ def _groups(node: Node) -> int | None:
     return q // k if isinstance(q, int) and isinstance(k, int) and k else None
 
 
+def _cut(products: Products, pairs: int, rows: int, keys: int) -> tuple[int, int, int]:
+    """Which tile a block has, its rows, and in how many parts the keys are cut."""
+    cut, splits = products.choose(products, pairs, rows, keys)
+    return cut, products.rows[cut], splits
+
+
+def _wide(pack: int, *steps: int) -> int:
+    """Whether what moves by these steps can be read in packs: operands and result by 8 numbers, the mask by pairs."""
+    return int(all(n % pack == 0 for n in steps))
+
+
+def _scale(size: int) -> int:
+    """The bits of 1 / sqrt(size)."""
+    return int(np.float32(1 / math.sqrt(size or 1)).view(np.uint32))
+
+
 def _bind(x: Extent, products: Products, results: int) -> Launch:
     """Blocks that attend, then those that copy keys and values that are results."""
     pairs, rows = x.q.batch * x.k.heads, x.groups * x.q.length
     chunks = blocks_for(x.v.size, products.columns)
-    cut, splits = products.choose(products, pairs * chunks, rows, x.total)
-    blocks = blocks_for(rows, products.rows[cut])
+    cut, height, splits = opaque(_cut, products, pairs * chunks, rows, x.total)
+    blocks = blocks_for(rows, height)
     attending = checked_size(pairs * blocks * chunks * splits)
     numbers = pairs * rows * splits * (x.v.size + 3) if splits > 1 else 0
-    copied = max(checked_size(pairs * x.total * n) for n in (x.k.size, x.v.size)) if results > 1 else 0
+    copied = greatest(*(checked_size(pairs * x.total * n) for n in (x.k.size, x.v.size))) if results > 1 else 0
     steps = [lie.steps for lie in (x.q, x.k, x.v, x.y)]
     for n in (x.q.length, *(step[2] for step in steps), x.mask[2]):
         checked_size(n)
-    # What can be read in packs: operands and result by 8 numbers, the mask by pairs.
-    packs = all(n % 8 == 0 for n in (x.k.size, x.v.size, *(n for step in steps for n in step)))
-    wide = int(packs) + 2 * int(all(n % 2 == 0 for n in x.mask))
+    wide = opaque(_wide, 8, x.k.size, x.v.size, *(n for step in steps for n in step)) + 2 * opaque(_wide, 2, *x.mask)
     divisors = (splits, chunks, blocks, x.k.heads, x.q.length, x.k.size, x.v.size, x.total, rows)
     span = blocks_for(x.total, PART * splits) * PART
-    scale = int(np.float32(1 / math.sqrt(x.q.size or 1)).view(np.uint32))
-    counts = (attending, cut, rows, x.groups, x.past, pairs, x.total, x.k.size, x.v.size, span, wide, scale)
+    counts = (attending, cut, rows, x.groups, x.past, pairs, x.total, x.k.size, x.v.size, span, wide, opaque(_scale, x.q.size))
     steps.append(x.mask[:3])  # type: ignore[arg-type]
     outer = [n for step in steps for n in step[:2]]
     ints = (*counts, *(step[2] for step in steps), *outer, x.mask[3], x.q.at, x.k.at, x.v.at)
