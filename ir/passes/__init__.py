@@ -13,6 +13,7 @@ from . import (
     precision,
     projections,
     quantized,
+    signature,
     transposes,
     user,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "precision",
     "projections",
     "quantized",
+    "signature",
     "transposes",
     "user",
 ]
