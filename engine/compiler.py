@@ -113,7 +113,7 @@ def pipeline_text(options: Options) -> str:
         return DEFAULT_PIPELINE
     passes = f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
     if options.target == "cuda":
-        passes = passes.replace(",fuse", ",merge-projections,fuse")
+        passes = passes.replace(",layout", ",caches,canonicalize,layout").replace(",fuse", ",merge-projections,fuse")
     floats = PRECISIONS[options.precision]
     if not floats:
         return passes
@@ -122,7 +122,7 @@ def pipeline_text(options: Options) -> str:
     if options.keep_io_types is not True:
         kept = f",keep={';'.join(options.keep_io_types)}" if options.keep_io_types else ""
         more += f",narrow-io{{to={floats}{kept}}}"
-    return passes.replace(",layout", f"{more},layout")
+    return passes.replace(",canonicalize,layout", f"{more},layout")
 
 
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:

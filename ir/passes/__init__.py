@@ -2,6 +2,7 @@
 
 from . import (
     branches,
+    caches,
     canonicalize,
     cleanup,
     constants,
@@ -20,6 +21,7 @@ from . import (
 
 __all__ = [
     "branches",
+    "caches",
     "canonicalize",
     "cleanup",
     "constants",
