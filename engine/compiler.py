@@ -60,8 +60,9 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
         raise InputError(f"rung = {rung!r} is offered by target = 'cuda', not by {target!r}")
     if target != "cuda" and tune:
         raise InputError(f"tune is offered by target = 'cuda', not by {target!r}")
+    kept_types = keep_io_types if isinstance(keep_io_types, bool) else tuple(keep_io_types)
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device, precision,
-                      tuple(keep_fp32), keep_io_types if isinstance(keep_io_types, bool) else tuple(keep_io_types), rung, tune)  # fmt: skip
+                      tuple(keep_fp32), kept_types, rung, tune)  # fmt: skip
     try:
         with import_report(model, options):
             return compile_module(load(model, options), options, observe, tell)
@@ -113,7 +114,7 @@ def pipeline_text(options: Options) -> str:
         return DEFAULT_PIPELINE
     passes = f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
     if options.target == "cuda":
-        passes = passes.replace(",layout", ",caches,canonicalize,layout").replace(",fuse", ",merge-projections,fuse")
+        passes = passes.replace(",layout", ",caches,canonicalize,layout").replace(",fuse", ",merge-projections,fuse,group-casts")
     floats = PRECISIONS[options.precision]
     if not floats:
         return passes

@@ -1,8 +1,8 @@
 """Caches of keys and values are appended to by the attention that reads them.
 
-Decoders return their keys and values [B,H,T,D] as a concatenation of those of the past and of the new ones. `attention` takes both by
-themselves, and gives the concatenation as a result: one node, and one kernel, where there were three. The new ones, and the queries,
-are then read as columns of their projection (heads.py) where that saves a split or a transpose.
+Decoders return their keys and values [B,H,T,D] as a concatenation of those of the past and of the new ones. `attention` takes both
+by themselves, and gives the concatenation as a result: one node, and one kernel, where there were three. The new ones, and the
+queries, are then read as columns of their projection (heads.py) where that saves a split or a transpose.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from .precision import TYPES
 @register
 @dataclass(frozen=True)
 class NarrowIO:
-    """Gives the main graph's inputs and outputs 16-bit floats. `to` is f16 or bf16; `keep` names inputs and outputs (with semicolons
-    between) that stay in f32. Raises IRError for names that are none of these."""
+    """Gives the main graph's inputs and outputs 16-bit floats. `to` is f16 or bf16; `keep` names inputs and outputs (with
+    semicolons between) that stay in f32. Raises IRError for names that are none of these."""
 
     name: ClassVar[str] = "narrow-io"
     to: str = "f16"

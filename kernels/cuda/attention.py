@@ -108,17 +108,22 @@ DEVICE void combine(const Sizes& x, u32 u) {
     st_TYPE(x.y, row.y + column, seen ? y / sum : Acc(0));
 }
 
-// Keys and values with the past in front, as results.
-DEVICE void copy_new(const Sizes& x, u32 block) {
-    for (u32 i = block * COPIED + threadIdx.x; i < (block + 1) * COPIED; i += COPIERS) {
+// Keys and values with the past in front, as results, by packs where operands lie so.
+template <u32 EACH> DEVICE void copy_new(const Sizes& x, u32 block) {
+    for (u32 i = block * COPIED + threadIdx.x * EACH; i < (block + 1) * COPIED; i += COPIERS * EACH) {
         COPIES
     }
+}
+DEVICE void copy_new(const Sizes& x, u32 block) {
+    if (x.wide & 1 && ((ADDRESSES | NEW) & 15) == 0) copy_new<16 / sizeof(element_TYPE::Memory)>(x, block);
+    else copy_new<1>(x, block);
 }
 """
 _COPY = """
 {
     u32 q = i / x.SIZE, e = i - q * x.SIZE.d, pair = q / x.total, n = pair / x.kv_heads, t = q - pair * x.total.d;
-    if (i < x.pairs * x.keys * x.COUNT) put_TYPE(x.RESULT, i, get_TYPE(FIND(x, {pair, n, pair - n * x.kv_heads.d, 0, 0, 0}, t), e));
+    if (i < x.pairs * x.keys * x.COUNT)
+        store_pack(x.RESULT, i, load_pack<element_TYPE, EACH>(FIND(x, {pair, n, pair - n * x.kv_heads.d, 0, 0, 0}, t), e));
 }
 """
 
@@ -251,6 +256,7 @@ def _words(node: Node, dtype: DType, acc: DType, products: Products) -> dict[str
     lines["WEIGHT"] = products.weight(powers)
     lines["ENDS"] = [f"hi = minimum(hi, i64({e}));" for e in ends]
     lines["SCORE"] = score
+    lines["NEW"] = [" | ".join(f"x.{name}" for name in ("new_k", "new_v")[: len(node.results) - 1]) or "0"]
     copies = [("d_size", "depth", "new_k", "key_of"), ("e_size", "width", "new_v", "value_of")][: len(node.results) - 1]
     texts = [fill_in(_COPY, SIZE=size, COUNT=n, RESULT=name, FIND=find).strip("\n") for size, n, name, find in copies]
     lines["COPIES"] = [line for text in texts for line in text.split("\n")]
