@@ -115,6 +115,8 @@ def pipeline_text(options: Options) -> str:
     passes = f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
     if options.target == "cuda":
         passes = passes.replace(",layout", ",caches,canonicalize,layout").replace(",fuse", ",merge-projections,fuse,group-casts")
+        if options.rung == "tensor":
+            passes = passes.replace(",group-casts", ",fuse-norms,group-casts")
     floats = PRECISIONS[options.precision]
     if not floats:
         return passes
