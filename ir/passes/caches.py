@@ -7,12 +7,13 @@ queries, are then read as columns of their projection (heads.py) where that save
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core import Module, Node, Value
-from ..rewrite import Builder, Facts, attempt, refuse, sweep
+from ..rewrite import Builder, Facts, attempt, sweep
+from ..target import Target
 from .heads import WITH_SPLITS
 from .manager import Context, register
 
@@ -41,49 +42,63 @@ class Caches:
 
 def _append(attention: Node, ctx: Context) -> Node:
     """Has an attention append to its caches; what is attention then."""
-    q, k, v, mask = (attention.operand(i) for i in range(4))
-    concats = [x.node for x in (k, v) if x is not None and _is_append(x, attention)]
+    concats = [n for v in attention.operands[1:3] if (n := _concat(v, attention)) is not None]
     if len(concats) != 2:
         return attention
-    graph, behind = attention.graph, attention._next
-    assert graph is not None
     readers = _readers(concats, attention)
-    reason = None
-    if any(attention.operand(i) is not None for i in (4, 5, 6)) or len(attention.results) > 1:
-        reason = refuse("there is a past already, or other results")
-    elif attention.attr("is_causal") or max(attention.attr("left_window_size"), attention.attr("right_window_size")) >= 0:
-        reason = refuse("with a past, queries count from its end")
-    elif readers is None:
-        reason = refuse("another operand is computed from the keys or values")
-    else:
-        (past_k, new_k), (past_v, new_v) = (n.operands for n in concats)
-        kept = any(r.is_output or set(r.users) != {attention} for r in (n.result for n in concats))
-        b = Builder(attention, [loc for n in concats for loc in n.locs])
-        made = b.op(attention.op, q, new_k, new_v, mask, past_k, past_v, results=3 if kept else 1, **attention.attrs)
-        y, *present = made if kept else (made,)
-        found, wanted = [y.type, *(p.type for p in present)], [attention.result.type, k.type, v.type]  # type: ignore[union-attr]
-        problem = ctx.target.refuses(y.node)  # type: ignore[union-attr]
-        if problem is None and found == wanted[: len(found)]:
-            for n in readers:
-                graph.move(n, before=behind)
-            for old, new in zip([attention.result, *(n.result for n in concats)], [y, *present]):
-                old.name, new.name = new.name, old.name
-                graph.replace_uses(old, new)
-            sweep([attention, *concats])
-            ctx.log.record(TITLE, y.node, "applied", involved=concats)
-            return y.node  # type: ignore[no-any-return]
-        b.undo()
-        reason = refuse(problem or "types", found=found)
-    ctx.log.record(TITLE, attention, "refused", str(reason), concats)
+    reason = _refusal(attention, readers)
+    if reason is None:
+        made = _appending(attention, concats, ctx.target)  # type: ignore[arg-type]
+        if isinstance(made, Node):
+            _replace(attention, concats, made, readers or ())
+            ctx.log.record(TITLE, made, "applied", involved=concats)
+            return made
+        reason = made
+    ctx.log.record(TITLE, attention, "refused", reason, concats)
     return attention
 
 
-def _is_append(v: Value, attention: Node) -> bool:
-    """Whether `v` is something with something behind it along the keys."""
-    node = v.node
-    if node is None or node.op.name != "concat" or node.graph is not attention.graph or v.tensor.rank != 4:
-        return False
-    return len(node.operands) == 2 and node.attr("axis") % 4 == 2 and v.tensor.layout is None
+def _concat(v: Value | None, attention: Node) -> Node | None:
+    """What makes `v`, where that puts something behind something along the keys."""
+    node = None if v is None else v.node
+    if v is None or node is None or node.op.name != "concat" or node.graph is not attention.graph or v.tensor.rank != 4:
+        return None
+    return node if len(node.operands) == 2 and node.attr("axis") % 4 == 2 and v.tensor.layout is None else None
+
+
+def _refusal(attention: Node, readers: list[Node] | None) -> str | None:
+    if any(attention.operand(i) is not None for i in (4, 5, 6)) or len(attention.results) > 1:
+        return "there is a past already, or other results"
+    if attention.attr("is_causal") or max(attention.attr("left_window_size"), attention.attr("right_window_size")) >= 0:
+        return "with a past, queries count from its end"
+    return "another operand is computed from the keys or values" if readers is None else None
+
+
+def _appending(attention: Node, concats: Sequence[Node], target: Target) -> Node | str:
+    """An attention that appends as the concatenations do, in front of the one that is there; why there is none."""
+    (past_k, new_k), (past_v, new_v) = (n.operands for n in concats)
+    kept = any(n.result.is_output or set(n.result.users) != {attention} for n in concats)
+    b = Builder(attention, [loc for n in concats for loc in n.locs])
+    given = attention.operands[0], new_k, new_v, attention.operand(3), past_k, past_v
+    made = b.op(attention.op, *given, results=3 if kept else 1, **attention.attrs)
+    node: Node = made[0].node if kept else made.node
+    reason, wanted = target.refuses(node), [attention.result.type, *(n.result.type for n in concats)]
+    if reason is None and all(r.type == t for r, t in zip(node.results, wanted)):
+        return node
+    b.undo()
+    return reason or "the types are others"
+
+
+def _replace(attention: Node, concats: Sequence[Node], made: Node, readers: Iterable[Node]) -> None:
+    """Puts what was made in the place of all three; what reads the caches comes behind it."""
+    graph, behind = attention.graph, attention._next
+    assert graph is not None
+    for n in readers:
+        graph.move(n, before=behind)
+    for old, new in zip([attention.result, *(n.result for n in concats)], made.results):
+        old.name, new.name = new.name, old.name
+        graph.replace_uses(old, new)
+    sweep([attention, *concats])
 
 
 def _readers(concats: Collection[Node], attention: Node) -> list[Node] | None:
