@@ -120,8 +120,8 @@ class Driver(Protocol):
 
 
 class Command(NamedTuple):
-    """The launch of a kernel, as `load` calls it, on its int64 `words`, of which the first `pointers` are addresses. The 8 bytes at
-    the address `flag` (0: none) are cleared before."""
+    """The launch of a kernel, as `load` calls it, on its contiguous int64 `words`, of which the first `pointers` are addresses. The
+    8 bytes at the address `flag` (0: none) are cleared before."""
 
     kernel: int
     words: np.ndarray
@@ -248,7 +248,7 @@ class Shim(Accounts):
             if c.flag:
                 self.clear(c.flag, 8)
             if c.blocks:
-                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
+                self._kernels[c.kernel](c.words, c.blocks)
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)
@@ -281,7 +281,7 @@ class Null(Accounts):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[tuple] = []
-        self._texts: list[str] = []
+        self._entries: list[str] = []
         self._top = 1 << 40
 
     def alloc(self, nbytes: int) -> _Block:
@@ -317,9 +317,9 @@ class Null(Accounts):
     def load(self, texts: Sequence[str]) -> list[int]:
         for t in texts:
             source.words_of(t)
-        first = len(self._texts)
-        self._texts += texts
-        return list(range(first, len(self._texts)))
+        first = len(self._entries)
+        self._entries += [source.entry(t) for t in texts]
+        return list(range(first, len(self._entries)))
 
     def run(self, commands: Sequence[Command | Transfer]) -> None:
         for c in commands:
@@ -329,7 +329,7 @@ class Null(Accounts):
             self.check_command(c)
             if c.flag:
                 self.clear(c.flag, 8)
-            self.log.append(("launch", source.entry(self._texts[c.kernel]), tuple(c.words.tolist()), c.blocks))
+            self.log.append(("launch", self._entries[c.kernel], tuple(c.words.tolist()), c.blocks))
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)

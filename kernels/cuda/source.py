@@ -62,8 +62,9 @@ def shape_of(text: str) -> Shape:
     return shape
 
 
+@functools.lru_cache(maxsize=4096)
 def words_of(text: str) -> int:
-    """How many words of parameters a kernel takes, or a call of a library."""
+    """How many words of parameters a kernel takes, or a library's call. Remembered: it is asked for each launch that is bound."""
     return library.read(text).words if library.is_library(text) else shape_of(text).words
 
 
