@@ -1,8 +1,9 @@
 """Caches of keys and values are appended to by the attention that reads them.
 
 Decoders return their keys and values [B,H,T,D] as a concatenation of those of the past and of the new ones. `attention` takes both
-by themselves, and gives the concatenation as a result: one node, and one kernel, where there were three. The new ones, and the
-queries, are then read as columns of their projection (heads.py) where that saves a split or a transpose.
+by themselves, and gives the concatenation as a result: one node, and one kernel, where there were three. Before that, keys and
+values that are repeated for groups of queries are read as they are (groups.py); after it, the new ones and the queries are read as
+columns of their projection (heads.py), where that saves a split or a transpose.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core import Module, Node, Value
-from ..rewrite import Builder, Facts, attempt, sweep
+from ..rewrite import Builder, rewrite, sweep
 from ..target import Target
+from .groups import RULE
 from .heads import WITH_SPLITS
 from .manager import Context, register
 
@@ -29,22 +31,18 @@ class Caches:
 
     def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass caches needs a target"
-        changed, facts = False, Facts(module)
+        changed = rewrite(module, [RULE], ctx.log) > 0
         for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
             for node in graph.nodes:
-                if node.op.name != "attention":
-                    continue
-                made = _append(node, ctx)
-                changed |= made is not node
-                changed |= attempt(WITH_SPLITS, made, ctx.log, facts)
-        return changed
+                changed |= node.op.name == "attention" and _append(node, ctx)
+        return rewrite(module, [WITH_SPLITS], ctx.log) > 0 or changed
 
 
-def _append(attention: Node, ctx: Context) -> Node:
-    """Has an attention append to its caches; what is attention then."""
+def _append(attention: Node, ctx: Context) -> bool:
+    """Has an attention append to its caches; whether it does."""
     concats = [n for v in attention.operands[1:3] if (n := _concat(v, attention)) is not None]
     if len(concats) != 2:
-        return attention
+        return False
     readers = _readers(concats, attention)
     reason = _refusal(attention, readers)
     if reason is None:
@@ -52,10 +50,10 @@ def _append(attention: Node, ctx: Context) -> Node:
         if isinstance(made, Node):
             _replace(attention, concats, made, readers or ())
             ctx.log.record(TITLE, made, "applied", involved=concats)
-            return made
+            return True
         reason = made
     ctx.log.record(TITLE, attention, "refused", reason, concats)
-    return attention
+    return False
 
 
 def _concat(v: Value | None, attention: Node) -> Node | None:
