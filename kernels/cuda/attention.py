@@ -34,7 +34,8 @@ EACH_JOINED = 2  # elements of a tile for each of its threads, at most, where it
 _INTS = {
     "FastDiv": ("splits", "chunks", "blocks", "kv_heads", "queries", "d_size", "e_size", "total", "by_rows"),
     "u32": (
-        *("attending", "cut", "rows", "groups", "past", "pairs", "keys", "depth", "width", "span", "wide", "scale", "joins", "height"),
+        *("attending", "cut", "rows", "groups", "past", "pairs", "keys", "depth", "width", "span", "wide", "scale"),
+        *("joins", "height"),
         *(f"{x}_s" for x in "qkvym"),
     ),
     "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nh"), "m_t", "q_at", "k_at", "v_at"),
