@@ -1,12 +1,12 @@
 """What a run takes at sizes that are new, that came once, and that are known: milliseconds on the wall, medians over the sizes.
 
 usage: python benchmarks/sizes.py MODEL.onnx --dim seq=100:140 [--dim batch=2] [--target cuda --device gpu --precision fp16]
-                                  [--json OUT]
+                                  [--bucket seq=128,256 --pad attention_mask=0 ...] [--json OUT]
 
-Every size between the two bounds is met four times in a row, with inputs and outputs in numpy's arrays; each other symbolic dim is
-1, or what --dim says. At the first sizes the segment's walk is recorded (docs/architecture.md, section 7), so that the table begins
-behind a quarter of them. On the device "null" nothing is computed, and what is left is the work of the host, the account of memory
-in it.
+Every size between the two bounds, in any order, is met four times in a row, with inputs and outputs in numpy's arrays; each other
+symbolic dim is 1, or what --dim says. At the first sizes the segment's walk is recorded (docs/architecture.md, section 7), so that
+the table begins behind a quarter of them. On the device "null" nothing is computed, and what is left is the work of the host, the
+account of memory in it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measure(exe: Any, name: str, sizes: range, others: dict[str, int]) -> list[l
 
     unset = {s.name: 1 for v in exe.module.main.inputs for d in v.type.shape for s in symbols_of(d)}
     took = []
-    for n in sizes:
+    for n in np.random.default_rng(0).permutation(sizes).tolist():
         given = feeds(exe, unset | others | {name: n})
         took.append([])
         for _ in MEETINGS:
@@ -60,6 +60,8 @@ def main() -> None:
     ap.add_argument("--device", default="gpu")
     ap.add_argument("--precision", default="fp32")
     ap.add_argument("--threads", type=int)
+    ap.add_argument("--bucket", action="append", default=[], help="NAME=SIZE,SIZE,...: what sizes are padded to (docs/api.md)")
+    ap.add_argument("--pad", action="append", default=[], help="INPUT=VALUE")
     ap.add_argument("--json")
     a = ap.parse_args()
     given = dict(d.split("=") for d in a.dim)
@@ -71,7 +73,9 @@ def main() -> None:
 
     import graphmill as gm
 
-    exe = gm.compile(a.model, a.target, device=a.device, precision=a.precision, threads=a.threads)
+    buckets = {name: tuple(map(int, sizes.split(","))) for name, sizes in (b.split("=") for b in a.bucket)}
+    pad = {name: float(x) for name, x in (p.split("=") for p in a.pad)}
+    exe = gm.compile(a.model, a.target, device=a.device, precision=a.precision, threads=a.threads, buckets=buckets, pad=pad)
     took = measure(exe, name, range(first, last + 1), {k: int(v) for k, v in given.items() if k not in ranges})
     told = {m: 1e3 * statistics.median(t[i] for t in took) for i, m in enumerate(MEETINGS)}
     told["most, new"] = 1e3 * max(t[0] for t in took)

@@ -29,6 +29,9 @@ device_option = click.option("--device", type=click.Choice(["gpu", "shim", "null
 precision_option = click.option("--precision", type=click.Choice(["fp32", "tf32", "fp16", "bf16"]), default="fp32",
                                 show_default=True, help="For cuda: how floats are computed.")  # fmt: skip
 keep_option = click.option("--keep-fp32", multiple=True, metavar="NODE", help="A node that stays in f32 (repeatable).")
+io_option = click.option("--keep-io-types", default="true", show_default=True, metavar="true|false|NAME,...",
+                         callback=lambda ctx, option, value: value == "true" or (value != "false" and tuple(value.split(","))),
+                         help="With fp16 and bf16, false: inputs and outputs have 16 bits, too (but those named).")  # fmt: skip
 rung_option = click.option("--rung", type=click.Choice(["libraries", "tensor", "scalar"]), default="tensor", show_default=True,
                            help="For cuda: what computes products, convolutions and attention.")  # fmt: skip
 tune_option = click.option("--tune", is_flag=True, help="For cuda: measure the ways of computing products on the device, and take "
@@ -37,24 +40,25 @@ bucket_option = click.option("--bucket", "buckets", multiple=True, metavar="DIM=
                              help="Pad a symbolic dimension to the next of these sizes in runs (repeatable).")  # fmt: skip
 pad_option = click.option("--pad", multiple=True, metavar="INPUT=VALUE", help="What an input is padded by, where rows depend on "
                           "each other (repeatable).")  # fmt: skip
-COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "rung", "tune")
+COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "keep_io_types", "rung", "tune")
 
 
 def narrowing_options(command: Any) -> Any:
-    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --rung, --set, --bucket and --pad; as
-    `options` of the engine."""
+    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --keep-io-types, --rung, --set, --bucket
+    and --pad; as `options` of the engine."""
 
     @functools.wraps(command)
-    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], rung: str, sizes: tuple[str, ...],
-                 buckets: tuple[str, ...], pad: tuple[str, ...], device: str = "gpu", tune: bool = False,
-                 **kw: Any) -> Any:  # fmt: skip
+    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], keep_io_types: bool | tuple[str, ...],
+                 rung: str, sizes: tuple[str, ...], buckets: tuple[str, ...], pad: tuple[str, ...], device: str = "gpu",
+                 tune: bool = False, **kw: Any) -> Any:  # fmt: skip
         from ..engine.options import Options
 
-        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32, rung=rung, device=device,
-                          tune=tune, buckets=parse_buckets(buckets), pad=parse_pad(pad))  # fmt: skip
+        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32,
+                          keep_io_types=keep_io_types, rung=rung, device=device, tune=tune,
+                          buckets=parse_buckets(buckets), pad=parse_pad(pad))  # fmt: skip
         return command(*args, options=options, **kw)
 
-    for option in (pad_option, bucket_option, set_option, rung_option, keep_option, precision_option, target_option):
+    for option in (pad_option, bucket_option, set_option, rung_option, io_option, keep_option, precision_option, target_option):
         gathered = option(gathered)
     return gathered
 
@@ -65,8 +69,8 @@ def tuning_options(command: Any) -> Any:
 
 
 def compiling_options(command: Any) -> Any:
-    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --rung, --tune, --set,
-    --bucket and --pad, as the arguments `how` of `graphmill.compile`; and --json."""
+    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --keep-io-types, --rung,
+    --tune, --set, --bucket and --pad, as the arguments `how` of `graphmill.compile`; and --json."""
 
     @functools.wraps(command)
     def gathered(*args: Any, sizes: tuple[str, ...], buckets: tuple[str, ...], pad: tuple[str, ...], **kw: Any) -> Any:
@@ -74,7 +78,7 @@ def compiling_options(command: Any) -> Any:
         how |= {"buckets": parse_buckets(buckets), "pad": parse_pad(pad)}
         return command(*args, how=how, **kw)
 
-    of_cuda = tune_option, device_option, rung_option, keep_option, precision_option
+    of_cuda = tune_option, device_option, rung_option, io_option, keep_option, precision_option
     for option in (*of_cuda, accuracy_option, target_option, pad_option, bucket_option, set_option, json_option):
         gathered = option(gathered)
     return gathered

@@ -46,7 +46,7 @@ MOST_MANIFEST = 16 << 20  # bytes
 MOST_RANK = 64
 CHEAP = 16 << 20  # a member of so many bytes is always verified
 # Options that belong to the program, not to its user.
-OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32", "rung")
+OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32", "keep_io_types", "rung")
 CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS, "rung": RUNGS}
 _ADVICE = "compile the model again with this version"
 
@@ -226,9 +226,13 @@ class Loader:
         keep = self.field("keep_fp32", list, said)
         if not all(isinstance(name, str) for name in keep):
             raise self.wrong(MANIFEST, "keep_fp32 holds something else than names")
+        io_types = said.get("keep_io_types", True)
+        if not isinstance(io_types, bool) and not (isinstance(io_types, list) and all(isinstance(name, str) for name in io_types)):
+            raise self.wrong(MANIFEST, "keep_io_types is neither true or false nor a list of names")
         passes = said.get("passes")
         return Options(threads=threads, passes=passes if isinstance(passes, str) else None, shapes=shapes, limits=limits,
-                       strict_native=self.field("strict_native", bool, said), keep_fp32=tuple(keep), **chosen)  # fmt: skip
+                       strict_native=self.field("strict_native", bool, said), keep_fp32=tuple(keep),
+                       keep_io_types=io_types if isinstance(io_types, bool) else tuple(io_types), **chosen)  # fmt: skip
 
     def _buckets(self, module: Module) -> Buckets | None:
         """What runs are padded to. That rows are independent is the file's word, like the program itself: it decides about numbers,

@@ -149,10 +149,11 @@ class _Block:
 
     def __init__(self, owner: Accounts, address: int, nbytes: int, raw: object = None):
         self.address, self.nbytes, self._owner, self._raw = address, nbytes, owner, raw
-        owner.live[address] = nbytes
+        owner.live[address], owner.starts = nbytes, None
 
     def __del__(self) -> None:
         self._owner.live.pop(self.address, None)
+        self._owner.starts = None
         self._owner.freed.append((self.nbytes, self.address))
 
 
@@ -172,6 +173,7 @@ class Accounts:
     def __init__(self) -> None:
         self.cubins: dict[str, Cubin] = {}
         self.live: dict[int, int] = {}
+        self.starts: list[int] | None = None  # of what lives, in order; None where that has changed
         self.freed: list[tuple[int, int]] = []  # the latest last
         self.foreign = WeakSet[Foreign]()
 
@@ -180,7 +182,9 @@ class Accounts:
 
     def check(self, address: int, nbytes: int, what: str) -> None:
         """Raises CudaMemoryError where not all of these bytes are in one block that lives, or is foreign."""
-        starts = sorted(self.live)
+        starts = self.starts
+        if starts is None:
+            starts = self.starts = sorted(self.live)
         at = bisect_right(starts, address) - 1
         if at >= 0 and address + nbytes <= starts[at] + self.live[starts[at]]:
             return
