@@ -36,7 +36,11 @@ template <class M, bool CENTERED, int PACKS>
 DEVICE void row_statistics(i64 at, u32 step, u32 first, u32 rows, u32 n, f32 epsilon, f32* statistics) {
     const u32 lane = threadIdx.x % 32 * 8;
 #pragma unroll 1
-    for (u32 i = threadIdx.x / 32; i < DIRECT_ROWS && first + i < rows; i += BLOCK / 32) {
+    for (u32 i = threadIdx.x / 32; i < DIRECT_ROWS; i += BLOCK / 32) {
+        if (first + i >= rows) {  // such rows are read, and what comes of them is 0
+            if (lane == 0) statistics[2 * i] = statistics[2 * i + 1] = 0;
+            continue;
+        }
         const i64 from = at + i64(first + i) * step * 2;
         Pack<M, 8> x[PACKS] = {};
 #pragma unroll
