@@ -18,7 +18,7 @@ from ..ir.core import Value
 from ..ir.errors import GraphmillError, LimitError
 from ..ir.interp import bind_dims
 from ..ir.layout import physical
-from ..ir.recording import Tape, is_size, value_of
+from ..ir.recording import Table, Tape, is_size, value_of
 from ..ir.symbols import Unbound, evaluate
 from ..ir.types import I64, TensorType
 from ..kernels.boxes import Box, Mover
@@ -246,7 +246,7 @@ class Binder:
     def _row(self, step: KernelStep, operands: list[Place], results: list[Place], launch: Launch) -> None:
         """Adds what runs a kernel: a row, or one for each pass."""
         scratch = self._buffer(launch.scratch)
-        tables = [Place(t.shape, t.dtype, array=t) for t in (*step.tables, *launch.tables)]
+        tables = [_table(t) for t in (*step.tables, *launch.tables)]
         pointers = [*operands, *results, Place((), BYTE, scratch), *tables]
         self.rows += [Row(step, pointers, scratch, ints, tiles) for ints, tiles in launch.each()]
         for p in pointers:
@@ -280,6 +280,13 @@ class Binder:
             return self.places[v]
         x = step.constant(i)
         return Place(x.shape, x.dtype, array=x)
+
+
+def _table(t: Any) -> Place:
+    """A table of a launch: as it is, or of what is recorded."""
+    if isinstance(t, Table):
+        return Place(t.value.shape, t.value.dtype, table=t)
+    return Place(t.shape, I64.np, sizes=t) if t.dtype == object else Place(t.shape, t.dtype, array=t)
 
 
 def _recorded_contents(tape: Tape, at: int, x: np.ndarray) -> Shaped | np.ndarray:

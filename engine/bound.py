@@ -11,6 +11,7 @@ import numpy as np
 
 from ..ir.core import Value
 from ..ir.errors import RunError
+from ..ir.recording import Table
 from .device import Between, Device, Resolved
 from .memory import BYTE, Buffer
 from .steps import Frame, KernelStep
@@ -29,6 +30,7 @@ class Place:
     array: np.ndarray | None = None
     sizes: np.ndarray | None = None
     at: int = 0
+    table: Table | None = None  # an array that is made of recorded sizes
 
     @property
     def nbytes(self) -> int:

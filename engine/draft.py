@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.core import Value
+from ..ir.recording import Table
 from ..kernels.cpu.launch import ROW
 from .binder import Binder, Row
 from .bound import Bound, Parameters, Place
@@ -39,6 +40,7 @@ class Draft:
     keep: list[np.ndarray]
     device: Device
     computed: list[tuple[int, np.ndarray]]  # words that are addresses of recorded sizes, and of which
+    tables: list[tuple[int, Table]]  # words that are addresses of tables which are made of sizes
 
     def bound(self) -> Bound:
         """The bound segment, where no sizes were recorded."""
@@ -71,7 +73,7 @@ def draft_of(b: Binder, place: Callable[[Iterable[Buffer]], int] = assign) -> Dr
     inputs = list(dict.fromkeys(p.outer for row in b.rows for p in row.pointers if p.outer is not None))
     keep = [p.array for row in b.rows for p in row.pointers if p.array is not None]
     draft = Draft(b.start + len(b.steps), b.steps[0].name, b.frame.symbols, inputs, outputs, results, dead, arena, checked,
-                  [row.step for row in b.rows], [], np.empty(0), [], [], keep, b.device, [])  # fmt: skip
+                  [row.step for row in b.rows], [], np.empty(0), [], [], keep, b.device, [], [])  # fmt: skip
     number: dict[Any, int] = {x: i for i, x in enumerate([*inputs, *outputs])}
     relative: list[int] = []
     for row in b.rows:
@@ -110,6 +112,9 @@ def _add_row(draft: Draft, row: Row, number: dict[Any, int], relative: list[int]
             words.append(draft.device.constant(p.array))
         elif p.sizes is not None:
             draft.computed.append((len(words), p.sizes))
+            words.append(0)
+        elif p.table is not None:
+            draft.tables.append((len(words), p.table))
             words.append(0)
         elif key in number:
             draft.patched.append((len(words), number[key]))

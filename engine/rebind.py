@@ -134,7 +134,8 @@ class Recipe:
 def _per_signature(draft: Draft) -> tuple[Any, ...]:
     """What `_Maker.bound` takes beside the numbers."""
     shapes = [p.shape for _, p in draft.results]
-    return draft.arena, [b.nbytes for b in draft.outputs], shapes, [at for at, _ in draft.checked], draft.symbols
+    tables = [t for _, t in draft.tables]
+    return draft.arena, [b.nbytes for b in draft.outputs], shapes, [at for at, _ in draft.checked], draft.symbols, tables
 
 
 class _Maker:
@@ -146,19 +147,22 @@ class _Maker:
         self._block = _Spread([*draft.words, *(x for row in draft.table for x in row)], numbers)
         self._words = len(draft.words)
         self._checked, self._kernels = [step for _, step in draft.checked], draft.kernels
+        self._tables, self._device = [at for at, _ in draft.tables], draft.device
         self._facts = _Facts(draft, numbers)
         self._results = [_Result.of(v, p, draft, self._facts) for v, p in draft.results]
 
     def bound(
         self, numbers: np.ndarray, arena: int, nbytes: Sequence[int], shapes: Sequence[tuple[int, ...]], checked: Sequence[int],
-        symbols: dict[str, int],
+        symbols: dict[str, int], tables: Sequence[np.ndarray],
     ) -> Bound:  # fmt: skip
         block = self._block.fill(numbers)
         words, table = block[: self._words], block[self._words :].reshape(-1, ROW)
         facts = self._facts.fill(numbers, words)
         outputs = [Buffer(n, 0, FOREVER) for n in nbytes]
         results = [(r.value, r.place(shape, outputs, facts)) for r, shape in zip(self._results, shapes)]
-        keep = self._keep if facts is None else [*self._keep, facts]
+        keep = [*self._keep, *tables] if facts is None else [*self._keep, *tables, facts]
+        for at, t in zip(self._tables, tables):
+            words[at] = self._device.constant(t)
         parameters = Parameters(words, self._relative, self._patched, table, keep)
         return Bound(self._stop, self._name, symbols, self._inputs, outputs, results, self._dead, arena, parameters,
                      list(zip(checked, self._checked)), self._kernels)  # fmt: skip

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
 
 _COMPUTE: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -139,6 +141,13 @@ class Size:
         return equal if equal is NotImplemented else not equal
 
 
+class Table(NamedTuple):
+    """An array that an opaque function made of sizes: as it is now. Numbers that are read from it decide nothing."""
+
+    name: str
+    value: np.ndarray
+
+
 def greatest(*xs: int) -> int:
     """The largest of some numbers: of recorded sizes an expression, where `max` would record which of them it is."""
     return _extreme("max", xs)
@@ -158,11 +167,20 @@ def _extreme(fn: str, xs: Sequence[Any]) -> Any:
 
 def opaque(fn: Callable[..., Any], *args: Any) -> Any:
     """fn(*args): of recorded sizes a definition, whatever `fn` decides by them, where calling it would record its decisions. What
-    `fn` gives follows from its arguments alone: integers and hashable constants; it is an int or a tuple of ints."""
+    `fn` gives follows from its arguments alone: integers and hashable constants; it is an int, or a tuple of ints and arrays."""
     for x in args:
         if type(x) is Size:
             return x.tape.call(fn, args)
     return fn(*args)
+
+
+def as_table(numbers: Sequence[int]) -> np.ndarray:
+    """Integers as an array, of objects where sizes are among them, so that none is pinned."""
+    if not any(type(x) is Size for x in numbers):
+        return np.array(numbers, np.int64)
+    out = np.empty(len(numbers), object)
+    out[:] = numbers
+    return out
 
 
 def is_size(x: Any) -> TypeGuard[Size]:
@@ -221,8 +239,12 @@ class Tape:
             self._sizes[expression] = whole if type(found) is int else tuple(several)
         return self._sizes[expression]
 
-    def _entry(self, whole: Size, i: int, value: int) -> Size:
-        return self._define((whole.name, i), f"{whole.name}[{i}]", (whole,), int, value)
+    def _entry(self, whole: Size, i: int, value: Any) -> Any:
+        if type(value) is int:
+            return self._define((whole.name, i), f"{whole.name}[{i}]", (whole,), int, value)
+        name = f"v{len(self._lines)}"
+        self._lines.append((name, f"{whole.name}[{i}]", (whole,)))
+        return Table(name, value)
 
     def _name(self, x: Any) -> str:
         """The name under which the function finds `x`."""
@@ -286,9 +308,9 @@ class Tape:
         return truth
 
     def function(self, parameters: str, result: Any) -> Callable[..., Any]:
-        """The recorded computation as a function of `parameters`: `result` (sizes and ints in tuples, lists and dicts with names
-        for keys) for what is given, or None where a guard does not hold. It may raise what its parameters' expressions and opaque
-        functions raise, and ZeroDivisionError."""
+        """The recorded computation as a function of `parameters`: `result` (sizes, ints and tables in tuples, lists and dicts with
+        names for keys) for what is given, or None where a guard does not hold. It may raise what its parameters' expressions and
+        opaque functions raise, and ZeroDivisionError."""
         needed: set[str] = set()
         text = _render(result, needed)
         lines: list[str] = []
@@ -337,7 +359,7 @@ def _sizes_in(*xs: Any) -> tuple[Size, ...]:
 
 
 def _render(x: Any, needed: set[str]) -> str:
-    if type(x) is Size:
+    if type(x) in (Size, Table):
         needed.add(x.name)
         return x.name
     if type(x) is dict:

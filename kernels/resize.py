@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..ir.core import Node
 from ..ir.ops import resize as rules
 from ..ir.ops.sampling import narrow
+from ..ir.recording import opaque
 from ..ir.types import FLOATS, INTEGERS
 from .operands import host_value, refuse_strings
 from .spec import Call, Dims, Refusal
+
+Bits = tuple[str, bytes] | None  # an array's element type and contents
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ def axis_taps(
     return out
 
 
+def _table(node: Node, axis: int, real: str, size: int, roi: Bits, scales: Bits, rank: int, *sizes: int) -> tuple[Any, ...]:
+    """How many taps each of the `size` elements of a logical axis has, their indices (i32) and their weights (nothing of use where
+    the nearest is taken). `sizes`: those of the operand, then those asked for, if any are."""
+    given = [None if x is None else np.frombuffer(x[1], x[0]) for x in (roi, scales)]
+    taps = axis_taps(node, sizes[:rank], *given, np.array(sizes[rank:]) if sizes[rank:] else None) if size else {}
+    found = taps.get(axis) or Taps(np.arange(size)[:, None], None if node.attr("mode") == "nearest" else np.ones((size, 1)))
+    weight = np.zeros(1) if found.weight is None else found.weight
+    return found.index.shape[1], found.index.astype(np.int32), weight.astype(real)
+
+
 @dataclass(frozen=True)
 class Resize:
     """What is known of a node before its sizes are: `real`, the type that is computed in; the 8 bytes of the number that stands for
@@ -56,6 +70,7 @@ class Resize:
     fill: bytes
     host: frozenset[int]
     taps: Callable[[Call], dict[int, Taps]]  # of each physical axis that changes
+    table: Callable[[Call, int, int], tuple[Any, Any, Any]]  # of a physical axis, which has so many elements, as `_table` gives it
     narrow: str  # the text of a result `v` of the computing type as one of the operand's
 
 
@@ -84,6 +99,14 @@ def resize_of(node: Node) -> Resize | Refusal:
         perm = x.layout.perm if x.layout else range(len(shape))
         return {i: found[a] for i, a in enumerate(perm) if a in found}
 
+    def table(call: Call, axis: int, size: int) -> tuple[Any, Any, Any]:
+        shape = call.operands[0]
+        assert shape is not None
+        logical, to = x.layout.perm[axis] if x.layout else axis, sizes(call)
+        given = [None if a is None else (a.dtype.str, a.tobytes()) for a in (roi(call), scales(call))]
+        wanted = () if to is None else to.ravel().tolist()
+        return opaque(_table, node, logical, real.str, size, *given, len(shape), *shape, *wanted)
+
     info = np.iinfo(x.dtype.np) if x.dtype.is_integer and not nearest else None
     text = f"to_{x.dtype}(minimum(maximum(trunc(v), f64({info.min})), f64({info.max})))" if info else "v"
-    return Resize(nearest, real, fill, frozenset(host), taps, text)
+    return Resize(nearest, real, fill, frozenset(host), taps, table, text)

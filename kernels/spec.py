@@ -33,7 +33,8 @@ class Launch:
 
     For kernels that run elsewhere in many more tiles (`cuda/portable.py`): `units` is how many tiles there can be (0: `tiles`), and
     `slice` how much of the scratch memory is each tile's own. `tables` are arrays made for these sizes, where a kernel takes more
-    numbers than parameters can hold; they stand behind the tables of the kernel.
+    numbers than parameters can hold; they stand behind the tables of the kernel. Of recorded sizes they are a `recording.Table`, or
+    what `recording.as_table` makes.
     """
 
     ints: tuple[int, ...]
@@ -42,7 +43,7 @@ class Launch:
     passes: tuple[int, ...] = ()
     units: int = 0
     slice: int = 0
-    tables: tuple[np.ndarray, ...] = ()
+    tables: tuple[Any, ...] = ()
 
     def each(self) -> list[tuple[tuple[int, ...], int]]:
         """The integers and the number of tiles of each pass."""

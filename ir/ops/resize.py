@@ -10,6 +10,7 @@ import numpy as np
 
 from ..limits import claim
 from ..op import InferContext, Onnx, OnnxCall, attr_to_input, ex, op
+from ..recording import opaque
 from ..shapes import normalize_axes
 from ..symbols import DimLike, floordiv
 from ..types import BOOL, COMPLEX, F16, F32, F64, I64, NUMERIC, STR, TensorType
@@ -27,6 +28,10 @@ NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "floor_up
 
 def _scaled(size: int, scale: float) -> int:
     """floor(size * scale) in f32, as ONNX's own shape inference computes it."""
+    return opaque(_floored, size, float(scale))
+
+
+def _floored(size: int, scale: float) -> int:
     return int(np.floor(np.float32(size) * np.float32(scale)))
 
 

@@ -11,8 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from ...ir.recording import as_table
 from ..boxes import Box, Loop, collapse
 from ..operands import fill_in
 from ..spec import Launch
@@ -146,7 +145,7 @@ def launch(boxes: Sequence[Box], item: int) -> Launch:
             words += [fast_div(n), s, d]
     inline = words if len(words) <= INLINE else []
     ints = (len(records), deepest, *inline, *[0] * (INLINE - len(inline)))
-    table = np.array([0] if inline else words, np.int64)
+    table = as_table([0] if inline else words)
     return Launch(ints, checked_size(blocks), tables=(table,))
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from ...ir.core import Node
-from ...ir.recording import greatest, least
+from ...ir.recording import as_table, greatest, least
 from ..operands import first_int
 from ..spec import Call, KernelSource, Launch, Refusal
 from .translate import THREADS, NotPortable, Translated, translate
@@ -44,7 +42,7 @@ def binder(bind: Callable[[Call], Launch], text: Translated, slots: int) -> Call
         scratch = launch.scratch + (tiles - launch.tiles) * launch.slice
         ints, blocks = launch.ints, -(-tiles // THREADS)
         if text.in_memory:
-            return Launch((tiles,), blocks, scratch, tables=(np.array([int(i) for i in ints], np.int64),))
+            return Launch((tiles,), blocks, scratch, tables=(as_table(ints),))
         room = text.words - slots - 1
         if text.computes_index and len(ints) > room:
             raise ValueError(f"{len(ints)} integers for a kernel, expected {room} at most")

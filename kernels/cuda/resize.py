@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
+from typing import Any
 
 from ...ir.core import Node
 from ...ir.layout import physical
@@ -14,7 +13,7 @@ from ...ir.recording import greatest
 from ...ir.types import dtype_of
 from ..boxes import strides_of
 from ..operands import first_int, first_result
-from ..resize import Resize, Taps, resize_of
+from ..resize import Resize, resize_of
 from ..spec import Call, KernelSource, Launch, Refusal
 from .source import fast_div
 from .target import serves
@@ -63,25 +62,24 @@ def resize(node: Node) -> KernelSource | Refusal:
     if isinstance(found, Refusal):
         return found
     axes, x = _Axes(node), node.operands[0].tensor  # type: ignore[union-attr]
-    nearest, real, fill = found.nearest, found.real, int.from_bytes(found.fill, "little", signed=True)
+    fill = int.from_bytes(found.fill, "little", signed=True)
     wide = 16 // x.dtype.itemsize if axes.packed else 1
 
     def bind(call: Call) -> Launch:
         """Parameters: elements (or packs) of the result, elements behind all axes that change, fill; of each group of axes the
         divisor of its size in the result, its step in the operand, its taps. Tables: indices and weights of such axes."""
         shape, out = physical(tuple(call.operands[0] or ()), x.layout), physical(tuple(call.results[0]), x.layout)
-        taps = found.taps(call) if 0 not in out else {}
-        steps, ints, tables = strides_of(shape), [], []
+        steps, ints, tables = strides_of(shape), list[int](), list[Any]()
         checked_size(math.prod(shape))
         total, inner = checked_size(math.prod(out)), math.prod([out[i] for i in axes.groups[-1]]) if axes.packed else 1
         packs = -(-inner // wide)
         for g, group in enumerate(axes.groups):
-            size = math.prod([out[i] for i in group])
-            t = taps.get(group[0]) or Taps(np.arange(size)[:, None], None if nearest else np.ones((size, 1)))
-            last = axes.packed and g == len(axes.groups) - 1
-            ints += [fast_div(packs if last else size), steps[group[-1]], t.index.shape[1]]
+            size, count = math.prod([out[i] for i in group]), 1
             if axes.changes[g]:
-                tables += [t.index.astype(np.int32), np.zeros(1, real) if t.weight is None else t.weight.astype(real)]
+                count, *both = found.table(call, group[0], size)
+                tables += both
+            last = axes.packed and g == len(axes.groups) - 1
+            ints += [fast_div(packs if last else size), steps[group[-1]], count]
         units = total // greatest(inner, 1) * packs
         return Launch((units, inner, fill, *ints), blocks_for(units, THREADS), tables=tuple(tables))
 

@@ -21,6 +21,11 @@ ENCODER = """m (float[B, N, 64] x) => (float[B, N, 64] y) {
     n = LayerNormalization (a, g)  d = MatMul (n, u)  e = Relu (d)  h = MatMul (e, v)  i = Add (h, n)  y = LayerNormalization (i, g) }"""
 
 
+RESIZED = """m (float[1, 3, H, W] x) => (float[1, 3, H2, W2] y, float[1, 3, H3, W3] z) { e = Constant <value_floats = [0.0]> ()
+    s = Constant <value_floats = [1.0, 1.0, 2.0, 1.5]> ()  t = Constant <value_floats = [1.0, 1.0, 2.0, 2.0]> ()
+    y = Resize <mode = "linear"> (x, e, s)  z = Resize <mode = "nearest"> (x, e, t) }"""
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in ("contents", "found", "branch")])
 def test_equals_a_walk(name: str, precision: str) -> None:
@@ -31,6 +36,15 @@ def test_equals_a_walk(name: str, precision: str) -> None:
         for n in [1, 0, *(int(2**x) for x in rng.uniform(1, 9, 24))]:
             exe.run(feed(exe, rng, **{s: n + i for i, s in enumerate(names)}))
     assert seen.rebound >= 8
+
+
+def test_tables_are_made_anew() -> None:
+    """Of taps, which hang on sizes: each image's own."""
+    exe, rng = compiled(RESIZED, target="cuda", device="null"), np.random.default_rng(0)
+    with checked_recipes() as seen:
+        for n in rng.permutation(np.arange(8, 88, 2)).tolist():
+            exe.run(feed(exe, rng, H=n, W=n + 3))
+    assert seen.rebound == 39 and 1 <= seen.recorded <= 6
 
 
 def test_nearly_all_sizes_are_rebound() -> None:

@@ -10,7 +10,7 @@ from graphmill.kernels.cuda.target import select
 from ..recorded import asked_and_answered
 
 # Whose tables are made of the sizes themselves, by numpy: the sizes are pinned.
-PINNED = {"resize", "pad", "center_crop_pad"}
+PINNED = {"pad", "center_crop_pad"}
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if OPS[n].examples and OPS[n].reference])
