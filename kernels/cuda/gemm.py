@@ -35,10 +35,10 @@ def build_fused(node: Node, precision: str = "fp32", cut: Cut | None = None) -> 
         from .conv import build as build_conv
 
         return build_conv(node, precision, cut)
-    if name in quantized.ANCHORS and cut is None:
+    if name in quantized.ANCHORS:
         from .quant import build as build_quant
 
-        return build_quant(node)
+        return build_quant(node, precision, cut)
     return Refusal("the region does not start with an anchor", {"op": name})
 
 
@@ -94,7 +94,7 @@ class Matmul:
         self.trans_a, self.trans_b = (bool(self.site.anchor.attr(t)) if gemm else False for t in ("transA", "transB"))
         self.flat = len(b.shape) <= 2 and len(a.shape) > 1 and not work.by_row
         self.loops = 0 if self.flat else max(len(a.shape), len(b.shape), 2) - 2
-        self.b_along = self.trans_b or len(b.shape) == 1
+        self.b_along = self.trans_b or len(b.shape) == 1 or work.pack is not None
         rows = a.shape[:-1] if self.flat else a.shape[-2:-1]
         known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
         wanted = a.dtype in FLOATS and not self.trans_a
@@ -144,11 +144,15 @@ class Matmul:
         return self.source()
 
     def source(self) -> KernelSource:
-        pack = {self.work.w: self._pack} if self.direct else {}
+        how = self._pack if self.direct else self.work.pack
+        pack = {} if how is None else {self.work.w: how}
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _sizes(self, a: Dims, b: Dims) -> Sizes:
-        return Sizes(a, b, self.trans_a, self.trans_b)
+        s = Sizes(a, b, self.trans_a, self.trans_b)
+        if self.work.pack is not None:
+            s.b_row, s.b_col = 1, s.depth
+        return s
 
     def _cut_of(self, s: Sizes) -> tuple[int, int, int, int]:
         """Rows, columns, steps of the reduction, entries of the batch."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
 RUNNING = frozenset({"nvrtc", "shim", "driver", "gpu", "library", "library_shim", "cublaslt", "cudnn"})
 # Whose builders take how they multiply: "fp32", "tf32" (f32 with 10 bits of mantissa), "scalar" (without tensor cores).
-PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm", "attention", "fused.attention"})
+PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm", "attention", "fused.attention", "matmul_integer",
+                      "qlinear_matmul", "conv_integer", "qlinear_conv"})  # fmt: skip
 _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
 serves = _KERNELS.serves
 

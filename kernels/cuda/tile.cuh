@@ -7,15 +7,17 @@
 //
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
 // the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction. REGULAR: all stand at regular steps.
+// FILLED: `outside` stands there instead of 0.
 constexpr int BLOCK = 256, DEPTH = 16;
 constexpr u32 NONE = 0xffffffff;
 
 // Numbers at regular steps; E is their element type, S the type of the sums.
 template <class E, class S, bool along> struct Strided {
+    using Element = E;
     using Sum = S;
     using Place = u32;
     using Depth = u32;
-    static constexpr bool ALONG = along, REGULAR = true;
+    static constexpr bool ALONG = along, REGULAR = true, FILLED = false;
     const typename E::Memory* at;
     u32 sides, depths, side_step, depth_step;
     __device__ __forceinline__ u32 place(u32 i) const { return i < sides ? i * side_step : NONE; }

@@ -71,6 +71,7 @@ def piece(name: str) -> str:
 # The tensor cores' way of multiplying an element type (mma.cuh); f32 where tf32 will do.
 TENSOR = {F16: "MmaF16", BF16: "MmaBf16"}
 TF32 = "MmaTf32"
+BYTES = "MmaBytes"  # of two signs
 LARGE = Tile(128, 128)
 TENSOR_TILES = (LARGE, Tile(128, 64), Tile(64, 64), Tile(32, 64), Tile(32, 32))
 DIRECT_TILES = (Tile(32, 128, True), Tile(32, 64, True), Tile(32, 32, True))
@@ -89,7 +90,8 @@ class Work:
     the sum `acc` becomes, of the name of its channel and of the kinds of `leaves` that are `held` already; `before` are statements
     that those rely on, `names` further integers, which
     `more` gives for a call, its rows and its columns (channels). Operands that have zero points have their names and element types
-    in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through.
+    in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through. A constant `w` that is packed by `pack`
+    lies along the reduction, column by column; what lies outside of an image counts as `outside`, an expression (where it is not 0).
     """
 
     site: Site
@@ -106,6 +108,8 @@ class Work:
     variant: str = ""
     tensor: str = ""  # how the tensor cores multiply, "": they do not
     cut: Cut | None = None  # how they are asked to cut it, None: as cut.py does
+    pack: Callable[[np.ndarray], np.ndarray] | None = None
+    outside: str = ""
 
     @property
     def item(self) -> int:
@@ -122,6 +126,8 @@ class Work:
 
     def loader(self, i: int, name: str, kind: str, values: str, count: str, shift: str = "") -> str:
         """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
+        if i == self.x and self.outside and kind.startswith("Window<"):
+            return f"const Around<{kind}> {name} = {{{{{values}}}, {self.outside}}};"
         if i not in self.zeros:
             return f"const {kind} {name} = {{{values}}};"
         zero, dtype = self.zeros[i]
@@ -142,7 +148,7 @@ def tensor_tiles(tensor: str, cut: tuple[int, int, int, int] | None, splits: boo
 
 def item_of(tensor: str) -> int:
     """Bytes of what the tensor cores multiply."""
-    return 4 if tensor == TF32 else 2
+    return 4 if tensor == TF32 else 1 if tensor.startswith(BYTES) else 2
 
 
 def pack_direct(w: np.ndarray) -> np.ndarray:
@@ -247,7 +253,7 @@ class Product:
                 call = f"{kind}(left, right, {sizes}, {at}, split * steps, here, shared, out);"
             elif self.work.tensor:
                 wide = "(wide & 1) && (left_at & 15) == 0, (wide & 2) && (right_at & 15) == 0"
-                kind = f"mma_tile<{self.work.tensor}, E, {rows}, {columns}, {down}>"
+                kind = f"mma_tile<{self.work.tensor}, {rows}, {columns}, {down}>"
                 call = f"{kind}(left, right, {wide}, {at}, {self.depth}, from, here, shared, out);"
             else:
                 call = f"tile<{rows}, {columns}, {down}>(left, right, {at}, from, here, shared, out);"

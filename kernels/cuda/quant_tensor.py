@@ -1,0 +1,90 @@
+"""Which products of 8-bit integers the tensor cores compute, and how weights are packed for them.
+
+    sum (a - za)(b - zb) = sum a (b - zb) - za sum (b - zb)
+
+so a is multiplied as it lies, b less its zero points where these differences are bytes, and its columns' sums are known beforehand.
+Sums wrap at 32 bits like those of scalar tiles, and every order of adding gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.types import I8, DType
+from ..convolutions import grouped_weight
+from ..epilogue import Site
+from ..quantized import constant_zeros
+from ..spec import Refusal
+from .tiles import BYTES
+
+WIDE = 16  # bytes that an asynchronous copy brings
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a constant weight is multiplied: less its `zeros`, as bytes that are `signed` or not. As an array of bytes it is
+    [group][column][steps of the reduction], then the sums of all columns, in i32."""
+
+    zeros: np.ndarray
+    signed: bool
+    group: int = 1
+
+    def multiplier(self, x: DType) -> str:
+        """What multiplies in mma.cuh, of an operand of such bytes."""
+        return f"{BYTES}<{'true' if x is I8 else 'false'}, {'true' if self.signed else 'false'}>"
+
+    def of_matrix(self, w: np.ndarray) -> np.ndarray:
+        """A matrix [..., steps, columns] or a vector of steps; axes before the last two have size 1."""
+        two = w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:])
+        return self._packed((two.astype(np.int32) - self.zeros)[None])
+
+    def of_filters(self, w: np.ndarray) -> np.ndarray:
+        """Weights [output channels, channels of a group, ...]."""
+        less = w.astype(np.int32) - self.zeros.reshape(-1, *[1] * (w.ndim - 1))
+        return self._packed(grouped_weight(less, self.group, False))
+
+    def _packed(self, w: np.ndarray) -> np.ndarray:
+        lines = w.transpose(0, 2, 1)
+        sums = lines.sum(-1, dtype=np.int64).astype(np.int32)
+        return np.concatenate([lines.astype(np.int8 if self.signed else np.uint8).reshape(-1).view(np.uint8), sums.reshape(-1).view(np.uint8)])
+
+
+def packing_of(site: Site, roles: Mapping[str, int]) -> Packing | Refusal:
+    """How the tensor cores multiply a product or convolution of bytes; or why scalar tiles do."""
+    node, conv = site.outer, "conv" in site.anchor.op.name
+    w = node.operands[roles["w"]]
+    shape = w.tensor.shape
+    if not w.is_const:
+        return Refusal("the weights are no constant")
+    if not conv and any(d != 1 for d in shape[:-2]):
+        return Refusal("each entry of the batch has weights of its own", {"weights": shape})
+    columns = shape[0] if conv else math.prod(shape[-1:]) if len(shape) > 1 else 1
+    zeros = constant_zeros(node, dict(roles), columns)
+    if zeros is None:
+        return Refusal("the weights' zero points are not known")
+    if conv and node.operands[roles["x"]].tensor.layout is None:
+        return Refusal("the input's channels are not last")
+    line = shape[1] if conv else shape[-2] if len(shape) > 1 else shape[0]
+    if line % WIDE:
+        what = "channels of a group" if conv else "steps of the reduction"
+        return Refusal(f"{line} {what} are no chunks of {WIDE} bytes")
+    signed = _signed(w.array, zeros, conv)
+    if signed is None:
+        return Refusal("weights less their zero points are no bytes of one kind")
+    return Packing(zeros.astype(np.int32), signed, site.anchor.attr("group") if conv else 1)
+
+
+def _signed(w: np.ndarray, zeros: np.ndarray, conv: bool) -> bool | None:
+    """Whether all weights less their zero points are signed bytes (True) or unsigned ones (False); None: neither."""
+    kind, (low, high) = w.dtype == np.int8, (zeros.min(), zeros.max())
+    if low == high == (0 if kind else 128):
+        return True
+    if not w.size or (not kind and low == high == 0):
+        return not w.size
+    less = w.astype(np.int16) - zeros.astype(np.int16).reshape(-1, *[1] * (w.ndim - 1 if conv else 0))
+    low, high = less.min(), less.max()
+    return True if low >= -128 and high <= 127 else False if low >= 0 and high <= 255 else None
