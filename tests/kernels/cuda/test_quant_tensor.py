@@ -21,7 +21,8 @@ def whole(*shape: int, dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
     """Numbers of the whole range, its ends among them."""
     info = np.iinfo(dtype)
     x = np.random.default_rng(seed).integers(info.min, info.max + 1, shape).astype(dtype)
-    x.reshape(-1)[:2] = (info.min, info.max)[: x.size]
+    if x.size > 1:
+        x.reshape(-1)[:2] = info.min, info.max
     return x
 
 
@@ -44,17 +45,76 @@ def exact_zero(dtype: Any, n: tuple[int, ...] = ()) -> np.ndarray:
 
 
 def products() -> list[Case]:
+    """Around tiles and parts of 128 steps, all signs; reductions of nothing and in several splits; zero points by row and column."""
     cases = []
     for a, b in KINDS:
         for m, k, n in ((1, 16, 7), (5, 48, 33), (70, 144, 65), (0, 32, 8), (9, 0, 8), (20, 2064, 24)):
             x, w = whole(m, k, dtype=a), whole(k, n, dtype=b, seed=1)
-            cases.append(product("matmul_integer", [x, w, whole(dtype=a, seed=m), exact_zero(b)]))
-        cases.append(product("matmul_integer", [x, w]))
-        cases.append(product("matmul_integer", [whole(9, 80, dtype=a), whole(80, 33, dtype=b), whole(9, dtype=a, seed=3), exact_zero(b, (33,))]))
+            cases.append(product("matmul_integer", [x, w, whole(dtype=a, seed=k), exact_zero(b)]))
+        cases.append(product("matmul_integer", [whole(9, 80, dtype=a), whole(80, 33, dtype=b)]))
+        zeros = whole(9, dtype=a, seed=3), exact_zero(b, (33,))
+        cases.append(product("matmul_integer", [whole(9, 80, dtype=a), whole(80, 33, dtype=b), *zeros]))
+    few = np.random.default_rng(0).integers(90, 130, (64, 40)).astype(np.uint8)  # that are bytes less any of these
+    cases.append(product("matmul_integer", [whole(33, 64), few, np.uint8(9), np.arange(90, 130).astype(np.uint8)]))
+    cases.append(product("matmul_integer", [whole(33, 64), few, np.uint8(9), np.uint8(7)]))
+    for w in (whole(1, 1, 32, 17, dtype=np.int8), whole(32, dtype=np.int8)):
+        cases.append(product("matmul_integer", [whole(2, 3, 5, 32), w, np.uint8(7), np.int8(0)]))
+    cases.append(product("matmul_integer", [whole(32), whole(32, 5, dtype=np.int8), np.uint8(7), np.int8(0)]))
+    cases.append(product("matmul_integer", [whole(2, 7, 80), whole(80, 33, dtype=np.int8), whole(7, 1), None]))
+    ends = np.full((2, 70016), 255, np.uint8), np.full((70016, 3), 127, np.int8)
+    return [*cases, product("matmul_integer", [*ends, np.uint8(255)]), product("matmul_integer", [*ends])]  # the last wraps
+
+
+def requantized() -> list[Case]:
+    scales = np.linspace(0.01, 0.2, 33).astype(np.float32)
+    x = [whole(2, 9, 80), np.float32(0.02), np.uint8(200), whole(80, 33, dtype=np.int8), scales, np.zeros(33, np.int8), np.float32(8)]
+    by_row = [x[0], np.linspace(0.01, 0.1, 9).astype(np.float32)[:, None], whole(9, 1), *x[3:]]
+    cases = [product("qlinear_matmul", [*p, np.uint8(3)]) for p in (x, by_row)]
+    bias = np.random.default_rng(0).integers(-(2**31), 2**31, 33).astype(np.int32)
+    for a, b in KINDS:
+        x, w = whole(2, 32, 7, 9, dtype=a), whole(33, 32, 3, 3, dtype=b, seed=1)
+        zeros = whole(dtype=a, seed=5), exact_zero(b, (33,)), np.asarray(3, a)
+        arrays = [x, np.float32(0.02), zeros[0], w, scales, zeros[1], np.float32(8), zeros[2], bias]
+        for last in ((True, True), (True, False)):
+            cases.append(convolution("qlinear_conv", arrays, {"pads": (1, 1, 1, 1), "strides": (2, 2)}, last))
     return cases
 
 
+CONVOLUTIONS = {
+    "pads": ((2, 16, 9, 7), (24, 16, 3, 3), {"pads": (2, 1, 0, 1)}),
+    "group": ((2, 48, 9, 7), (6, 16, 3, 2), {"pads": (1, 1, 1, 1), "group": 3, "strides": (2, 1)}),
+    "dilations": ((1, 32, 12, 13), (20, 32, 3, 3), {"strides": (2, 2), "dilations": (1, 2), "auto_pad": "SAME_UPPER"}),
+    "pointwise": ((2, 144, 5, 5), (70, 144, 1, 1), {}),
+    "cut": ((1, 64, 4, 4), (40, 64, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "one_axis": ((2, 16, 90), (72, 16, 5), {"pads": (4, 0)}),
+    "three_axes": ((1, 16, 3, 4, 5), (8, 16, 2, 2, 2), {"pads": (1, 0, 1, 0, 1, 0)}),
+    "empty": ((0, 16, 5, 5), (8, 16, 3, 3), {}),
+}
+
+
+def convolution(name: str, arrays: list, attrs: dict[str, Any], last: tuple[bool, bool] = (True, True)) -> Case:
+    w = 1 if name == "conv_integer" else 3
+    return case(conv_node(name, arrays, attrs, last, (w, 3 if w == 1 else 5)), arrays, attrs)
+
+
+def convolutions() -> list[Case]:
+    """What lies outside of an image counts as the zero point, whatever that is; results with their channels last and not."""
+    cases = []
+    for i, (shape, filters, attrs) in enumerate(CONVOLUTIONS.values()):
+        for j, (a, b) in enumerate(KINDS):
+            arrays = [whole(*shape, dtype=a), whole(*filters, dtype=b, seed=1), whole(dtype=a, seed=i + j), exact_zero(b, filters[:1])]
+            cases.append(convolution("conv_integer", arrays, attrs, (True, j % 2 == 0)))
+    arrays = [whole(2, 16, 9, 7, dtype=np.int8), whole(24, 16, 3, 3, dtype=np.int8), None, None]
+    return [*cases, convolution("conv_integer", arrays, {"pads": (2, 1, 0, 1)})]
+
+
 @needs_shim
-@pytest.mark.parametrize("family", [products])
+@pytest.mark.parametrize("family", [products, requantized, convolutions])
 def test_family(family: Any) -> None:
     check(family())
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_compiles_for_gpus(arch: str) -> None:
+    check_compiles(list(dict.fromkeys(c.source.text for c in [*products(), *requantized(), *convolutions()])), arch)
