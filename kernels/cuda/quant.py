@@ -34,8 +34,11 @@ def build(node: Node, precision: str = "fp32", cut: Cut | None = None) -> Kernel
     if isinstance(found, Refusal):
         return found
     site, roles, then = found
+    conv = "conv" in site.anchor.op.name
     work, packing = _work(site, roles, then), packing_of(site, roles)
-    kind: type[Conv] | type[Matmul] = Conv if "conv" in site.anchor.op.name else Matmul
+    if conv and node.operands[roles["x"]].tensor.layout is None and isinstance(packing, Packing):
+        packing = Refusal("the input's channels are not last")
+    kind: type[Conv] | type[Matmul] = Conv if conv else Matmul
     if isinstance(packing, Packing) and precision != "scalar":
         return kind(_on_tensor_cores(work, roles, then, packing, cut)).tiled()
     if cut is not None:

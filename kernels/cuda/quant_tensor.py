@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...ir.core import Node
 from ...ir.types import I8, DType
 from ..convolutions import grouped_weight
-from ..epilogue import Site
-from ..quantized import constant_zeros
+from ..epilogue import Site, site_of
+from ..quantized import constant_zeros, roles_of
 from ..spec import Refusal
 from .tiles import BYTES
 
@@ -66,8 +67,6 @@ def packing_of(site: Site, roles: Mapping[str, int]) -> Packing | Refusal:
     zeros = constant_zeros(node, dict(roles), columns)
     if zeros is None:
         return Refusal("the weights' zero points are not known")
-    if conv and node.operands[roles["x"]].tensor.layout is None:
-        return Refusal("the input's channels are not last")
     line = shape[1] if conv else shape[-2] if len(shape) > 1 else shape[0]
     if line % WIDE:
         what = "channels of a group" if conv else "steps of the reduction"
@@ -76,6 +75,20 @@ def packing_of(site: Site, roles: Mapping[str, int]) -> Packing | Refusal:
     if signed is None:
         return Refusal("weights less their zero points are no bytes of one kind")
     return Packing(zeros.astype(np.int32), signed, site.anchor.attr("group") if conv else 1)
+
+
+def takes_channels_last(node: Node) -> bool:
+    """Whether the tensor cores compute a convolution of bytes whose input has its channels last."""
+    site = site_of(node)
+    roles = site if isinstance(site, Refusal) else roles_of(site, channels_last=True)
+    return isinstance(roles, dict) and isinstance(packing_of(site, roles), Packing)  # type: ignore[arg-type]
+
+
+def is_best_channels_last(node: Node) -> bool:
+    """Whether a convolution of bytes is computed by the tensor cores with its channels last, or makes what such a one reads."""
+    rank, w = node.results[0].tensor.rank, node.operands[1 if node.op.name == "conv_integer" else 3]
+    makes = w is not None and w.is_const and w.tensor.rank == rank and w.tensor.shape[0] % WIDE == 0
+    return rank in (3, 4, 5) and (makes or takes_channels_last(node))
 
 
 def _signed(w: np.ndarray, zeros: np.ndarray, conv: bool) -> bool | None:

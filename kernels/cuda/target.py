@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.core import Node
+from ...ir.layout import Layout, channels_last
 from ..cpu import target as cpu
 from ..registry import Registry, key_of
 from ..spec import KernelSource, Refusal
@@ -97,3 +98,19 @@ class CudaTarget(KernelTarget):
 
     def select(self, node: Node) -> KernelSource | Refusal:
         return select(node)
+
+    def layout_of(self, node: Node) -> Layout | None:
+        """Convolutions of bytes too have their channels last, where the tensor cores compute them or what they make is read so."""
+        if self._rung != "scalar" and node.op.name in ("conv_integer", "qlinear_conv"):
+            from .quant_tensor import is_best_channels_last
+
+            return channels_last(node.results[0].tensor.rank or 0) if is_best_channels_last(node) else None
+        return super().layout_of(node)
+
+    def reads_row_major(self, node: Node) -> bool:
+        """Scalar tiles of bytes read a row-major operand as fast as another."""
+        if node.op.name not in ("conv_integer", "qlinear_conv"):
+            return super().reads_row_major(node)
+        from .quant_tensor import takes_channels_last
+
+        return not takes_channels_last(node)

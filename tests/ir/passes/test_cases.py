@@ -8,7 +8,7 @@
 
 Cases of a file are separated by lines of `// -----`. After every pass the module is verified and printed, parsed and printed again.
 What the module computes must not change: it is interpreted on random inputs before and after (but for a case with `// NO-RUN`; a case
-with `// TOLERANCE: 0.01` computes in fewer bits).
+with `// TOLERANCE: 0.01` computes in fewer bits). The target is the CPU, with `// TARGET: cuda` CUDA.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from graphmill.ir.printer import print_module
 from graphmill.ir.symbols import evaluate
 from graphmill.ir.types import TensorType
 from graphmill.kernels.cpu.target import CpuTarget
+from graphmill.kernels.cuda.target import CudaTarget
 
 CASES = sorted(Path(__file__).parent.glob("cases/*.gir"))
 
@@ -78,7 +79,7 @@ def test_case(text: str) -> None:
     inputs = random_inputs(untouched)
     passes = parse_pipeline(pipeline)
     assert [print_pipeline([p]) for p in parse_pipeline(print_pipeline(passes))] == [print_pipeline([p]) for p in passes]
-    ctx = Context(target=CpuTarget())
+    ctx = Context(target=CudaTarget() if "// TARGET: cuda" in text else CpuTarget())
     run_pipeline(module, passes, ctx, round_trip)
     filecheck(text, print_module(module) + "\ndecisions:\n" + "\n".join(map(str, ctx.log.decisions)))
     given = next((line for line in text.splitlines() if line.startswith("// TOLERANCE:")), "")
