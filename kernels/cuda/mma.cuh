@@ -13,17 +13,17 @@ constexpr int PART_BYTES = 128, STEP_BYTES = 32, BUFFERS_BYTES = 96 << 10, MOST_
 
 struct MmaF16 {
     using Sum = f32;
-    static constexpr bool words = false;
+    static constexpr bool TOTALS = false, words = false;
     static __device__ __forceinline__ void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_f16(c, a, b); }
 };
 struct MmaBf16 {
     using Sum = f32;
-    static constexpr bool words = false;
+    static constexpr bool TOTALS = false, words = false;
     static __device__ __forceinline__ void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_bf16(c, a, b); }
 };
 struct MmaTf32 {
     using Sum = f32;
-    static constexpr bool words = true;
+    static constexpr bool TOTALS = false, words = true;
     static __device__ __forceinline__ void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         u32 x[4], y[2];
 #pragma unroll
@@ -33,14 +33,20 @@ struct MmaTf32 {
         mma_tf32(c, x, y);
     }
 };
-template <bool signed_a, bool signed_b> struct MmaBytes {
+// Bytes of two signs. With `shifted` the numbers of a column of B are meant less one more number, its shift, which the sums of A's rows
+// (TOTALS, a product with ones) take off in the end.
+template <bool signed_a, bool signed_b, bool shifted> struct MmaBytes {
     using Sum = i32;
-    static constexpr bool words = false;
+    static constexpr bool TOTALS = shifted, words = false;
     static __device__ __forceinline__ void multiply(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         if constexpr (signed_a && signed_b) mma_s8s8(c, a, b);
         else if constexpr (signed_a) mma_s8u8(c, a, b);
         else if constexpr (signed_b) mma_u8s8(c, a, b);
         else mma_u8u8(c, a, b);
+    }
+    static __device__ __forceinline__ void total(i32 (&c)[4], const u32 (&a)[4]) {
+        const u32 ones[2] = {0x01010101u, 0x01010101u};
+        multiply(c, a, ones);
     }
 };
 
@@ -109,11 +115,18 @@ template <class Source, int SIDE> struct Feeder {
                 const M* where = source.chunk(place(i), depth, valid);
                 if constexpr (Source::FILLED)
                     if (!valid) {
-                        const u32 four = u32(source.outside & 255) * 0x01010101u;
+                        const u32 four = u32(source.fill(depth) & 255) * 0x01010101u;
                         *(uint4*)(to.bytes + i * STRIDE * PITCH) = make_uint4(four, four, four, four);
                         continue;
                     }
                 copy_async<16>(to.spot + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
+            }
+        } else if constexpr (sizeof(M) == 1) {
+#pragma unroll 1
+            for (int j = 0; j < WIDE; j++) {
+                auto depth = source.depth(from + chunk * WIDE + j);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) *(M*)(to.bytes + i * STRIDE * PITCH + j) = E::encode(source.get(place(i), depth));
             }
         } else if constexpr (ALONG) {
             constexpr int AT_ONCE = COUNT < 2 ? 1 : 2;
@@ -152,7 +165,7 @@ template <int ROWS, int COLUMNS> struct Shares {
 
 // Adds the products of step k (32 bytes of the reduction) of a part to a warp's sums.
 template <class Mma, class FeedA, class FeedB, int TALL, int WIDE>
-DEVICE void multiply_step(typename Mma::Sum (&sums)[TALL][WIDE][4], Buffer a, Buffer b, u32 row, u32 column, u32 k, u32 lane) {
+DEVICE void multiply_step(typename Mma::Sum (&sums)[TALL][WIDE][4], typename Mma::Sum (&totals)[TALL][4], Buffer a, Buffer b, u32 row, u32 column, u32 k, u32 lane) {
     u32 x[TALL][4], y[WIDE][2];
 #pragma unroll
     for (int i = 0; i < TALL; i++) {
@@ -188,15 +201,17 @@ DEVICE void multiply_step(typename Mma::Sum (&sums)[TALL][WIDE][4], Buffer a, Bu
         }
     }
 #pragma unroll
-    for (int i = 0; i < TALL; i++)
+    for (int i = 0; i < TALL; i++) {
 #pragma unroll
         for (int j = 0; j < WIDE; j++) Mma::multiply(sums[i][j], x[i], y[j]);
+        if constexpr (Mma::TOTALS) Mma::total(totals[i], x[i]);
+    }
 }
 
 // The sums of a warp over `steps` parts from `from` on.
 template <bool QUICK, class Mma, int STAGES, int STEPS, class FeedA, class FeedB, int TALL, int WIDE>
-DEVICE void multiply_parts(typename Mma::Sum (&sums)[TALL][WIDE][4], const FeedA& a, const FeedB& b, Buffer memory, u32 from, u32 steps, u32 row, u32 column,
-                           u32 first) {
+DEVICE void multiply_parts(typename Mma::Sum (&sums)[TALL][WIDE][4], typename Mma::Sum (&totals)[TALL][4], const FeedA& a, const FeedB& b, Buffer memory,
+                           u32 from, u32 steps, u32 row, u32 column, u32 first) {
     constexpr u32 STAGE = FeedA::BYTES + FeedB::BYTES;
     const u32 lane = threadIdx.x % 32;
     u32 now = 0, next = 0;  // buffers, in bytes: whose part is multiplied, which is filled
@@ -207,7 +222,7 @@ DEVICE void multiply_parts(typename Mma::Sum (&sums)[TALL][WIDE][4], const FeedA
             __syncthreads();
             const Buffer at_a = memory + now, at_b = at_a + FeedA::BYTES;
 #pragma unroll
-            for (u32 i = 0; i < STEPS; i++) multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, row, column, first + i, lane);
+            for (u32 i = 0; i < STEPS; i++) multiply_step<Mma, FeedA, FeedB>(sums, totals, at_a, at_b, row, column, first + i, lane);
             now = now == (STAGES - 1) * STAGE ? 0 : now + STAGE;
         }
         if (s < steps) {
@@ -235,13 +250,22 @@ DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u3
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / (Share::ACROSS * Share::DOWN);
     const u32 warp_row = warp / Share::ACROSS % Share::DOWN * (TALL * 16), warp_column = warp % Share::ACROSS * (WIDE * 8);
     const Buffer memory = {spot_of(shared), (unsigned char*)shared};
-    S sums[TALL][WIDE][4] = {};
+    S sums[TALL][WIDE][4] = {}, totals[TALL][4] = {};
     typename Out::Fetched fetched[Out::template Turns<ROWS, COLUMNS>::AT_ONCE];
     out.template ahead<ROWS, COLUMNS>(row, column, fetched);
     if (a.quick(depths) && b.quick(depths))
-        multiply_parts<true, Mma, STAGES, STEPS>(sums, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+        multiply_parts<true, Mma, STAGES, STEPS>(sums, totals, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
     else
-        multiply_parts<false, Mma, STAGES, STEPS>(sums, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+        multiply_parts<false, Mma, STAGES, STEPS>(sums, totals, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+    if constexpr (Mma::TOTALS)
+#pragma unroll
+        for (int j = 0; j < WIDE * 2; j++) {
+            const S shift = right.shift(column + warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2);
+#pragma unroll
+            for (int i = 0; i < TALL; i++)
+#pragma unroll
+                for (int r = j % 2; r < 4; r += 2) sums[i][j / 2][r] = sub(sums[i][j / 2][r], mul(shift, totals[i][r]));
+        }
     constexpr int PITCH = down ? ROWS + 4 : COLUMNS + 8;  // all banks, for what the threads of a warp write at once
     S* const slab = shared + group * ((down ? COLUMNS : ROWS) * PITCH);
 #pragma unroll

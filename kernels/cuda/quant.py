@@ -80,15 +80,15 @@ def _on_tensor_cores(work: Work, roles: dict[str, int], then: Epilogue | None, p
     if conv and zero:
         before.append(f"const i32 outside = {zero};")
         zero = "outside"
-    if zero:
-        before.append(f"const i64 w_sums = p[{slot_of(node, work.w)}] + i64({'out_channels' if conv else 'columns'}) * depth;")
+    columns = f"i64({'out_channels' if conv else 'columns'})"
+    before.append(f"const i64 w_sums = p[{slot_of(node, work.w)}] + {columns} * depth;")
 
     def finish(channel: str, held: Collection[str]) -> list[str]:
         less = [f"acc = sub(acc, mul({zero}, ld_i32(w_sums, {channel})));"] if zero else []
         return less + _finish(node, roles, then, channel, held)
 
     return replace(work, finish=finish, before=before, zeros={}, cut=cut, outside="outside" if conv and zero else "",
-                   pack=packing.of_filters if conv else packing.of_matrix, tensor=packing.multiplier(x),
+                   shifts=f"w_sums + 4 * {columns}" if packing.shifted else "", pack=packing.of_filters if conv else packing.of_matrix, tensor=packing.multiplier(x),
                    variant=f"{work.variant}.tensor{f' {cut}' if cut is not None else ''}")  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     sum (a - za)(b - zb) = sum a (b - zb) - za sum (b - zb)
 
 so a is multiplied as it lies, b less its zero points where these differences are bytes, and its columns' sums are known beforehand.
-Sums wrap at 32 bits like those of scalar tiles, and every order of adding gives the same bits.
+Other zero points of b are taken off in the end, by the sums of a's rows. Sums wrap at 32 bits like those of scalar tiles, and every order of adding gives the same bits.
 """
 
 from __future__ import annotations
@@ -27,31 +27,36 @@ WIDE = 16  # bytes that an asynchronous copy brings
 
 @dataclass(frozen=True)
 class Packing:
-    """How a constant weight is multiplied: less its `zeros`, as bytes that are `signed` or not. As an array of bytes it is
-    [group][column][steps of the reduction], then the sums of all columns, in i32."""
+    """How a constant weight is multiplied: less its `zeros`, as bytes that are `signed` or not; or where the differences are no bytes
+    of one kind as it is, with the zeros as `shifted` numbers. As an array of bytes it is [group][column][steps of the reduction], then
+    the sums of all columns less their zeros, in i32, then the zeros."""
 
     zeros: np.ndarray
     signed: bool
+    shifted: bool = False
     group: int = 1
 
     def multiplier(self, x: DType) -> str:
         """What multiplies in mma.cuh, of an operand of such bytes."""
-        return f"{BYTES}<{'true' if x is I8 else 'false'}, {'true' if self.signed else 'false'}>"
+        words = ["true" if yes else "false" for yes in (x is I8, self.signed, self.shifted)]
+        return f"{BYTES}<{', '.join(words)}>"
 
     def of_matrix(self, w: np.ndarray) -> np.ndarray:
         """A matrix [..., steps, columns] or a vector of steps; axes before the last two have size 1."""
         two = w.reshape(-1, 1) if w.ndim == 1 else w.reshape(w.shape[-2:])
-        return self._packed((two.astype(np.int32) - self.zeros)[None])
+        return self._packed(two[None])
 
     def of_filters(self, w: np.ndarray) -> np.ndarray:
         """Weights [output channels, channels of a group, ...]."""
-        less = w.astype(np.int32) - self.zeros.reshape(-1, *[1] * (w.ndim - 1))
-        return self._packed(grouped_weight(less, self.group, False))
+        return self._packed(grouped_weight(w, self.group, False))
 
     def _packed(self, w: np.ndarray) -> np.ndarray:
-        lines = w.transpose(0, 2, 1)
-        sums = lines.sum(-1, dtype=np.int64).astype(np.int32)
-        return np.concatenate([lines.astype(np.int8 if self.signed else np.uint8).reshape(-1).view(np.uint8), sums.reshape(-1).view(np.uint8)])
+        lines = w.transpose(0, 2, 1).reshape(w.shape[0] * w.shape[2], w.shape[1])
+        zeros = np.broadcast_to(self.zeros, len(lines)).astype(np.int16)
+        less = lines - zeros[:, None]
+        sums = less.sum(-1, dtype=np.int64).astype(np.int32)
+        numbers = (lines if self.shifted else less).astype(np.int8 if self.signed else np.uint8)
+        return np.concatenate([part.reshape(-1).view(np.uint8) for part in (numbers, sums, zeros.astype(np.int32))])
 
 
 def packing_of(site: Site, roles: Mapping[str, int]) -> Packing | Refusal:
@@ -72,9 +77,7 @@ def packing_of(site: Site, roles: Mapping[str, int]) -> Packing | Refusal:
         what = "channels of a group" if conv else "steps of the reduction"
         return Refusal(f"{line} {what} are no chunks of {WIDE} bytes")
     signed = _signed(w.array, zeros, conv)
-    if signed is None:
-        return Refusal("weights less their zero points are no bytes of one kind")
-    return Packing(zeros.astype(np.int32), signed, site.anchor.attr("group") if conv else 1)
+    return Packing(zeros, w.tensor.dtype is I8 if signed is None else signed, signed is None, site.anchor.attr("group") if conv else 1)
 
 
 def takes_channels_last(node: Node) -> bool:

@@ -7,7 +7,7 @@
 //
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
 // the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction. REGULAR: all stand at regular steps.
-// FILLED: `outside` stands there instead of 0.
+// FILLED: `fill(depth)` stands there instead of 0.
 constexpr int BLOCK = 256, DEPTH = 16;
 constexpr u32 NONE = 0xffffffff;
 
@@ -31,6 +31,12 @@ template <class E, class S, bool along> struct Strided {
         valid = inside(i, k) ? min(wide, along ? depths - k : sides - i) : 0;
         return valid ? at + i + k : at;
     }
+};
+
+// Bytes of which a number each column (side) is to be taken off, after they are multiplied: see `totals` in mma.cuh.
+template <class Base> struct Shifted : Base {
+    i64 shifts;
+    __device__ __forceinline__ typename Base::Sum shift(u32 i) const { return i < this->sides ? ((const i32*)shifts)[i] : 0; }
 };
 
 // Integers less the zero point of their row (column), of which there is one in all (step 0) or one each; outside they are 0.

@@ -91,7 +91,8 @@ class Work:
     that those rely on, `names` further integers, which
     `more` gives for a call, its rows and its columns (channels). Operands that have zero points have their names and element types
     in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through. A constant `w` that is packed by `pack`
-    lies along the reduction, column by column; what lies outside of an image counts as `outside`, an expression (where it is not 0).
+    lies along the reduction, column by column; what lies outside of an image counts as `outside`, and `shifts` is where a number each
+    column stands that is to be taken off `w`: expressions, where there is anything.
     """
 
     site: Site
@@ -110,6 +111,7 @@ class Work:
     cut: Cut | None = None  # how they are asked to cut it, None: as cut.py does
     pack: Callable[[np.ndarray], np.ndarray] | None = None
     outside: str = ""
+    shifts: str = ""
 
     @property
     def item(self) -> int:
@@ -128,6 +130,8 @@ class Work:
         """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
         if i == self.x and self.outside and kind.startswith("Window<"):
             return f"const Around<{kind}> {name} = {{{{{values}}}, {self.outside}}};"
+        if i == self.w and self.shifts:
+            return f"const Shifted<{kind}> {name} = {{{{{values}}}, {self.shifts}{f' + 4 * {shift}' if shift else ''}}};"
         if i not in self.zeros:
             return f"const {kind} {name} = {{{values}}};"
         zero, dtype = self.zeros[i]

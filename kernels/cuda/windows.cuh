@@ -80,8 +80,9 @@ template <class E, class S, bool along, int AXES> struct Window {
 template <class Base> struct Around : Base {
     static constexpr bool FILLED = true;
     typename Base::Sum outside;
+    __device__ __forceinline__ typename Base::Sum fill(const typename Base::Depth& k) const { return k.at[0] == FAR ? 0 : outside; }
     __device__ __forceinline__ typename Base::Sum get(const typename Base::Place& r, const typename Base::Depth& k) const {
-        return this->inside(r, k) ? this->read(r, k) : outside;
+        return this->inside(r, k) ? this->read(r, k) : fill(k);
     }
 };
 

@@ -57,6 +57,10 @@ def products() -> list[Case]:
     few = np.random.default_rng(0).integers(90, 130, (64, 40)).astype(np.uint8)  # that are bytes less any of these
     cases.append(product("matmul_integer", [whole(33, 64), few, np.uint8(9), np.arange(90, 130).astype(np.uint8)]))
     cases.append(product("matmul_integer", [whole(33, 64), few, np.uint8(9), np.uint8(7)]))
+    for a, b in KINDS:  # weights less their zero points are no bytes
+        for m, k, n in ((5, 48, 33), (70, 2064, 24)):
+            zeros = whole(dtype=a, seed=k), whole(n, dtype=b, seed=2)
+            cases.append(product("matmul_integer", [whole(m, k, dtype=a), whole(k, n, dtype=b), *zeros]))
     for w in (whole(1, 1, 32, 17, dtype=np.int8), whole(32, dtype=np.int8)):
         cases.append(product("matmul_integer", [whole(2, 3, 5, 32), w, np.uint8(7), np.int8(0)]))
     cases.append(product("matmul_integer", [whole(32), whole(32, 5, dtype=np.int8), np.uint8(7), np.int8(0)]))
@@ -103,6 +107,7 @@ def convolutions() -> list[Case]:
     for i, (shape, filters, attrs) in enumerate(CONVOLUTIONS.values()):
         for j, (a, b) in enumerate(KINDS):
             arrays = [whole(*shape, dtype=a), whole(*filters, dtype=b, seed=1), whole(dtype=a, seed=i + j), exact_zero(b, filters[:1])]
+            arrays[3] = whole(filters[0], dtype=b, seed=3) if j % 2 == i % 2 else arrays[3]  # which is exact, or not
             cases.append(convolution("conv_integer", arrays, attrs, (True, j % 2 == 0)))
     arrays = [whole(2, 16, 9, 7, dtype=np.int8), whole(24, 16, 3, 3, dtype=np.int8), None, None]
     return [*cases, convolution("conv_integer", arrays, {"pads": (2, 1, 0, 1)})]
