@@ -86,7 +86,7 @@ class Clock:
         monkeypatch.setattr(Shim, "timer", timer)
 
 
-SMALL = "mma_tile<MmaF16, E, 32, 32"
+SMALL = "mma_tile<MmaF16, 32, 32"
 
 
 def kernels_of(exe: gm.Executable) -> list[str]:

@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphmill.kernels.cuda import quant
-from graphmill.kernels.spec import KernelSource, Refusal
+from graphmill.ir.layout import channels_last
+from graphmill.ir.types import F32
+from graphmill.kernels.cuda import quant, shim
+from graphmill.kernels.cuda.cut import FEW_ROWS, Cut, Tile
+from graphmill.kernels.cuda.target import select
+from graphmill.kernels.cuda.tiles import TENSOR_TILES
+from graphmill.kernels.spec import Call, KernelSource, Refusal
 
-from ..cpu.harness import make_node, reference
+from ..cpu.harness import aligned, aligned_empty, from_memory, make_node, reference, to_memory
+from ..cpu.regions import apply, by_references, fused
 from ..cpu.test_conv import conv_node
-from .harness import ARCHITECTURES, Case, check, check_compiles, needs_nvrtc, needs_shim
+from .harness import ARCHITECTURES, Case, check, check_compiles, launch, needs_nvrtc, needs_shim
 
 KINDS = list(itertools.product((np.uint8, np.int8), repeat=2))
 
@@ -26,8 +32,8 @@ def whole(*shape: int, dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
     return x
 
 
-def case(node: Any, arrays: list, attrs: dict[str, Any] | None = None) -> Case:
-    source = quant.build(node)
+def case(node: Any, arrays: list, attrs: dict[str, Any] | None = None, cut: Cut | None = None) -> Case:
+    source = quant.build(node, cut=cut)
     assert isinstance(source, KernelSource) and ".tensor" in source.variant and "mma_tile<MmaBytes" in source.text, source.variant
     what = f"{node.op.name} {[None if a is None else (a.shape, a.dtype) for a in arrays]} {attrs}"
     return Case(what, node, source, arrays, reference(node.op, arrays, dict(attrs or {})), 0, 0)
@@ -113,13 +119,92 @@ def convolutions() -> list[Case]:
     return [*cases, convolution("conv_integer", arrays, {"pads": (2, 1, 0, 1)})]
 
 
+def epilogues() -> list[Case]:
+    """A bias in i32, a scale that is computed, one a channel, a residual; channels last and not."""
+    rng, cases = np.random.default_rng(1), []
+
+    def product(g: Any, i: Any) -> list:
+        y = apply(g, "mul", apply(g, "cast", apply(g, "matmul_integer", *i[:4]), to=F32), i[4])
+        return [apply(g, "add", apply(g, "relu", apply(g, "add", y, i[5])), i[6])]
+
+    def convolution(g: Any, i: Any) -> list:
+        y = apply(g, "add", apply(g, "conv_integer", *i[:3], pads=(1, 1, 1, 1)), i[3])
+        return [apply(g, "add", apply(g, "add", apply(g, "mul", apply(g, "cast", y, to=F32), i[4]), i[5]), i[6])]
+
+    def case_of(build: Any, arrays: list, constants: tuple[int, ...]) -> Case:
+        node = fused(build, *arrays, constants=constants, layout=channels_last(4), kernel="gemm")
+        source = select(node)
+        assert isinstance(source, KernelSource) and "_integer.tensor" in source.variant, source
+        return Case(build.__name__, node, source, arrays, by_references(node, arrays), 1e-6, 1e-3)
+
+    f32 = [rng.standard_normal(s).astype(np.float32) for s in ((), (40,), (2, 17, 40))]
+    for zero in (np.int8(0), np.int8(99)):
+        cases.append(case_of(product, [whole(2, 17, 48), whole(48, 40, dtype=np.int8), np.uint8(9), zero, *f32], (1, 3)))
+    f32 = [rng.standard_normal(s).astype(np.float32) for s in ((), (24, 1, 1), (2, 24, 6, 9))]
+    bias = rng.integers(-(2**20), 2**20, (24, 1, 1)).astype(np.int32)
+    return [*cases, case_of(convolution, [whole(2, 16, 6, 9), whole(24, 16, 3, 3, seed=4), np.uint8(9), bias, *f32], (1,))]
+
+
 @needs_shim
-@pytest.mark.parametrize("family", [products, requantized, convolutions])
+@pytest.mark.parametrize("family", [products, requantized, convolutions, epilogues])
 def test_family(family: Any) -> None:
     check(family())
+
+
+@needs_shim
+@pytest.mark.parametrize("tile", TENSOR_TILES, ids=lambda t: f"{t.rows}x{t.columns}")
+def test_each_way_of_cutting(tile: Tile) -> None:
+    """All give the same bits, with and without what the sums of rows take off."""
+    cases = []
+    for splits, zero in ((1, 0), (3, 0), (3, 77)):
+        for m, k, n in ((9, 1040, 33), (70, 272, 72)):
+            arrays = [whole(m, k), whole(k, n, dtype=np.int8, seed=1), np.uint8(250), np.int8(zero)]
+            cases.append(case(make_node("matmul_integer", arrays, constants=(1, 3)), arrays, cut=Cut(tile, splits)))
+        arrays = [whole(2, 64, 9, 7, dtype=np.int8), whole(70, 32, 3, 3, dtype=np.int8), np.int8(-77), np.int8(zero)]
+        attrs = {"pads": (1, 1, 1, 1), "group": 2}
+        node = conv_node("conv_integer", arrays, attrs, (True, True), (1, 3))
+        cases.append(case(node, arrays, attrs, Cut(tile, splits)))
+    check(cases)
+
+
+@needs_shim
+def test_operands_at_any_address() -> None:
+    """What is a piece of another tensor need not begin at a multiple of 16 bytes."""
+    for c in (product("matmul_integer", [whole(9, 48), whole(48, 33, dtype=np.int8), np.uint8(7), np.int8(5)]), convolutions()[1]):
+        source, arrays = c.source, list(c.operands)
+        x = to_memory(arrays[0], c.node.operands[0].tensor)
+        apart = aligned_empty((x.nbytes + 1,), np.dtype(np.uint8))[1:].view(x.dtype).reshape(x.shape)
+        apart[...] = x
+        packed = aligned(source.pack[1](np.asarray(arrays[1])))
+        given = [apart, packed, *(aligned(np.asarray(a)) for a in arrays[2:])]
+        result = aligned_empty(to_memory(c.want[0], c.node.results[0].tensor).shape, np.dtype(np.int32))
+        call = Call([np.shape(a) for a in arrays], [c.want[0].shape])
+        launch(source, call, given, [result], shim.load([source.text])[source.text])
+        np.testing.assert_array_equal(from_memory(result, c.node.results[0].tensor), c.want[0])
+
+
+def test_what_scalar_tiles_compute_says_why() -> None:
+    x, w = whole(9, 48), whole(48, 33, dtype=np.int8)
+    image, filters = whole(1, 16, 5, 5), whole(8, 16, 3, 3, dtype=np.int8)
+    odd = whole(1, 6, 5, 5), whole(8, 6, 3, 3, dtype=np.int8)
+    told = {
+        "the weights are no constant": make_node("matmul_integer", [x, w]),
+        "the weights' zero points are not known": make_node("matmul_integer", [x, w, None, np.int8(3)], constants=[1]),
+        "has weights of its own": make_node("matmul_integer", [whole(2, 9, 48), whole(2, 48, 5)], constants=[1]),
+        "30 steps of the reduction": make_node("matmul_integer", [x[:, :30].copy(), w[:30].copy()], constants=[1]),
+        "channels are not last": conv_node("conv_integer", [image, filters], {}, (False, False), (1,)),
+        "6 channels of a group": conv_node("conv_integer", [*odd], {}, (True, True), (1,)),
+    }
+    for why, node in told.items():
+        source = select(node)
+        assert isinstance(source, KernelSource) and why in source.variant and "mma_tile<" not in source.text, source
+        assert isinstance(quant.build(node, cut=Cut(Tile(32, 32))), Refusal)
+    node = make_node("matmul_integer", [x, w], constants=[1])
+    assert select(node).variant == "matmul_integer.tensor" and select(node, rung="scalar").variant == "matmul_integer"  # type: ignore[union-attr]
+    assert isinstance(quant.build(node, cut=Cut(Tile(32, 32, True))), Refusal) and isinstance(quant.build(node, cut=Cut(FEW_ROWS)), Refusal)
 
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_compiles_for_gpus(arch: str) -> None:
-    check_compiles(list(dict.fromkeys(c.source.text for c in [*products(), *requantized(), *convolutions()])), arch)
+    check_compiles(list(dict.fromkeys(c.source.text for c in [*products(), *requantized(), *convolutions(), *epilogues()])), arch)
