@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import graphmill as gm
 import numpy as np
 import pytest
+from graphmill.engine.steps import KernelStep
 from graphmill.ir.layout import channels_last
 from graphmill.ir.types import F32
 from graphmill.kernels.cuda import quant, shim
@@ -14,6 +16,8 @@ from graphmill.kernels.cuda.cut import FEW_ROWS, Cut, Tile
 from graphmill.kernels.cuda.target import select
 from graphmill.kernels.cuda.tiles import TENSOR_TILES
 from graphmill.kernels.spec import Call, KernelSource, Refusal
+from onnx import numpy_helper
+from onnx import parser as onnx_parser
 
 from ..cpu.harness import aligned, aligned_empty, from_memory, make_node, reference, to_memory
 from ..cpu.regions import apply, by_references, fused
@@ -202,6 +206,36 @@ def test_what_scalar_tiles_compute_says_why() -> None:
     node = make_node("matmul_integer", [x, w], constants=[1])
     assert select(node).variant == "matmul_integer.tensor" and select(node, rung="scalar").variant == "matmul_integer"  # type: ignore[union-attr]
     assert isinstance(quant.build(node, cut=Cut(Tile(32, 32, True))), Refusal) and isinstance(quant.build(node, cut=Cut(FEW_ROWS)), Refusal)
+
+
+def network() -> Any:
+    """An image of three channels, 16 and 32 channels with a residual, ten."""
+    model = onnx_parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        m (uint8[1, 3, 12, 10] x) => (float[1, 10, 6, 5] y) {
+            a = QLinearConv <pads = [1, 1, 1, 1]> (x, s, z, w0, s, zw, s, z)
+            b = QLinearConv <pads = [1, 1, 1, 1], strides = [2, 2]> (a, s, z, w1, s, zw, s, z)
+            c = QLinearConv (b, s, z, w2, s, zw, s, z)
+            fb = DequantizeLinear (b, s, z)  fc = DequantizeLinear (c, s, z)  f = Add (fb, fc)  d = QuantizeLinear (f, s, z)
+            e = QLinearConv (d, s, z, w3, s, zw, s, z)  y = DequantizeLinear (e, s, z) }""")
+    given = {"s": np.float32(0.05), "z": np.uint8(131), "zw": np.int8(0)}
+    given |= {f"w{i}": whole(*shape, dtype=np.int8, seed=i) for i, shape in
+              enumerate(((16, 3, 3, 3), (32, 16, 3, 3), (32, 32, 1, 1), (10, 32, 1, 1)))}  # fmt: skip
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in given.items())
+    return model
+
+
+@needs_shim
+def test_a_network() -> None:
+    """Only its first convolution is computed in scalar tiles, and only its result is moved."""
+    exe = gm.compile(network(), "cuda", device="shim")
+    steps = [s for s in exe.plan.steps if isinstance(s, KernelStep)]
+    found = [s.source.variant for s in steps if s.node.op.name == "qlinear_conv"]
+    assert found[1:] == ["qlinear_conv.tensor"] * 3 and "3 channels of a group" in found[0]
+    assert [s.node.op.name for s in steps].count("to_layout") == 1
+    x = {"x": whole(1, 3, 12, 10)}
+    np.testing.assert_array_equal(exe.run(x)["y"], gm.compile(network()).run(x)["y"])
+    scalar = gm.compile(network(), "cuda", device="null", rung="scalar")
+    assert not [s for s in scalar.plan.steps if isinstance(s, KernelStep) and "mma_tile<" in s.source.text]
 
 
 @needs_nvrtc
