@@ -24,7 +24,7 @@ from .gemm import SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
 from .text import checked_size
-from .tiles import TENSOR, Product, Work, pack_direct, piece, tensor_tiles
+from .tiles import TENSOR, Product, Work, pack_direct, padded, piece, tensor_tiles
 
 # A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
 TILES = (TALL, SMALL)
@@ -139,7 +139,7 @@ class Conv:
         pixels = math.prod(g.outputs)
         out = [g.out_channels, pixels, fast_div(pixels), fast_div(g.per_group), g.n, g.per_group]
         if self.work.pack is not None:
-            w_out, w_in, w_tap, w_group = depth, 1, g.per_group, columns * depth
+            w_out, w_in, w_tap, w_group = padded(depth), 1, g.per_group, columns * padded(depth)
         elif self.packed:
             w_out, w_in, w_tap, w_group = 1, columns, columns * g.per_group, columns * depth
         elif self.transposed:
@@ -149,10 +149,9 @@ class Conv:
         words = [w for a in range(3 - self.axes, 3) for w in axis_words(g, a, self.transposed)]
         extra = [*out, *input_steps(g, self.x_last, self.axes), w_out, w_in, w_tap, w_group, *g.outputs[3 - self.axes :], *words]
         if self.work.tensor:
-            wide = 16 // self.work.item
+            wide = self.work.grain // self.work.item
             aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
-            line = columns if self.work.pack is None else depth
-            extra.append(aligned + 2 * (self.packed and line % wide == 0))
+            extra.append(aligned + 2 * (self.packed and (self.work.pack is not None or columns % wide == 0)))
         extra += self.work.more(call, 1, g.out_channels)
         return self.product.launch(rows, columns, depth, batches, extra)
 

@@ -19,7 +19,7 @@ from . import epilogue as written
 from .cut import FEW_ROWS, Cut, Tile
 from .target import serves
 from .text import checked_size
-from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, tensor_tiles
+from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, padded, tensor_tiles
 
 LARGE, TALL, SMALL = Tile(128, 128), Tile(128, 64), Tile(64, 64)
 
@@ -151,7 +151,7 @@ class Matmul:
     def _sizes(self, a: Dims, b: Dims) -> Sizes:
         s = Sizes(a, b, self.trans_a, self.trans_b)
         if self.work.pack is not None:
-            s.b_row, s.b_col = 1, s.depth
+            s.b_row, s.b_col = 1, padded(s.depth)
         return s
 
     def _cut_of(self, s: Sizes) -> tuple[int, int, int, int]:
@@ -165,7 +165,7 @@ class Matmul:
             checked_size(math.prod(shape or ()))
         steps = [s.a_row, s.a_col, s.b_row, s.b_col] + ([] if self.flat else s.loops(1))
         if self.work.tensor:
-            wide, loops = 16 // self.item, [] if self.flat else s.loops(1)
+            wide, loops = self.work.grain // self.item, [] if self.flat else s.loops(1)
             lines = (s.a_col if self.trans_a else s.a_row, s.b_col if self.b_along else s.b_row)
             aligned = [all(n % wide == 0 for n in (line, *loops[1 + k :: 3])) for k, line in enumerate(lines)]
             steps.append(aligned[0] + 2 * aligned[1])

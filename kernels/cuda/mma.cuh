@@ -98,6 +98,17 @@ template <class Source, int SIDE> struct Feeder {
         if constexpr (Source::REGULAR) return wide && depths % STEPS == 0 && (ALONG || source.sides % WIDE == 0);
         else return wide;
     }
+    // Begins to copy `valid` bytes of so many; what is wholly outside is stored as it counts there.
+    template <int bytes> __device__ __forceinline__ void copy(Buffer to, const M* where, u32 valid, const typename Source::Depth& depth) const {
+        if constexpr (Source::FILLED)
+            if (!valid) {
+                const u32 four = u32(source.fill(depth) & 255) * 0x01010101u;
+#pragma unroll
+                for (int w = 0; w < bytes / 4; w++) ((u32*)to.bytes)[w] = four;
+                return;
+            }
+        copy_async<bytes>(to.spot, where, int(valid));
+    }
     template <bool QUICK> __device__ __forceinline__ void feed(Buffer part, u32 from) const {
         const Buffer to = part + at;
         if constexpr (QUICK && Source::REGULAR) {
@@ -106,6 +117,17 @@ template <class Source, int SIDE> struct Feeder {
                 const M* where = start + (ALONG ? from + i * STRIDE * source.side_step : (from + i * STRIDE) * source.depth_step);
                 copy_async<16>(to.spot + i * STRIDE * PITCH, where, u32(ALONG ? i * STRIDE : 0) < inside ? 16 : 0);
             }
+        } else if ((QUICK || wide) && Source::GRAIN < 16) {  // of bytes, which lie along the reduction
+#pragma unroll
+            for (u32 j = 0; j < 16; j += Source::GRAIN) {
+                auto depth = source.depth(from + chunk * WIDE + j);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) {
+                    u32 valid;
+                    const M* where = source.chunk(place(i), depth, valid);
+                    copy<Source::GRAIN>(to + (i * STRIDE * PITCH + j), where, min(valid, Source::GRAIN), depth);
+                }
+            }
         } else if (QUICK || wide) {
             auto depth = source.depth(from + (ALONG ? chunk * WIDE : line));
 #pragma unroll
@@ -113,13 +135,7 @@ template <class Source, int SIDE> struct Feeder {
                 u32 valid;
                 if (!ALONG && i) depth = source.depth(from + line + i * STRIDE);
                 const M* where = source.chunk(place(i), depth, valid);
-                if constexpr (Source::FILLED)
-                    if (!valid) {
-                        const u32 four = u32(source.fill(depth) & 255) * 0x01010101u;
-                        *(uint4*)(to.bytes + i * STRIDE * PITCH) = make_uint4(four, four, four, four);
-                        continue;
-                    }
-                copy_async<16>(to.spot + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
+                copy<16>(to + i * STRIDE * PITCH, where, valid * sizeof(M), depth);
             }
         } else if constexpr (sizeof(M) == 1) {
 #pragma unroll 1

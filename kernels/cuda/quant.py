@@ -81,13 +81,13 @@ def _on_tensor_cores(work: Work, roles: dict[str, int], then: Epilogue | None, p
         before.append(f"const i32 outside = {zero};")
         zero = "outside"
     columns = f"i64({'out_channels' if conv else 'columns'})"
-    before.append(f"const i64 w_sums = p[{slot_of(node, work.w)}] + {columns} * depth;")
+    before.append(f"const i64 w_sums = p[{slot_of(node, work.w)}] + {columns} * ((depth + 15) / 16 * 16);")
 
     def finish(channel: str, held: Collection[str]) -> list[str]:
         less = [f"acc = sub(acc, mul({zero}, ld_i32(w_sums, {channel})));"] if zero else []
         return less + _finish(node, roles, then, channel, held)
 
-    return replace(work, finish=finish, before=before, zeros={}, cut=cut, outside="outside" if conv and zero else "",
+    return replace(work, finish=finish, before=before, zeros={}, cut=cut, grain=packing.grain, outside="outside" if conv and zero else "",
                    shifts=f"w_sums + 4 * {columns}" if packing.shifted else "", pack=packing.of_filters if conv else packing.of_matrix, tensor=packing.multiplier(x),
                    variant=f"{work.variant}.tensor{f' {cut}' if cut is not None else ''}")  # fmt: skip
 

@@ -20,21 +20,23 @@ from ..convolutions import grouped_weight
 from ..epilogue import Site, site_of
 from ..quantized import constant_zeros, roles_of
 from ..spec import Refusal
-from .tiles import BYTES
+from .tiles import BYTES, padded
 
-WIDE = 16  # bytes that an asynchronous copy brings
+GRAINS = (16, 8, 4)  # bytes that asynchronous copies bring
 
 
 @dataclass(frozen=True)
 class Packing:
     """How a constant weight is multiplied: less its `zeros`, as bytes that are `signed` or not; or where the differences are no bytes
-    of one kind as it is, with the zeros as `shifted` numbers. As an array of bytes it is [group][column][steps of the reduction], then
-    the sums of all columns less their zeros, in i32, then the zeros."""
+    of one kind as it is, with the zeros as `shifted` numbers. As an array of bytes it is [group][column][steps of the reduction], with
+    zeros behind the last step up to a multiple of 16, then the sums of all columns less their zeros, in i32, then the zeros. So many
+    bytes (`grain`) of what it is multiplied with lie together."""
 
     zeros: np.ndarray
     signed: bool
-    shifted: bool = False
-    group: int = 1
+    shifted: bool
+    grain: int
+    group: int
 
     def multiplier(self, x: DType) -> str:
         """What multiplies in mma.cuh, of an operand of such bytes."""
@@ -55,7 +57,8 @@ class Packing:
         zeros = np.broadcast_to(self.zeros, len(lines)).astype(np.int16)
         less = lines - zeros[:, None]
         sums = less.sum(-1, dtype=np.int64).astype(np.int32)
-        numbers = (lines if self.shifted else less).astype(np.int8 if self.signed else np.uint8)
+        numbers = np.zeros((len(lines), padded(lines.shape[1])), np.int8 if self.signed else np.uint8)
+        numbers[:, : lines.shape[1]] = lines if self.shifted else less
         return np.concatenate([part.reshape(-1).view(np.uint8) for part in (numbers, sums, zeros.astype(np.int32))])
 
 
@@ -73,11 +76,17 @@ def packing_of(site: Site, roles: Mapping[str, int]) -> Packing | Refusal:
     if zeros is None:
         return Refusal("the weights' zero points are not known")
     line = shape[1] if conv else shape[-2] if len(shape) > 1 else shape[0]
-    if line % WIDE:
-        what = "channels of a group" if conv else "steps of the reduction"
-        return Refusal(f"{line} {what} are no chunks of {WIDE} bytes")
+    grain = grain_of(line)
+    if not grain:
+        return Refusal(f"{line} {'channels of a group' if conv else 'steps of the reduction'} are no multiple of {GRAINS[-1]}")
     signed = _signed(w.array, zeros, conv)
-    return Packing(zeros, w.tensor.dtype is I8 if signed is None else signed, signed is None, site.anchor.attr("group") if conv else 1)
+    kind = w.tensor.dtype is I8 if signed is None else signed
+    return Packing(zeros, kind, signed is None, grain, site.anchor.attr("group") if conv else 1)
+
+
+def grain_of(line: int) -> int:
+    """The most bytes that lie together in lines of that length, 0 where they are too few to be copied."""
+    return next((grain for grain in GRAINS if line % grain == 0), 0)
 
 
 def takes_channels_last(node: Node) -> bool:
@@ -90,7 +99,7 @@ def takes_channels_last(node: Node) -> bool:
 def is_best_channels_last(node: Node) -> bool:
     """Whether a convolution of bytes is computed by the tensor cores with its channels last, or makes what such a one reads."""
     rank, w = node.results[0].tensor.rank, node.operands[1 if node.op.name == "conv_integer" else 3]
-    makes = w is not None and w.is_const and w.tensor.rank == rank and w.tensor.shape[0] % WIDE == 0
+    makes = w is not None and w.is_const and w.tensor.rank == rank and grain_of(w.tensor.shape[0]) > 0
     return rank in (3, 4, 5) and (makes or takes_channels_last(node))
 
 

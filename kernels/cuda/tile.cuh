@@ -7,7 +7,7 @@
 //
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
 // the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction. REGULAR: all stand at regular steps.
-// FILLED: `fill(depth)` stands there instead of 0.
+// FILLED: `fill(depth)` stands there instead of 0. GRAIN: so many bytes of neighbours lie together.
 constexpr int BLOCK = 256, DEPTH = 16;
 constexpr u32 NONE = 0xffffffff;
 
@@ -18,6 +18,7 @@ template <class E, class S, bool along> struct Strided {
     using Place = u32;
     using Depth = u32;
     static constexpr bool ALONG = along, REGULAR = true, FILLED = false;
+    static constexpr u32 GRAIN = 16;
     const typename E::Memory* at;
     u32 sides, depths, side_step, depth_step;
     __device__ __forceinline__ u32 place(u32 i) const { return i < sides ? i * side_step : NONE; }
@@ -31,6 +32,11 @@ template <class E, class S, bool along> struct Strided {
         valid = inside(i, k) ? min(wide, along ? depths - k : sides - i) : 0;
         return valid ? at + i + k : at;
     }
+};
+
+// What lies together in fewer bytes than 16.
+template <class Base, u32 grain> struct Grained : Base {
+    static constexpr u32 GRAIN = grain;
 };
 
 // Bytes of which a number each column (side) is to be taken off, after they are multiplied: see `totals` in mma.cuh.

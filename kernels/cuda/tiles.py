@@ -77,6 +77,11 @@ TENSOR_TILES = (LARGE, Tile(128, 64), Tile(64, 64), Tile(32, 64), Tile(32, 32))
 DIRECT_TILES = (Tile(32, 128, True), Tile(32, 64, True), Tile(32, 32, True))
 
 
+def padded(depth: int) -> int:
+    """The bytes of a packed line of so many: whole chunks of 16."""
+    return blocks_for(depth, 16) * 16
+
+
 def nothing(call: Call, rows: int, columns: int) -> list[int]:
     """No further integers."""
     return []
@@ -92,7 +97,7 @@ class Work:
     `more` gives for a call, its rows and its columns (channels). Operands that have zero points have their names and element types
     in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through. A constant `w` that is packed by `pack`
     lies along the reduction, column by column; what lies outside of an image counts as `outside`, and `shifts` is where a number each
-    column stands that is to be taken off `w`: expressions, where there is anything.
+    column stands that is to be taken off `w`: expressions, where there is anything. So many bytes (`grain`) of `x` lie together.
     """
 
     site: Site
@@ -112,6 +117,7 @@ class Work:
     pack: Callable[[np.ndarray], np.ndarray] | None = None
     outside: str = ""
     shifts: str = ""
+    grain: int = 16
 
     @property
     def item(self) -> int:
@@ -128,7 +134,9 @@ class Work:
 
     def loader(self, i: int, name: str, kind: str, values: str, count: str, shift: str = "") -> str:
         """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
-        if i == self.x and self.outside and kind.startswith("Window<"):
+        if i == self.x and self.grain < 16:
+            kind, values = f"Grained<{kind}, {self.grain}>", f"{{{values}}}"
+        if i == self.x and self.outside:
             return f"const Around<{kind}> {name} = {{{{{values}}}, {self.outside}}};"
         if i == self.w and self.shifts:
             return f"const Shifted<{kind}> {name} = {{{{{values}}}, {self.shifts}{f' + 4 * {shift}' if shift else ''}}};"
@@ -256,7 +264,7 @@ class Product:
                 kind = f"direct_tile<{self.work.tensor}, E, {columns // 32}, {down}>"
                 call = f"{kind}(left, right, {sizes}, {at}, split * steps, here, shared, out);"
             elif self.work.tensor:
-                wide = "(wide & 1) && (left_at & 15) == 0, (wide & 2) && (right_at & 15) == 0"
+                wide = f"(wide & 1) && (left_at & {self.work.grain - 1}) == 0, (wide & 2) && (right_at & 15) == 0"
                 kind = f"mma_tile<{self.work.tensor}, {rows}, {columns}, {down}>"
                 call = f"{kind}(left, right, {wide}, {at}, {self.depth}, from, here, shared, out);"
             else:

@@ -25,6 +25,7 @@ template <class E, class S, bool along, int AXES> struct Window {
     using Element = E;
     using Sum = S;
     static constexpr bool ALONG = along, REGULAR = false, FILLED = false;
+    static constexpr u32 GRAIN = 16;
     const typename E::Memory* at;
     u32 rows, depths;
     FastDiv channels;
@@ -106,6 +107,7 @@ template <class E, class S, bool along, int AXES> struct Weights {
     using Place = u32;
     using Depth = u32;
     static constexpr bool ALONG = along, REGULAR = false, FILLED = false;
+    static constexpr u32 GRAIN = 16;
     const typename E::Memory* at;
     u32 columns, depths;
     FastDiv channels;

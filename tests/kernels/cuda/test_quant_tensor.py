@@ -71,6 +71,10 @@ def products() -> list[Case]:
         for m, k, n in ((5, 48, 33), (70, 2064, 24)):
             zeros = whole(dtype=a, seed=k), whole(n, dtype=b, seed=2)
             cases.append(product("matmul_integer", [whole(m, k, dtype=a), whole(k, n, dtype=b), *zeros]))
+    for k in (24, 108):  # in lines of 8 bytes and of 4
+        for zero in (0, 99):
+            arrays = [whole(2, 3, 7, k), whole(k, 33, dtype=np.int8), np.uint8(77), np.int8(zero)]
+            cases.append(product("matmul_integer", arrays))
     for w in (whole(1, 1, 32, 17, dtype=np.int8), whole(32, dtype=np.int8)):
         cases.append(product("matmul_integer", [whole(2, 3, 5, 32), w, np.uint8(7), np.int8(0)]))
     cases.append(product("matmul_integer", [whole(32), whole(32, 5, dtype=np.int8), np.uint8(7), np.int8(0)]))
@@ -102,6 +106,8 @@ CONVOLUTIONS = {
     "cut": ((1, 64, 4, 4), (40, 64, 3, 3), {"pads": (1, 1, 1, 1)}),
     "one_axis": ((2, 16, 90), (72, 16, 5), {"pads": (4, 0)}),
     "three_axes": ((1, 16, 3, 4, 5), (8, 16, 2, 2, 2), {"pads": (1, 0, 1, 0, 1, 0)}),
+    "eight_bytes": ((2, 24, 9, 7), (10, 24, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "four_bytes": ((1, 24, 9, 7), (10, 12, 3, 3), {"pads": (1, 1, 1, 1), "group": 2, "strides": (1, 2)}),
     "empty": ((0, 16, 5, 5), (8, 16, 3, 3), {}),
 }
 
