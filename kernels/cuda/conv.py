@@ -124,10 +124,12 @@ class Conv:
         return self.source()
 
     def source(self) -> KernelSource:
-        pack = {self.work.w: self.work.pack or self._pack} if self.packed else {}
+        pack = {self.work.w: self._pack} if self.packed else {}
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _pack(self, w: np.ndarray) -> np.ndarray:
+        if self.work.raw is not None:
+            return self.work.raw.pack(w)
         matrices = grouped_weight(w, self.group, self.transposed)
         return pack_direct(matrices) if self.direct else np.ascontiguousarray(matrices)
 
@@ -138,7 +140,7 @@ class Conv:
         rows, columns, depth, batches = self._cut_of(g)
         pixels = math.prod(g.outputs)
         out = [g.out_channels, pixels, fast_div(pixels), fast_div(g.per_group), g.n, g.per_group]
-        if self.work.pack is not None:
+        if self.work.raw is not None:
             w_out, w_in, w_tap, w_group = padded(depth), 1, g.per_group, columns * padded(depth)
         elif self.packed:
             w_out, w_in, w_tap, w_group = 1, columns, columns * g.per_group, columns * depth
@@ -151,7 +153,7 @@ class Conv:
         if self.work.tensor:
             wide = self.work.grain // self.work.item
             aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
-            extra.append(aligned + 2 * (self.packed and (self.work.pack is not None or columns % wide == 0)))
+            extra.append(aligned + 2 * (self.packed and (self.work.raw is not None or columns % wide == 0)))
         extra += self.work.more(call, 1, g.out_channels)
         return self.product.launch(rows, columns, depth, batches, extra)
 
@@ -208,7 +210,7 @@ class Conv:
             setup.append(
                 f"const auto right = {work.memory(work.w)} + {group} * ((columns + 31) / 32 * ((depth + 31) / 32) * 1024);"
             )
-        elif work.pack is not None:
+        elif work.raw is not None:
             kind, values = f"Strided<{work.element(work.w)}, S, true>", f"{w}, columns, depth, w_out, 1"
         elif self.packed and not self.transposed:
             kind, values = f"Strided<{work.element(work.w)}, S, false>", f"{w}, columns, depth, 1, columns"
@@ -222,7 +224,7 @@ class Conv:
         return Product(work, self.site.result.dtype, first_int(node), first_result(node), names, setup, self._place(group),
                        f"({group} * columns + column)", self.tiles, down=not self.y_last, after=[*after, *work.before],
                        helpers=[piece("windows")], rows=rows, depth=depth, cut=not self.transposed,
-                       along=(self.x_last, not self.packed or work.pack is not None))  # fmt: skip
+                       along=(self.x_last, not self.packed or work.raw is not None))  # fmt: skip
 
     def _word(self, i: int) -> int:
         return Product.words_at(first_int(self.site.outer), i)

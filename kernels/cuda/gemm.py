@@ -94,7 +94,7 @@ class Matmul:
         self.trans_a, self.trans_b = (bool(self.site.anchor.attr(t)) if gemm else False for t in ("transA", "transB"))
         self.flat = len(b.shape) <= 2 and len(a.shape) > 1 and not work.by_row
         self.loops = 0 if self.flat else max(len(a.shape), len(b.shape), 2) - 2
-        self.b_along = self.trans_b or len(b.shape) == 1 or work.pack is not None
+        self.b_along = self.trans_b or len(b.shape) == 1 or work.raw is not None
         rows = a.shape[:-1] if self.flat else a.shape[-2:-1]
         known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
         wanted = a.dtype in FLOATS and not self.trans_a
@@ -144,13 +144,13 @@ class Matmul:
         return self.source()
 
     def source(self) -> KernelSource:
-        how = self._pack if self.direct else self.work.pack
-        pack = {} if how is None else {self.work.w: how}
+        raw = self.work.raw
+        pack = {self.work.w: self._pack} if self.direct else {} if raw is None else {self.work.w: raw.pack}
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _sizes(self, a: Dims, b: Dims) -> Sizes:
         s = Sizes(a, b, self.trans_a, self.trans_b)
-        if self.work.pack is not None:
+        if self.work.raw is not None:
             s.b_row, s.b_col = 1, padded(s.depth)
         return s
 

@@ -22,7 +22,7 @@ from .cut import Cut
 from .gemm import Matmul
 from .quant_tensor import Packing, packing_of
 from .target import serves
-from .tiles import Work
+from .tiles import Raw, Work
 
 
 @serves("matmul_integer", "qlinear_matmul", "conv_integer", "qlinear_conv")
@@ -77,9 +77,9 @@ def _on_tensor_cores(work: Work, roles: dict[str, int], then: Epilogue | None, p
     node, conv, before = work.site.outer, "conv" in work.site.anchor.op.name, list(work.before)
     x = node.operands[work.x].tensor.dtype
     zero = f"to_i32({words_of(node, roles, 'row', '')['XZ']})" if "xz" in roles else ""
-    if conv and zero:
-        before.append(f"const i32 outside = {zero};")
-        zero = "outside"
+    if zero and all(d == 1 for d in node.operands[roles["xz"]].tensor.shape):
+        before.append(f"const i32 x_zero = {zero};")
+        zero = "x_zero"
     columns = f"i64({'out_channels' if conv else 'columns'})"
     before.append(f"const i64 w_sums = p[{slot_of(node, work.w)}] + {columns} * ((depth + 15) / 16 * 16);")
 
@@ -87,9 +87,10 @@ def _on_tensor_cores(work: Work, roles: dict[str, int], then: Epilogue | None, p
         less = [f"acc = sub(acc, mul({zero}, ld_i32(w_sums, {channel})));"] if zero else []
         return less + _finish(node, roles, then, channel, held)
 
-    return replace(work, finish=finish, before=before, zeros={}, cut=cut, grain=packing.grain, outside="outside" if conv and zero else "",
-                   shifts=f"w_sums + 4 * {columns}" if packing.shifted else "", pack=packing.of_filters if conv else packing.of_matrix, tensor=packing.multiplier(x),
-                   variant=f"{work.variant}.tensor{f' {cut}' if cut is not None else ''}")  # fmt: skip
+    raw = Raw(packing.of_filters if conv else packing.of_matrix, packing.grain, zero if conv else "",
+              f"w_sums + 4 * {columns}" if packing.shifted else "")  # fmt: skip
+    variant = f"{work.variant}.tensor{f' {cut}' if cut is not None else ''}"
+    return replace(work, finish=finish, before=before, zeros={}, variant=variant, tensor=packing.multiplier(x), cut=cut, raw=raw)
 
 
 def _finish(node: Node, roles: dict[str, int], then: Epilogue | None, channel: str, held: Collection[str]) -> list[str]:

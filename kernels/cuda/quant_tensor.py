@@ -3,7 +3,8 @@
     sum (a - za)(b - zb) = sum a (b - zb) - za sum (b - zb)
 
 so a is multiplied as it lies, b less its zero points where these differences are bytes, and its columns' sums are known beforehand.
-Other zero points of b are taken off in the end, by the sums of a's rows. Sums wrap at 32 bits like those of scalar tiles, and every order of adding gives the same bits.
+Other zero points of b are taken off in the end, by the sums of a's rows. Sums wrap at 32 bits like those of scalar tiles, and every
+order of adding gives the same bits.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ GRAINS = (16, 8, 4)  # bytes that asynchronous copies bring
 
 @dataclass(frozen=True)
 class Packing:
-    """How a constant weight is multiplied: less its `zeros`, as bytes that are `signed` or not; or where the differences are no bytes
-    of one kind as it is, with the zeros as `shifted` numbers. As an array of bytes it is [group][column][steps of the reduction], with
-    zeros behind the last step up to a multiple of 16, then the sums of all columns less their zeros, in i32, then the zeros. So many
-    bytes (`grain`) of what it is multiplied with lie together."""
+    """How a constant weight is multiplied: less its `zeros`, as bytes that are `signed` or not; or as it is (`shifted`), where the
+    differences are no bytes of one kind. As an array of bytes it is [group][column][steps of the reduction], filled up with 0 to a
+    multiple of 16 steps, then the sums of all columns less their zeros, in i32, then the zeros. `grain` bytes of what it is
+    multiplied with lie together."""
 
     zeros: np.ndarray
     signed: bool
@@ -91,6 +92,8 @@ def grain_of(line: int) -> int:
 
 def takes_channels_last(node: Node) -> bool:
     """Whether the tensor cores compute a convolution of bytes whose input has its channels last."""
+    if any(v is not None and v.tensor.shape is None for v in node.operands):
+        return False
     site = site_of(node)
     roles = site if isinstance(site, Refusal) else roles_of(site, channels_last=True)
     return isinstance(roles, dict) and isinstance(packing_of(site, roles), Packing)  # type: ignore[arg-type]

@@ -88,6 +88,18 @@ def nothing(call: Call, rows: int, columns: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Bytes that the tensor cores multiply as they lie. `pack` lays the constant w out along the reduction, column by column;
+    `grain` bytes of x lie together. In C++: what stands `outside` of an image, and where the `shifts` stand, which are to be taken
+    off the columns of w (both empty: none)."""
+
+    pack: Callable[[np.ndarray], np.ndarray]
+    grain: int
+    outside: str = ""
+    shifts: str = ""
+
+
+@dataclass(frozen=True)
 class Work:
     """What is multiplied and what becomes of the sums, whatever the way of finding the numbers.
 
@@ -95,9 +107,7 @@ class Work:
     the sum `acc` becomes, of the name of its channel and of the kinds of `leaves` that are `held` already; `before` are statements
     that those rely on, `names` further integers, which
     `more` gives for a call, its rows and its columns (channels). Operands that have zero points have their names and element types
-    in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through. A constant `w` that is packed by `pack`
-    lies along the reduction, column by column; what lies outside of an image counts as `outside`, and `shifts` is where a number each
-    column stands that is to be taken off `w`: expressions, where there is anything. So many bytes (`grain`) of `x` lie together.
+    in `zeros`; where something varies along `by_row`, a batch's rows are not numbered through.
     """
 
     site: Site
@@ -114,10 +124,12 @@ class Work:
     variant: str = ""
     tensor: str = ""  # how the tensor cores multiply, "": they do not
     cut: Cut | None = None  # how they are asked to cut it, None: as cut.py does
-    pack: Callable[[np.ndarray], np.ndarray] | None = None
-    outside: str = ""
-    shifts: str = ""
-    grain: int = 16
+    raw: Raw | None = None
+
+    @property
+    def grain(self) -> int:
+        """Bytes of `x` that lie together where it is said to lie so."""
+        return 16 if self.raw is None else self.raw.grain
 
     @property
     def item(self) -> int:
@@ -136,10 +148,10 @@ class Work:
         """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
         if i == self.x and self.grain < 16:
             kind, values = f"Grained<{kind}, {self.grain}>", f"{{{values}}}"
-        if i == self.x and self.outside:
-            return f"const Around<{kind}> {name} = {{{{{values}}}, {self.outside}}};"
-        if i == self.w and self.shifts:
-            return f"const Shifted<{kind}> {name} = {{{{{values}}}, {self.shifts}{f' + 4 * {shift}' if shift else ''}}};"
+        if i == self.x and self.raw is not None and self.raw.outside:
+            return f"const Around<{kind}> {name} = {{{{{values}}}, {self.raw.outside}}};"
+        if i == self.w and self.raw is not None and self.raw.shifts:
+            return f"const Shifted<{kind}> {name} = {{{{{values}}}, {self.raw.shifts}{f' + 4 * {shift}' if shift else ''}}};"
         if i not in self.zeros:
             return f"const {kind} {name} = {{{values}}};"
         zero, dtype = self.zeros[i]

@@ -85,7 +85,15 @@ def products() -> list[Case]:
 
 def requantized() -> list[Case]:
     scales = np.linspace(0.01, 0.2, 33).astype(np.float32)
-    x = [whole(2, 9, 80), np.float32(0.02), np.uint8(200), whole(80, 33, dtype=np.int8), scales, np.zeros(33, np.int8), np.float32(8)]
+    x = [
+        whole(2, 9, 80),
+        np.float32(0.02),
+        np.uint8(200),
+        whole(80, 33, dtype=np.int8),
+        scales,
+        np.zeros(33, np.int8),
+        np.float32(8),
+    ]
     by_row = [x[0], np.linspace(0.01, 0.1, 9).astype(np.float32)[:, None], whole(9, 1), *x[3:]]
     cases = [product("qlinear_matmul", [*p, np.uint8(3)]) for p in (x, by_row)]
     bias = np.random.default_rng(0).integers(-(2**31), 2**31, 33).astype(np.int32)
@@ -122,7 +130,12 @@ def convolutions() -> list[Case]:
     cases = []
     for i, (shape, filters, attrs) in enumerate(CONVOLUTIONS.values()):
         for j, (a, b) in enumerate(KINDS):
-            arrays = [whole(*shape, dtype=a), whole(*filters, dtype=b, seed=1), whole(dtype=a, seed=i + j), exact_zero(b, filters[:1])]
+            arrays = [
+                whole(*shape, dtype=a),
+                whole(*filters, dtype=b, seed=1),
+                whole(dtype=a, seed=i + j),
+                exact_zero(b, filters[:1]),
+            ]
             arrays[3] = whole(filters[0], dtype=b, seed=3) if j % 2 == i % 2 else arrays[3]  # which is exact, or not
             cases.append(convolution("conv_integer", arrays, attrs, (True, j % 2 == 0)))
     arrays = [whole(2, 16, 9, 7, dtype=np.int8), whole(24, 16, 3, 3, dtype=np.int8), None, None]
@@ -211,7 +224,9 @@ def test_what_scalar_tiles_compute_says_why() -> None:
         assert isinstance(quant.build(node, cut=Cut(Tile(32, 32))), Refusal)
     node = make_node("matmul_integer", [x, w], constants=[1])
     assert select(node).variant == "matmul_integer.tensor" and select(node, rung="scalar").variant == "matmul_integer"  # type: ignore[union-attr]
-    assert isinstance(quant.build(node, cut=Cut(Tile(32, 32, True))), Refusal) and isinstance(quant.build(node, cut=Cut(FEW_ROWS)), Refusal)
+    assert isinstance(quant.build(node, cut=Cut(Tile(32, 32, True))), Refusal) and isinstance(
+        quant.build(node, cut=Cut(FEW_ROWS)), Refusal
+    )
 
 
 def network() -> Any:
