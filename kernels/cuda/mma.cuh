@@ -2,7 +2,8 @@
 // (m16n8k8), summed up in f32; bytes (m16n8k32), summed up in i32. Loaders, sums and their way out are those of tile.cuh.
 //
 // Parts come by asynchronous copies of 16 bytes into one of several buffers, all but one of them ahead of the product, so that the
-// latency of memory is hidden without registers; where numbers do not lie so (`wide` false), threads gather them one by one.
+// latency of memory is hidden without registers; bytes also come by 8 and 4; where numbers do not lie so (`wide` false), threads gather
+// them one by one.
 // In shared memory a row of A lies along the reduction, 128 bytes long, B likewise; operands whose neighbours are not along the
 // reduction lie as lines of rows (columns), and ldmatrix transposes them, of 16-bit numbers; threads read the numbers of tf32 one
 // by one; bytes all lie along the reduction. The chunks of 16 bytes of a line are exchanged by its number (`swizzle`), so that all of that is without conflicts of banks.
