@@ -2,7 +2,7 @@
 # All that a GPU is needed for, in parts of which each ends within 9 minutes; they add to one JSON file.
 #
 # usage: benchmarks/on_gpu.sh PART OUT.json      PART: examples, suite-1 ... suite-4, models-1 ... models-3, latency-1 ... latency-7, rungs,
-#                         autotune-1 ... autotune-4, and under compute-sanitizer memcheck-1 ... -4, racecheck-1 ... -4, initcheck-1 ... -4; table
+#                         autotune-1 ... autotune-4, sizes, and under compute-sanitizer memcheck-1 ... -4, racecheck-1 ... -4, initcheck-1 ... -4; table
 set -euo pipefail
 cd "$(dirname "$0")"
 part=$1 out=$2
@@ -33,6 +33,10 @@ case $part in
   autotune-2) latency --tune --rung libraries --torch max-autotune,graph mobilenetv2 ;;
   autotune-3) latency --tune --rung libraries --torch max-autotune,graph vit_b16 ;;
   autotune-4) latency --tune --rung libraries --torch max-autotune bert_base ;;
+  sizes)
+    python export.py --folder "$out.exports" bert_base_dyn
+    python sizes.py "$out.exports/bert_base_dyn.onnx" --dim seq=100:200 --target cuda --precision fp16 --json "$out.sizes"
+    ;;
   table) python on_gpu.py table --json "$out" --markdown ../docs/cuda_speed.md ;;
   *) echo "there is no part $part" >&2; exit 2 ;;
 esac

@@ -29,27 +29,38 @@ device_option = click.option("--device", type=click.Choice(["gpu", "shim", "null
 precision_option = click.option("--precision", type=click.Choice(["fp32", "tf32", "fp16", "bf16"]), default="fp32",
                                 show_default=True, help="For cuda: how floats are computed.")  # fmt: skip
 keep_option = click.option("--keep-fp32", multiple=True, metavar="NODE", help="A node that stays in f32 (repeatable).")
+io_option = click.option("--keep-io-types", default="true", show_default=True, metavar="true|false|NAME,...",
+                         callback=lambda ctx, option, value: value == "true" or (value != "false" and tuple(value.split(","))),
+                         help="With fp16 and bf16, false: inputs and outputs have 16 bits, too (but those named).")  # fmt: skip
 rung_option = click.option("--rung", type=click.Choice(["libraries", "tensor", "scalar"]), default="tensor", show_default=True,
                            help="For cuda: what computes products, convolutions and attention.")  # fmt: skip
 tune_option = click.option("--tune", is_flag=True, help="For cuda: measure the ways of computing products on the device, and take "
                            "the fastest.")  # fmt: skip
-COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "rung", "tune")
+bucket_option = click.option("--bucket", "buckets", multiple=True, metavar="DIM=SIZE,SIZE",
+                             help="Pad a symbolic dimension to the next of these sizes in runs (repeatable).")  # fmt: skip
+pad_option = click.option("--pad", multiple=True, metavar="INPUT=VALUE", help="What an input is padded by, where rows depend on "
+                          "each other (repeatable).")  # fmt: skip
+COMPILING = ("target", "accuracy", "device", "precision", "keep_fp32", "keep_io_types", "rung", "tune")
 
 
 def narrowing_options(command: Any) -> Any:
-    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --rung, --set; as `options` of the
-    engine."""
+    """What verbs take that look at a compiled model: --target, --precision, --keep-fp32, --keep-io-types, --rung, --set, --bucket
+    and --pad; as `options` of the engine."""
 
     @functools.wraps(command)
-    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], rung: str, sizes: tuple[str, ...],
-                 device: str = "gpu", tune: bool = False, **kw: Any) -> Any:  # fmt: skip
+    def gathered(*args: Any, target: str, precision: str, keep_fp32: tuple[str, ...], keep_io_types: bool | tuple[str, ...],
+                 rung: str, sizes: tuple[str, ...], buckets: tuple[str, ...], pad: tuple[str, ...], device: str = "gpu",
+                 tune: bool = False, **kw: Any) -> Any:  # fmt: skip
         from ..engine.options import Options
 
-        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32, rung=rung, device=device,
-                          tune=tune)  # fmt: skip
+        options = Options(target, shapes=parse_sizes(sizes), precision=precision, keep_fp32=keep_fp32,
+                          keep_io_types=keep_io_types, rung=rung, device=device, tune=tune,
+                          buckets=parse_buckets(buckets), pad=parse_pad(pad))  # fmt: skip
         return command(*args, options=options, **kw)
 
-    return target_option(precision_option(keep_option(rung_option(set_option(gathered)))))
+    for option in (pad_option, bucket_option, set_option, rung_option, io_option, keep_option, precision_option, target_option):
+        gathered = option(gathered)
+    return gathered
 
 
 def tuning_options(command: Any) -> Any:
@@ -58,23 +69,25 @@ def tuning_options(command: Any) -> Any:
 
 
 def compiling_options(command: Any) -> Any:
-    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --rung, --tune and --set, as
-    the arguments `how` of `graphmill.compile`; and --json."""
+    """What verbs take that compile and run: --target, --accuracy, --device, --precision, --keep-fp32, --keep-io-types, --rung,
+    --tune, --set, --bucket and --pad, as the arguments `how` of `graphmill.compile`; and --json."""
 
     @functools.wraps(command)
-    def gathered(*args: Any, sizes: tuple[str, ...], **kw: Any) -> Any:
+    def gathered(*args: Any, sizes: tuple[str, ...], buckets: tuple[str, ...], pad: tuple[str, ...], **kw: Any) -> Any:
         how = {name: kw.pop(name) for name in COMPILING} | {"shapes": parse_sizes(sizes)}
+        how |= {"buckets": parse_buckets(buckets), "pad": parse_pad(pad)}
         return command(*args, how=how, **kw)
 
-    of_cuda = tune_option, device_option, rung_option, keep_option, precision_option
-    for option in (*of_cuda, accuracy_option, target_option, set_option, json_option):
+    of_cuda = tune_option, device_option, rung_option, io_option, keep_option, precision_option
+    for option in (*of_cuda, accuracy_option, target_option, pad_option, bucket_option, set_option, json_option):
         gathered = option(gathered)
     return gathered
 
 
 def compiling_given() -> dict[str, bool]:
     """Which of the options stand on the command line that an artifact was compiled with."""
-    return {name: was_given(name) for name in COMPILING} | {"set": was_given("sizes")}
+    given = {"set": was_given("sizes"), "bucket": was_given("buckets"), "pad": was_given("pad")}
+    return {name: was_given(name) for name in COMPILING} | given
 
 
 class Verb(click.Command):
@@ -112,6 +125,11 @@ def load_artifact(path: str, threads: int | None, trust: bool, **compiling: bool
     return load(path, threads=threads, trust=trust)
 
 
+def told_buckets(exe: Executable) -> dict[str, Any]:
+    """What --json says of the buckets of a model, if it has any."""
+    return {} if exe.report.buckets is None else {"buckets": exe.report.buckets.out()}
+
+
 def was_given(name: str) -> bool:
     """Whether an option stands on the command line."""
     return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
@@ -125,6 +143,32 @@ def parse_sizes(sizes: tuple[str, ...], option: str = "--set") -> dict[str, int]
         if not (eq and name and value.isascii() and value.isdigit() and len(value) < 19):
             raise click.BadParameter(f"{item!r}: expected DIM=SIZE, a number that is not negative", param_hint=option)
         out[name.removeprefix("$")] = int(value)
+    return out
+
+
+def parse_buckets(buckets: tuple[str, ...]) -> dict[str, list[int]]:
+    """`("N=1,2",)` as {"N": [1, 2]}."""
+    out: dict[str, list[int]] = {}
+    for item in buckets:
+        name, eq, sizes = item.rpartition("=")
+        found = sizes.split(",")
+        if not (eq and name and all(n.isascii() and n.isdigit() and len(n) < 19 for n in found)):
+            raise click.BadParameter(f"{item!r}: expected DIM=SIZE,SIZE, numbers above 0", param_hint="--bucket")
+        out[name.removeprefix("$")] = [int(n) for n in found]
+    return out
+
+
+def parse_pad(pad: tuple[str, ...]) -> dict[str, float]:
+    """`("mask=0",)` as {"mask": 0}."""
+    out: dict[str, float] = {}
+    for item in pad:
+        name, eq, value = item.rpartition("=")
+        try:
+            out[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+        except ValueError:
+            eq = ""
+        if not (eq and name):
+            raise click.BadParameter(f"{item!r}: expected INPUT=VALUE, a number", param_hint="--pad")
     return out
 
 

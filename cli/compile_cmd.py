@@ -14,6 +14,7 @@ from .common import (
     model_argument,
     print_json,
     progress,
+    told_buckets,
 )
 
 
@@ -39,7 +40,7 @@ def compile_(model: str, output: str, threads: int | None, no_packed: bool, stri
     r, nbytes = exe.report, os.path.getsize(output)
     if as_json:
         print_json({"ok": True, "output": output, "bytes": nbytes, "kernels": r.kernels, "compiled": r.compiled, "misses": r.misses,
-                    "counts": r.counts(), "seconds": r.seconds})  # fmt: skip
+                    "counts": r.counts(), "seconds": r.seconds} | told_buckets(exe))  # fmt: skip
         return
     if verbose:
         click.echo(clean(r.summary()))

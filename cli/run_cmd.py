@@ -18,6 +18,7 @@ from .common import (
     model_argument,
     print_json,
     progress,
+    told_buckets,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(model: str, inputs: tuple[str, ...], archive: str | None, seed: int | No
         "by_reference": [{"node": s.node, "op": s.op, "reason": s.reason} for s in exe.report.not_native()],
     }
     if as_json:
-        print_json({"ok": True, "outputs": out, "served": served, "seconds": exe.report.seconds})
+        print_json({"ok": True, "outputs": out, "served": served, "seconds": exe.report.seconds} | told_buckets(exe))
         return
     if verbose:
         click.echo(clean(exe.report.summary()))

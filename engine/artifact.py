@@ -31,6 +31,7 @@ from ..ir.rewrite import Decision
 from ..ir.types import DTYPES, STR, dtype_of
 from ..ir.verify import verify as verify_module
 from .archive import ALIGN, REMAKE, Archive, canonical_json, sha256_of, write_archive
+from .buckets import Buckets, fits, trimmed
 from .bundled import Chosen, adopt_cubins, cubins_of, keep_receipt, packed_of, packing_environment, tuning_in, tuning_out
 from .compiler import ACCURACIES, DEVICES, TARGETS, build
 from .executor import Executable
@@ -45,7 +46,7 @@ MOST_MANIFEST = 16 << 20  # bytes
 MOST_RANK = 64
 CHEAP = 16 << 20  # a member of so many bytes is always verified
 # Options that belong to the program, not to its user.
-OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32", "rung")
+OPTIONS = ("target", "passes", "shapes", "strict_native", "accuracy", "device", "precision", "keep_fp32", "keep_io_types", "rung")
 CHOICES = {"target": TARGETS, "accuracy": ACCURACIES, "device": DEVICES, "precision": PRECISIONS, "rung": RUNGS}
 _ADVICE = "compile the model again with this version"
 
@@ -82,6 +83,7 @@ def save(exe: Executable, path: str | os.PathLike, *, packed: bool = True) -> No
         "objects": [[text, symbol, len(data)] for text, symbol, data in objects],
         "environment": about,
         "packing": packing_environment() if exe.options.target == "cpu" else "",
+        **({} if exe.report.buckets is None else {"buckets": exe.report.buckets.out()}),
         **({} if exe.report.tuning is None else {"tuned": tuning_out(exe.report.tuning)}),
     }
     write_archive(path, {MANIFEST: [canonical_json(manifest)], **parts})
@@ -198,6 +200,7 @@ class Loader:
         options = self._options(threads, limits)
         text, module = self._module(limits)
         report = self.report()
+        report.buckets = self._buckets(module)
         given = min(self.field("given", int), len(self.archive.map))
         if options.target != "cpu":
             report.tuning = tuning_in(self) if options.target == "cuda" else None
@@ -223,9 +226,26 @@ class Loader:
         keep = self.field("keep_fp32", list, said)
         if not all(isinstance(name, str) for name in keep):
             raise self.wrong(MANIFEST, "keep_fp32 holds something else than names")
+        io_types = said.get("keep_io_types", True)
+        if not isinstance(io_types, bool) and not (isinstance(io_types, list) and all(isinstance(name, str) for name in io_types)):
+            raise self.wrong(MANIFEST, "keep_io_types is neither true or false nor a list of names")
         passes = said.get("passes")
         return Options(threads=threads, passes=passes if isinstance(passes, str) else None, shapes=shapes, limits=limits,
-                       strict_native=self.field("strict_native", bool, said), keep_fp32=tuple(keep), **chosen)  # fmt: skip
+                       strict_native=self.field("strict_native", bool, said), keep_fp32=tuple(keep),
+                       keep_io_types=io_types if isinstance(io_types, bool) else tuple(io_types), **chosen)  # fmt: skip
+
+    def _buckets(self, module: Module) -> Buckets | None:
+        """What runs are padded to. That rows are independent is the file's word, like the program itself: it decides about numbers,
+        not about memory."""
+        if "buckets" not in self.manifest:
+            return None
+        try:
+            buckets = Buckets.of(self.field("buckets", dict))
+            fits(module, buckets)
+            trimmed(module, buckets)
+        except (GraphmillError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise self.wrong(MANIFEST, f"buckets: {type(e).__name__}: {str(e)[:200]}") from None
+        return buckets
 
     def report(self) -> CompileReport:
         raw = self._json(REPORT)

@@ -27,7 +27,8 @@ from .bound import Place
 from .device import fetch
 from .memory import BYTE, Buffer, aligned_copy
 from .pieces import compute_within, kept_values, piece
-from .steps import Frame, KernelStep, Shaped, SizeStep, Step, ViewStep, nbytes_of_shape, result_shapes
+from .sizes import Shaped, nbytes_of_shape, result_shapes
+from .steps import Frame, KernelStep, SizeStep, Step, ViewStep
 
 MOST_CONTENTS = 1 << 12  # elements of an operand whose contents are part of a signature
 MOST_FREE = 16  # elements of such an operand of integers that a recording takes as sizes

@@ -15,6 +15,8 @@ from ..ir.interp import constant_bytes
 from ..ir.limits import DEFAULT_LIMITS, Limits
 from ..ir.passes.manager import Context, Observer, parse_pipeline, run_pipeline
 from ..kernels.cpu.cpus import granted_cpus
+from .bucketed import Bucketed
+from .buckets import decide, trimmed
 from .device import CPU, Device
 from .executor import Executable
 from .options import DEFAULT_PIPELINE, PRECISIONS, RUNGS, TARGET_PIPELINE, Options
@@ -34,14 +36,15 @@ ACCURACIES = ("fast", "strict")
 def compile(model: Any, target: str = "cpu", *, threads: int | None = None, passes: str | None = None,
             shapes: Mapping[str, int] | None = None, strict_native: bool = False, limits: Limits = DEFAULT_LIMITS,
             accuracy: str = "fast", device: str = "gpu", precision: str = "fp32", keep_fp32: Sequence[str] = (),
-            rung: str = "tensor", tune: bool = False, observe: Observer | None = None,
-            tell: Callable[[str], None] | None = None) -> Executable:  # fmt: skip
+            keep_io_types: bool | Sequence[str] = True, rung: str = "tensor", tune: bool = False,
+            buckets: Mapping[str, Sequence[int]] | None = None, pad: Mapping[str, float] | None = None,
+            observe: Observer | None = None, tell: Callable[[str], None] | None = None) -> Executable:  # fmt: skip
     """Compiles a model.
 
     `model` is a path, the bytes of an ONNX file, an onnx.ModelProto or a graphmill.ir Module (which is changed in place). For
     the other arguments see `Options`; `observe(pass, module)` is called after every pass, `tell(text)` while `tune` goes on. Raises
-    ImportProblem listing all that is wrong with the model, UnsupportedError where `strict_native` asks for more than there is,
-    InputError for wrong arguments.
+    ImportProblem listing all that is wrong with the model, UnsupportedError where `strict_native` asks for more than there is, or
+    where `buckets` pad what is not known to be independent and `pad` says nothing of it, InputError for wrong arguments.
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads = {threads}, expected at least 1 (None: as many as the machine grants)")
@@ -52,12 +55,17 @@ def compile(model: Any, target: str = "cpu", *, threads: int | None = None, pass
             raise InputError(f"{name} = {value!r}, expected one of {', '.join(known)}")
     if target != "cuda" and (precision != "fp32" or keep_fp32):
         raise InputError(f"precision = {precision!r} is offered by target = 'cuda', not by {target!r}")
+    if keep_io_types is not True and not PRECISIONS[precision]:
+        raise InputError(f"keep_io_types = {keep_io_types!r} is offered with precision = 'fp16' and 'bf16', not with {precision!r}")
+    if isinstance(keep_io_types, str):
+        raise InputError(f"keep_io_types = {keep_io_types!r}, expected True, False or a list of names")
     if target != "cuda" and rung != "tensor":
         raise InputError(f"rung = {rung!r} is offered by target = 'cuda', not by {target!r}")
     if target != "cuda" and tune:
         raise InputError(f"tune is offered by target = 'cuda', not by {target!r}")
+    kept_types = keep_io_types if isinstance(keep_io_types, bool) else tuple(keep_io_types)
     options = Options(target, threads, passes, dict(shapes or {}), strict_native, limits, accuracy, device, precision,
-                      tuple(keep_fp32), rung, tune)  # fmt: skip
+                      tuple(keep_fp32), kept_types, rung, tune, dict(buckets or {}), dict(pad or {}))  # fmt: skip
     try:
         with import_report(model, options):
             return compile_module(load(model, options), options, observe, tell)
@@ -109,12 +117,18 @@ def pipeline_text(options: Options) -> str:
         return DEFAULT_PIPELINE
     passes = f"{DEFAULT_PIPELINE},{TARGET_PIPELINE}"
     if options.target == "cuda":
-        passes = passes.replace(",fuse", ",merge-projections,fuse")
+        passes = passes.replace(",layout", ",caches,canonicalize,layout").replace(",fuse", ",merge-projections,fuse,group-casts")
+        if options.rung == "tensor":
+            passes = passes.replace(",group-casts", ",fuse-norms,group-casts")
     floats = PRECISIONS[options.precision]
     if not floats:
         return passes
     keep = f",keep={';'.join(options.keep_fp32)}" if options.keep_fp32 else ""
-    return passes.replace(",layout", f",precision{{to={floats}{keep}}},canonicalize,cse,layout")
+    more = f",precision{{to={floats}{keep}}},canonicalize,cse"
+    if options.keep_io_types is not True:
+        kept = f",keep={';'.join(options.keep_io_types)}" if options.keep_io_types else ""
+        more += f",narrow-io{{to={floats}{kept}}}"
+    return passes.replace(",canonicalize,layout", f"{more},layout")
 
 
 def optimize(module: Module, options: Options, report: CompileReport, observe: Observer | None = None) -> None:
@@ -135,8 +149,11 @@ def optimize(module: Module, options: Options, report: CompileReport, observe: O
         ctx.target = CudaTarget(options.precision, options.rung)
         if not PRECISIONS[options.precision]:  # else the pass looks at them
             check_names(module, options.keep_fp32)
+    report.buckets, decisions = decide(module, options.buckets, options.pad, options.limits)
     report.passes = run_pipeline(module, parse_pipeline(pipeline_text(options)), ctx, observe)
-    report.decisions = ctx.log.decisions
+    report.decisions = [*decisions, *ctx.log.decisions]
+    if report.buckets is not None:
+        trimmed(module, report.buckets)  # which refuses outputs that cannot be
 
 
 def compile_module(module: Module, options: Options, observe: Observer | None = None,
@@ -180,6 +197,8 @@ def build(module: Module, options: Options, report: CompileReport, given: int, s
     if options.strict_native and report.not_native():
         lines = [f"  %{s.node} ({s.op}): {s.reason}" for s in report.not_native()]
         raise UnsupportedError("strict_native: these nodes have no native kernel:\n" + "\n".join(lines))
+    if report.buckets is not None:
+        return Bucketed(module, plan, options, threads, report, given, device, buckets=report.buckets)
     return Executable(module, plan, options, threads, report, given, device)
 
 

@@ -254,11 +254,12 @@ class CudaResolved:
         self.reports = [Transfer(False, arena.address + at, self._flags[i : i + 1]) for i, at in enumerate(self._checked)]
         self._took: list[float] | None = None  # by the kernels, while they are timed
         self._words = p.words + p.relative * arena.address
-        self._patches = [(word, which, int(p.words[word])) for word, which in p.patched]
+        self._patched, self._which = np.array(p.patched, np.intp).reshape(-1, 2).T
+        self._starts = p.words[self._patched]
         self._commands, self._captured = list[Command](), OrderedDict[tuple[int, ...], Any]()
         for step, (kernel, first, blocks, flag) in zip(bound.kernels, p.table.tolist(), strict=True):
             words = self._words[first : first + words_of(step.source.text)]
-            self._commands.append(Command(kernel, words, blocks, _pointers(step), flag + arena.address if flag >= 0 else 0))
+            self._commands.append(Command(kernel, words, blocks, step.pointers, flag + arena.address if flag >= 0 else 0))
 
     def run(self, addresses: Sequence[int], threads: int, between: Between) -> None:
         between()
@@ -291,8 +292,7 @@ class CudaResolved:
         return self._driver.capture([*before, *self._commands, *after])
 
     def _patch(self, addresses: Sequence[int]) -> None:
-        for word, i, at in self._patches:
-            self._words[word] = addresses[i] + at
+        self._words[self._patched] = self._starts + np.array(addresses, np.int64)[self._which]
 
     def timed(self, run: Callable[[], None]) -> list[tuple[int, float]]:
         self._took = []
@@ -310,11 +310,6 @@ class CudaResolved:
     def seen(self) -> list[int]:
         """`faults` of the last run whose `reports` were fetched."""
         return [at for at, flag in zip(self._checked, self._flags.tolist(), strict=True) if flag]
-
-
-def _pointers(step: KernelStep) -> int:
-    """How many of a kernel's words are addresses."""
-    return sum(v is not None for v in step.node.operands) + len(step.node.results) + 1 + len(step.tables)
 
 
 def open_device(name: str) -> Cuda:

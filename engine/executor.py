@@ -122,6 +122,10 @@ class Executable:
         self._workspaces.append(workspace)  # and not after an error, when a kernel may have been left half way
         return results
 
+    def padded(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Inputs that `read_inputs` gave in the sizes that kernels run on."""
+        return values
+
     def fixed(self, inputs: Mapping[str, Any], *, bind: Mapping[str, Any] | None = None) -> FixedRun:
         """A run of this signature on CUDA as one call, with places for inputs and outputs that stay; `bind` are arrays of the
         caller's that are to be such places, by name. See `FixedRun`."""

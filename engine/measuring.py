@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import GraphmillError, InputError
-from ..ir.types import BF16, F16, F64, DType, TensorType
+from ..ir.types import F64, TensorType
 from ..kernels.cuda import ways
 from ..kernels.cuda.driver import Command, Driver
 from ..kernels.cuda.ways import Candidate, Problem, Way
+from .agreement import disagreement, tolerance
 
 ALGORITHMS = {"cublaslt": 4, "cudnn": 2}  # that are measured; cuDNN builds each anew, and its first is hardly ever beaten
 ROUNDS = 5  # of which the median counts
@@ -207,10 +208,7 @@ class Bench:
 
     def _tolerance(self) -> float:
         """How far results of equal worth may be apart, as a part of the values."""
-        dtype: DType = self._problem.node.results[0].tensor.dtype
-        if dtype is F64:
-            return 1e-9
-        return {F16: 2.0**-7, BF16: 2.0**-4}.get(dtype, 2.0**-7 if self._precision == "tf32" else 1e-4)
+        return tolerance(self._problem.node.results[0].tensor.dtype, self._precision)
 
 
 def _packing(way: Way | None) -> str:
@@ -229,16 +227,11 @@ def _nbytes(t: TensorType) -> int:
     return _size(t) * t.dtype.itemsize
 
 
-def _difference(got: Sequence[np.ndarray], want: Sequence[np.ndarray], tolerance: float) -> str:
+def _difference(got: Sequence[np.ndarray], want: Sequence[np.ndarray], within: float) -> str:
     """What is wrong with results, "" where they are as good as those wanted."""
     for a, b in zip(got, want, strict=True):
-        with np.errstate(all="ignore"):
-            finite = np.abs(b[np.isfinite(b)])
-            about = float(finite.mean()) if finite.size else 0.0
-            apart = np.abs(a - b)
-            good = (apart <= tolerance * (np.abs(b) + about)) | (a == b) | (np.isnan(a) & np.isnan(b))
-        if not good.all():
-            far = apart[~good]
+        far, about = disagreement(a, b, within)
+        if far.size:
             return (
                 f"WRONG: {far.size} of {a.size} elements differ by up to {far.max():.3g} from the default's, of about {about:.3g}"
             )

@@ -123,6 +123,7 @@ def profile(exe: Executable, inputs: Mapping[str, Any], *, seconds: float = 1.0)
     timings, _ = measure({"run": lambda: exe.run(values)}, seconds / 2)
     workspace, took = Workspace(exe.device), list[dict[Any, float]]()
     ends = time.monotonic() + seconds / 2
+    values = exe.padded(values)
     first = _Stopwatch(described={})  # finds memory for the segments, too
     exe.plan.run(_frame(exe, values, workspace, first))
     while len(took) < LEAST_RUNS or time.monotonic() < ends:

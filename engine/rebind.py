@@ -126,7 +126,7 @@ class Recipe:
             if found is None or not frame.budget.fits(found[0]):
                 raise Misfit
             numbers = np.array(found[1], np.int64)
-        except (ArithmeticError, IndexError) as e:  # OverflowError among them: a number beyond 64 bits
+        except (ArithmeticError, IndexError, ValueError) as e:  # a number beyond 64 bits, or that an opaque function refuses
             raise Misfit from e
         return None if self._maker is None else self._maker.bound(numbers, *found[2:])
 

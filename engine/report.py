@@ -11,6 +11,7 @@ from ..ir.rewrite import Decision
 from .steps import Served
 
 if TYPE_CHECKING:
+    from .buckets import Buckets
     from .tuning import Tuning
 
 
@@ -26,6 +27,7 @@ class CompileReport:
     misses: dict[str, int] = field(default_factory=dict)  # why kernels were not in the cache, and how many for each reason
     seconds: float = 0.0
     tuning: Tuning | None = None  # what was measured, here or where an artifact was saved
+    buckets: Buckets | None = None  # what runs are padded to
 
     def counts(self) -> dict[str, int]:
         """How many nodes run natively, on the host (control flow, lists) and by reference; in how many regions one must fail."""
@@ -45,6 +47,7 @@ class CompileReport:
                  f"{self.kernels} kernels, {self.compiled} compiled now, {self.seconds:.2f} s"]  # fmt: skip
         lines += [f"  {n} not in the cache, {why}" for why, n in self.misses.items()]
         lines += [] if self.tuning is None else self.tuning.summary()
+        lines += [] if self.buckets is None else self.buckets.lines()
         lines += [f"  by {s.how}: %{s.node} ({s.op}): {s.reason}" for s in self.not_native()]
         lines += [f"  must fail wherever it is run: {s.reason}" for s in self.served if s.how == "fails"]
         return "\n".join(lines)

@@ -64,3 +64,8 @@ class RunError(GraphmillError):
 
 class InputError(RunError):
     """An input handed to `run` is missing, unknown, or of another dtype or shape than the model declares."""
+
+
+class PaddingError(RunError):
+    """A run that was padded to a bucket gave other outputs than without padding; the message names the output and how far off it
+    is."""

@@ -11,7 +11,7 @@ writes down, in order,
 What Python or numpy need a true int for (`range`, an index, a key of a dict, the float of a division) *pins* the size: the guard
 says that it has just this value. So whatever the computation does, it is right to repeat its results for other sizes as long as all
 guards hold: every decision in it would be the same. What a `Size` cannot do raises TypeError. `max` and `min` are decisions too;
-`greatest` and `least` are definitions.
+`greatest` and `least` are definitions, and so is what `opaque` computes, a function that is called again for other sizes.
 
 `Tape.function` makes a Python function of all that: straight down, each definition once, `None` where a guard fails.
 """
@@ -156,6 +156,15 @@ def _extreme(fn: str, xs: Sequence[Any]) -> Any:
     return max(xs) if fn == "max" else min(xs)
 
 
+def opaque(fn: Callable[..., Any], *args: Any) -> Any:
+    """fn(*args): of recorded sizes a definition, whatever `fn` decides by them, where calling it would record its decisions. What
+    `fn` gives follows from its arguments alone: integers and hashable constants; it is an int or a tuple of ints."""
+    for x in args:
+        if type(x) is Size:
+            return x.tape.call(fn, args)
+    return fn(*args)
+
+
 def is_size(x: Any) -> TypeGuard[Size]:
     """Whether x is a `Size`, which `isinstance` cannot tell."""
     return type(x) is Size
@@ -173,6 +182,7 @@ class Tape:
         self._lines: list[tuple[str | None, str, tuple[Size, ...]]] = []  # name (None: a guard), expression, what it needs
         self._sizes: dict[Any, Any] = {}  # by expression
         self._truths: dict[Any, bool] = {}  # by comparison
+        self._known: dict[Any, str] = {}  # names of functions that are called, and of constants that they take
 
     def size(self, expression: str, value: int) -> Size:
         """A size that is given: an expression of the function's parameters (see `function`)."""
@@ -198,6 +208,25 @@ class Tape:
             a, b = first.name, _text(x)  # a conditional expression takes a third of the time of a call
             first = self._define((fn, a, b), f"{a} if {a} {better} {b} else {b}", _sizes_in(first, x), pick, first, x)
         return first
+
+    def call(self, fn: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """What `fn` gives, each number a definition."""
+        texts = [_text(x) if type(x) in (int, Size) else self._name(x) for x in args]
+        expression = f"{self._name(fn)}({', '.join(texts)})"
+        if expression not in self._sizes:
+            found = fn(*(x.value if type(x) is Size else x for x in args))
+            whole = Size(self, f"v{len(self._lines)}", found if type(found) is int else 0)
+            self._lines.append((whole.name, expression, _sizes_in(*args)))
+            several = [] if type(found) is int else [self._entry(whole, i, n) for i, n in enumerate(found)]
+            self._sizes[expression] = whole if type(found) is int else tuple(several)
+        return self._sizes[expression]
+
+    def _entry(self, whole: Size, i: int, value: int) -> Size:
+        return self._define((whole.name, i), f"{whole.name}[{i}]", (whole,), int, value)
+
+    def _name(self, x: Any) -> str:
+        """The name under which the function finds `x`."""
+        return self._known.setdefault(x, f"k{len(self._known)}")
 
     def compute(self, op: str, a: Any, b: Any) -> Any:
         """a op b: a Size, or an int where it does not depend on sizes."""
@@ -258,8 +287,8 @@ class Tape:
 
     def function(self, parameters: str, result: Any) -> Callable[..., Any]:
         """The recorded computation as a function of `parameters`: `result` (sizes and ints in tuples, lists and dicts with names
-        for keys) for what is given, or None where a guard does not hold. It may raise what its parameters' expressions raise, and
-        ZeroDivisionError."""
+        for keys) for what is given, or None where a guard does not hold. It may raise what its parameters' expressions and opaque
+        functions raise, and ZeroDivisionError."""
         needed: set[str] = set()
         text = _render(result, needed)
         lines: list[str] = []
@@ -268,7 +297,7 @@ class Tape:
                 needed.update(s.name for s in needs)
                 lines.append(f"if not ({expression}): return None" if name is None else f"{name} = {expression}")
         body = [*reversed(lines), f"return {text}"]
-        scope: dict[str, Any] = {}
+        scope: dict[str, Any] = {name: x for x, name in self._known.items()}
         exec("\n    ".join([f"def rebind({parameters}):", *body]), scope)
         return scope["rebind"]
 

@@ -85,11 +85,13 @@ def _refuse_mask(node: Node, k: TensorType) -> Refusal | None:
     if mask is None:
         return None
     shape, total = mask.tensor.shape or (), k.shape[-2] if k.rank == 4 else k.shape[1]  # type: ignore[index]
+    past = node.operand(4)
+    if past is not None:
+        total = past.tensor.shape[2] + total  # type: ignore[index, operator]
     if mask.tensor.dtype is not BOOL and mask.tensor.dtype not in FLOATS:
         return Refusal("the mask is neither of bools nor of floats", {"mask": mask.type})
     last = shape[-1] if shape else 1
-    known = last == total and node.operand(4) is None
-    if not known and not (isinstance(last, int) and last != 1):
+    if last != total and not (isinstance(last, int) and last != 1):
         return Refusal("the mask's last axis is not known to be that of the keys", {"mask": mask.type, "keys": total})
     return None
 

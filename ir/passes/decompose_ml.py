@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..core import Node, Value
+from ..ops.categories import label_tables
 from ..ops.classic import labels_of
-from ..ops.ml import label_tables
 from ..rewrite import Builder, Refusal, refuse
 from ..types import F32, F64, I64
 from .decompose import opens

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,8 +119,8 @@ def _columns(v: Value) -> Columns | None:
     return Columns(view, width, view.at) if alike else None  # type: ignore[arg-type]
 
 
-def _saved(attention: Node, found: Sequence[Columns]) -> int:
-    """How many transposes fewer there are if attention reads the columns."""
+def _saved(attention: Node, found: Sequence[Columns], counted: Sequence[str]) -> int:
+    """How many of the nodes that are `counted` fewer there are if attention reads the columns."""
     vanish = {attention}
     chains = dict.fromkeys(n for c in found for n in c.view.nodes)
     for _ in chains:  # a node vanishes when all that read it have
@@ -131,10 +132,12 @@ def _saved(attention: Node, found: Sequence[Columns]) -> int:
         and users[0].op.name == "transpose"
         and perm_of(users[0]) == (0, 2, 1, 3)
     )
-    return sum(n.op.name == "transpose" for n in vanish) + (1 if cancels else -1)
+    _, heads, length, _ = attention.results[0].tensor.shape or (None,) * 4
+    more = 1 if cancels else 0 if heads == 1 or length == 1 else -1
+    return sum(n.op.name in counted for n in vanish) + more
 
 
-def _in_place(m: Match, b: Builder) -> Any:
+def _in_place(counted: Sequence[str], m: Match, b: Builder) -> Any:
     node = m.root
     if any(v.tensor.rank != 4 for v in node.operands[:3]):  # type: ignore[union-attr]
         return None
@@ -144,8 +147,8 @@ def _in_place(m: Match, b: Builder) -> Any:
         reason = "an operand has no heads that lie in the last axis of [batch, length, heads * size]"
         return refuse(reason, operand=f"%{strange.name}")
     columns = [c for c in found if c is not None]
-    if _saved(node, columns) <= 0:
-        return refuse("no transpose would be saved")
+    if _saved(node, columns, counted) <= 0:
+        return refuse(f"no {' or '.join(counted)} would be saved")
     result = node.results[0].tensor.shape
     dims = [*(result or (None,)), *(d for c in columns for d in c.view.dims)]
     if any(d is None or any(s.name not in b.facts.known for s in symbols_of(d)) for d in dims):
@@ -191,5 +194,10 @@ def _split(c: Columns, edges: Sequence[int], b: Builder) -> Iterator[Value]:
     return iter(b.op("split", x, b.const(sizes, f"{base.name}.sizes"), axis=2, results=len(sizes)))
 
 
-RULE = Rule("attention(transpose(q), transpose(k), transpose(v)) => transpose(attention(q, k, v))",
-            Pattern("attention", "q", "k", "v"), _in_place, keeps_inner=True)  # fmt: skip
+def _rule(*counted: str) -> Rule:
+    return Rule("attention(transpose(q), transpose(k), transpose(v)) => transpose(attention(q, k, v))",
+                Pattern("attention", "q", "k", "v"), partial(_in_place, counted), keeps_inner=True)  # fmt: skip
+
+
+RULE = _rule("transpose")
+WITH_SPLITS = _rule("transpose", "split")  # for targets whose attention cuts what it reads

@@ -107,13 +107,13 @@ class Emitter:
         return self._widened(Val(self.b, self.spread(self.b.load(pointer, typ=self.half, align=2)), self.type.of("u", 16)))
 
     def _widened(self, bits: Any) -> Any:
-        from .emit import bf16_to_f32, half_to_f32
+        from .conversions import bf16_to_f32, half_to_f32
 
         return bf16_to_f32(bits) if self.memory == "bf16" else half_to_f32(bits, converts_half())
 
     def store(self, value: Any, pointer: Any, mask: Any = None) -> None:
         """Stores a Val of the computing type in the memory's type."""
-        from .emit import f32_to_bf16, f32_to_half
+        from .conversions import f32_to_bf16, f32_to_half
 
         if self.stored != self.item:
             value = f32_to_bf16(value) if self.memory == "bf16" else f32_to_half(value, converts_half())

@@ -29,8 +29,9 @@ from .cache import explain_misses, read_cached, writable, write_cached
 from .tiling import vector_bits
 
 # What machine code depends on beside the text.
-EMITTERS = ("atomics.py", "combine.py", "emit.py", "emitter.py", "language.py", "microkernel.py", "objects.py", "polynomials.py",
-            "program.py", "quant_panels.py", "shuffle.py", "tiling.py", "values.py", "vector.py", "windows.py")  # fmt: skip
+EMITTERS = ("arithmetic.py", "atomics.py", "combine.py", "conversions.py", "emit.py", "emitter.py", "language.py",
+            "microkernel.py", "objects.py", "polynomials.py", "program.py", "quant_panels.py", "shuffle.py", "tiling.py",
+            "values.py", "vector.py", "windows.py")  # fmt: skip
 _LIBM = """exp expm1 log log1p erf tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh pow fmod atan2 exp2 log2 exp10 log10
 sqrt cbrt floor ceil trunc rint round nearbyint ldexp fma sincos erfc hypot fabs"""
 _LIBC = "memcpy memset memmove memcmp bzero clock_gettime sched_yield syscall"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .emit import Val, convert, f32_bits, poly
+from .conversions import convert, f32_bits
+from .emit import Val, poly
 from .tiling import fuses_products
 
 LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06

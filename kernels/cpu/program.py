@@ -17,7 +17,7 @@ from .emitter import Emitter
 
 IDENTITY: Program = (("acc",),)
 LEAVES = ("acc", "col", "row", "factor", "full", "scalar", "const")
-# How emit.py calls what ir/scalar.py calls differently.
+# How arithmetic.py calls what ir/scalar.py calls differently.
 _SPELLED = {"abs": "absolute", "min": "minimum", "max": "maximum", "round": "rint", "exact_exp": "exp", "exact_erf": "erf"}
 _LIBM = {"pow": lambda a, b: a.libm("pow", b)}
 _LOGIC = {"and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b, "not": lambda a: ~a}
@@ -30,7 +30,8 @@ LIGHT_STEPS = 12  # a program of more is emitted once, in a loop over the tile's
 
 def run_program(e: Emitter, program: Program, leaf: Callable[[str, Any], Any]) -> Any:
     """Emits a program on vectors of the computing type; `leaf(kind, k)` gives acc, col, row, full and scalar as a Val."""
-    from .emit import BASIC, TESTS, Val
+    from .arithmetic import BASIC, TESTS
+    from .emit import Val
     from .polynomials import function, one_plus_erf, one_plus_exp
 
     sums = {"exp": one_plus_exp, "erf": one_plus_erf}

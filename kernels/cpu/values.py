@@ -14,7 +14,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from .emit import Ty, Val, convert
+from .conversions import convert
+from .emit import Ty, Val
 
 I64, F64, BOOL = Ty("i", 64), Ty("f", 64), Ty("u", 1)
 

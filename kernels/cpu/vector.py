@@ -33,14 +33,15 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import emit
+from . import conversions, emit
+from .arithmetic import BASIC, TESTS
 from .emit import Ty, Val
 from .language import subroutine
 from .polynomials import LIBM, function, softmax_exp
 from .tiling import converts_half, tiling
 from .values import BOOL, I64, Intrinsic, KernelTypeError, Macro
 
-SMALL = frozenset({*emit.SMALL_FLOATS, "f8e8m0"})
+SMALL = frozenset({*conversions.SMALL_FLOATS, "f8e8m0"})
 REGISTERS: dict[str, Ty] = {
     "f32": Ty("f", 32), "f64": Ty("f", 64), "i8": Ty("i", 8), "i16": Ty("i", 16), "i32": Ty("i", 32), "i64": I64,
     "u8": Ty("u", 8), "u16": Ty("u", 16), "u32": Ty("u", 32), "u64": Ty("u", 64), "bool": BOOL,
@@ -170,25 +171,25 @@ def decode(x: Val, name: str) -> Val:
     if name == "bool":
         return x.cmp("!=", 0)
     if name == "f16":
-        return emit.half_to_f32(x, HALF)
+        return conversions.half_to_f32(x, HALF)
     if name == "bf16":
-        return emit.bf16_to_f32(x)
+        return conversions.bf16_to_f32(x)
     if name in SMALL:
-        return emit.small_to_f32(x, name)
-    return wrap(emit.convert(x, "i" if name[0] == "i" else "u", 8), name) if name in NARROW else x
+        return conversions.small_to_f32(x, name)
+    return wrap(conversions.convert(x, "i" if name[0] == "i" else "u", 8), name) if name in NARROW else x
 
 
 def encode(x: Val, name: str) -> Val:
     """The memory form of a register."""
     if name == "bool":
-        return emit.convert(x, "u", 8)
+        return conversions.convert(x, "u", 8)
     if name == "f16":
-        return emit.f32_to_half(x, HALF)
+        return conversions.f32_to_half(x, HALF)
     if name == "bf16":
-        return emit.f32_to_bf16(x)
+        return conversions.f32_to_bf16(x)
     if name in SMALL:
-        return emit.f32_to_small(x, name)
-    return emit.convert(x, "u", 8) & ((1 << NARROW[name]) - 1) if name in NARROW else x
+        return conversions.f32_to_small(x, name)
+    return conversions.convert(x, "u", 8) & ((1 << NARROW[name]) - 1) if name in NARROW else x
 
 
 def wrap(x: Val, name: str) -> Val:
@@ -200,10 +201,10 @@ def wrap(x: Val, name: str) -> Val:
 def convert_code(name: str) -> Callable[[Val], Val]:
     def code(x: Val) -> Val:
         if name in ("f16", "bf16") or name in SMALL:
-            f = emit.to_odd(x) if (x.t.kind, x.t.bits, name) == ("f", 64, "f16") else emit.convert(x, "f", 32)
+            f = conversions.to_odd(x) if (x.t.kind, x.t.bits, name) == ("f", 64, "f16") else conversions.convert(x, "f", 32)
             return decode(encode(f, name), name)
         t = REGISTERS[name]
-        y = emit.convert(x, t.kind, t.bits)
+        y = conversions.convert(x, t.kind, t.bits)
         return wrap(y, name) if name in NARROW else y
 
     return code
@@ -312,11 +313,11 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "splat": lambda: make("splat", lambda x: (x,), lambda x: x.spread(LANES)),
     "lane": lambda: make("lane", lambda v, i: (v, I64), _lane),
     "head": lambda: make("head", _head_type, _head),
-    "where": lambda: make("where", _where, emit.BASIC["where"]),
-    "and_": lambda: make("and_", arithmetic(2), emit.BASIC["bitand"]),
-    "or_": lambda: make("or_", arithmetic(2), emit.BASIC["bitor"]),
-    "xor_": lambda: make("xor_", arithmetic(2), emit.BASIC["bitxor"]),
-    "not_": lambda: make("not_", arithmetic(1), emit.BASIC["bitnot"]),
+    "where": lambda: make("where", _where, BASIC["where"]),
+    "and_": lambda: make("and_", arithmetic(2), BASIC["bitand"]),
+    "or_": lambda: make("or_", arithmetic(2), BASIC["bitor"]),
+    "xor_": lambda: make("xor_", arithmetic(2), BASIC["bitxor"]),
+    "not_": lambda: make("not_", arithmetic(1), BASIC["bitnot"]),
     "softmax_exp": lambda: make("softmax_exp", arithmetic(1), softmax_exp),
     "pow_": lambda: make("pow_", arithmetic(2), lambda a, b: a.libm("pow", b)),
     "atan2": lambda: make("atan2", arithmetic(2), lambda a, b: a.libm("atan2", b)),
@@ -352,10 +353,10 @@ def _make(name: str) -> Any:
         return getattr(importlib.import_module(f".{_FILES[name]}", __package__), name)
     if name in REGISTERS:
         return REGISTERS[name]
-    if name in emit.BASIC or name in emit.TESTS:
-        return make(name, arithmetic(_ARITY.get(name, 2)), emit.BASIC.get(name) or emit.TESTS[name])
+    if name in BASIC or name in TESTS:
+        return make(name, arithmetic(_ARITY.get(name, 2)), BASIC.get(name) or TESTS[name])
     if name in FOLDS:
-        return make(name, arithmetic(1), _fold(emit.BASIC[FOLDS[name]]))
+        return make(name, arithmetic(1), _fold(BASIC[FOLDS[name]]))
     if name in LIBM or name == "sqrt":
         return make(name, arithmetic(1), function(name))
     m = _TYPED.fullmatch(name)

@@ -1,6 +1,7 @@
 """Attention with an online softmax (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022): a block takes a tile of
 queries of one head of keys and walks over the keys that they may see. Query heads that share keys are rows of one tile. Where that
-makes too few blocks for a GPU, each walks over a part of the keys only, and a second pass puts the parts together.
+makes too few blocks for a GPU, each walks over a part of the keys only. Where tiles are small, as when a decoder adds a word, the
+last block of a tile to come puts its parts together, else a second pass.
 
 The frame and the masks stand here; the products on tensor cores, for 16-bit floats where heads are not too large, in
 `attention_tensor.py`; those in f32 (f64 for f64) in `attention_tiles.py`.
@@ -13,6 +14,7 @@ import math
 import numpy as np
 
 from ...ir.core import Node
+from ...ir.recording import greatest, least, opaque
 from ...ir.reduction import Reduction
 from ...ir.types import BF16, BOOL, F16, DType
 from ..attention import Attention, Extent, attention_of, extent_of, key_ends
@@ -26,11 +28,14 @@ from .target import serves
 from .text import blocks_for, checked_size, kernel
 
 COPIED = 1024  # elements of the keys and values that are results in a block
+MOST_JOINED = 1024  # tiles whose parts the last block puts together
+EACH_JOINED = 2  # elements of a tile for each of its threads, at most, where it does
 # Ints, by name, with the type in which a text knows them.
 _INTS = {
     "FastDiv": ("splits", "chunks", "blocks", "kv_heads", "queries", "d_size", "e_size", "total", "by_rows"),
     "u32": (
         *("attending", "cut", "rows", "groups", "past", "pairs", "keys", "depth", "width", "span", "wide", "scale"),
+        *("joins", "height"),
         *(f"{x}_s" for x in "qkvym"),
     ),
     "i64": (*(f"{x}_{axis}" for x in "qkvym" for axis in "nh"), "m_t", "q_at", "k_at", "v_at"),
@@ -108,17 +113,47 @@ DEVICE void combine(const Sizes& x, u32 u) {
     st_TYPE(x.y, row.y + column, seen ? y / sum : Acc(0));
 }
 
-// Keys and values with the past in front, as results.
-DEVICE void copy_new(const Sizes& x, u32 block) {
-    for (u32 i = block * COPIED + threadIdx.x; i < (block + 1) * COPIED; i += COPIERS) {
+// How many parts of a tile are there so far; whoever comes last leaves 0. Kernels of one stream follow each other.
+static __device__ u32 arrived[MOST_JOINED];
+
+// Puts the parts of a block's tile together, if all others are there.
+DEVICE void join(const Sizes& x) {
+    if (!x.joins) return;
+    __shared__ u32 before;
+    const u32 tile = blockIdx.x / x.splits;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        before = atomicAdd(arrived + tile, 1u);
+        if (before == x.splits.d - 1) arrived[tile] = 0;
+    }
+    __syncthreads();
+    if (before != x.splits.d - 1) return;
+    __threadfence();
+    const Place b = place_of(x, blockIdx.x, x.height, BLOCK_COLUMNS);
+    const u32 rows = minimum(x.height, x.rows - b.first), columns = minimum(u32(BLOCK_COLUMNS), x.width - b.column);
+    for (u32 i = threadIdx.x; i < rows * columns; i += COPIERS) {
+        u32 row = i / columns;
+        combine(x, (b.pair * x.rows + b.first + row) * x.width + b.column + (i - row * columns));
+    }
+}
+
+// Keys and values with the past in front, as results, by packs where operands lie so.
+template <u32 EACH> DEVICE void copy_new(const Sizes& x, u32 block) {
+    for (u32 i = block * COPIED + threadIdx.x * EACH; i < (block + 1) * COPIED; i += COPIERS * EACH) {
         COPIES
     }
+}
+DEVICE void copy_new(const Sizes& x, u32 block) {
+    if (x.wide & 1 && ((ADDRESSES | NEW) & 15) == 0) copy_new<16 / sizeof(element_TYPE::Memory)>(x, block);
+    else copy_new<1>(x, block);
 }
 """
 _COPY = """
 {
     u32 q = i / x.SIZE, e = i - q * x.SIZE.d, pair = q / x.total, n = pair / x.kv_heads, t = q - pair * x.total.d;
-    if (i < x.pairs * x.keys * x.COUNT) put_TYPE(x.RESULT, i, get_TYPE(FIND(x, {pair, n, pair - n * x.kv_heads.d, 0, 0, 0}, t), e));
+    if (i < x.pairs * x.keys * x.COUNT)
+        store_pack(x.RESULT, i, load_pack<element_TYPE, EACH>(FIND(x, {pair, n, pair - n * x.kv_heads.d, 0, 0, 0}, t), e));
 }
 """
 
@@ -160,29 +195,45 @@ def _groups(node: Node) -> int | None:
     return q // k if isinstance(q, int) and isinstance(k, int) and k else None
 
 
+def _cut(products: Products, pairs: int, rows: int, keys: int) -> tuple[int, int, int]:
+    """Which tile a block has, its rows, and in how many parts the keys are cut."""
+    cut, splits = products.choose(products, pairs, rows, keys)
+    return cut, products.rows[cut], splits
+
+
+def _wide(pack: int, *steps: int) -> int:
+    """Whether what moves by these steps can be read in packs: operands and result by 8 numbers, the mask by pairs."""
+    return int(all(n % pack == 0 for n in steps))
+
+
+def _scale(size: int) -> int:
+    """The bits of 1 / sqrt(size)."""
+    return int(np.float32(1 / math.sqrt(size or 1)).view(np.uint32))
+
+
 def _bind(x: Extent, products: Products, results: int) -> Launch:
     """Blocks that attend, then those that copy keys and values that are results."""
     pairs, rows = x.q.batch * x.k.heads, x.groups * x.q.length
     chunks = blocks_for(x.v.size, products.columns)
-    cut, splits = products.choose(products, pairs * chunks, rows, x.total)
-    blocks = blocks_for(rows, products.rows[cut])
+    cut, height, splits = opaque(_cut, products, pairs * chunks, rows, x.total)
+    blocks = blocks_for(rows, height)
     attending = checked_size(pairs * blocks * chunks * splits)
     numbers = pairs * rows * splits * (x.v.size + 3) if splits > 1 else 0
-    copied = max(checked_size(pairs * x.total * n) for n in (x.k.size, x.v.size)) if results > 1 else 0
+    small = least(rows, height) * least(x.v.size, products.columns) <= EACH_JOINED * products.threads
+    joins = splits > 1 and small and pairs * blocks * chunks <= MOST_JOINED
+    copied = greatest(*(checked_size(pairs * x.total * n) for n in (x.k.size, x.v.size))) if results > 1 else 0
     steps = [lie.steps for lie in (x.q, x.k, x.v, x.y)]
     for n in (x.q.length, *(step[2] for step in steps), x.mask[2]):
         checked_size(n)
-    # What can be read in packs: operands and result by 8 numbers, the mask by pairs.
-    packs = all(n % 8 == 0 for n in (x.k.size, x.v.size, *(n for step in steps for n in step)))
-    wide = int(packs) + 2 * int(all(n % 2 == 0 for n in x.mask))
+    wide = opaque(_wide, 8, x.k.size, x.v.size, *(n for step in steps for n in step)) + 2 * opaque(_wide, 2, *x.mask)
     divisors = (splits, chunks, blocks, x.k.heads, x.q.length, x.k.size, x.v.size, x.total, rows)
     span = blocks_for(x.total, PART * splits) * PART
-    scale = int(np.float32(1 / math.sqrt(x.q.size or 1)).view(np.uint32))
-    counts = (attending, cut, rows, x.groups, x.past, pairs, x.total, x.k.size, x.v.size, span, wide, scale)
+    scale = opaque(_scale, x.q.size)
+    counts = (attending, cut, rows, x.groups, x.past, pairs, x.total, x.k.size, x.v.size, span, wide, scale, int(joins), height)
     steps.append(x.mask[:3])  # type: ignore[arg-type]
     outer = [n for step in steps for n in step[:2]]
     ints = (*counts, *(step[2] for step in steps), *outer, x.mask[3], x.q.at, x.k.at, x.v.at)
-    combine = blocks_for(checked_size(pairs * rows * x.v.size), products.threads) if splits > 1 else 0
+    combine = blocks_for(checked_size(pairs * rows * x.v.size), products.threads) if splits > 1 and not joins else 0
     passes = attending + blocks_for(copied, COPIED), combine
     return Launch((*map(fast_div, divisors), *ints), 1, numbers * products.size, passes)
 
@@ -208,11 +259,13 @@ def _text(a: Attention, dtype: DType, products: Products) -> str:
         INITIAL=initial,
         COPIED=COPIED,
         COPIERS=products.threads,
+        MOST_JOINED=MOST_JOINED,
+        BLOCK_COLUMNS=products.columns,
         ACC=acc,
     )
     combine = f"if (p[{first + len(kinds)}]) return combine(x, blockIdx.x * {products.threads} + threadIdx.x);"
     body = ["Sizes x(p);", combine, "if (blockIdx.x >= x.attending) return copy_new(x, blockIdx.x - x.attending);"]
-    body += products.run
+    body += [*products.run, "join(x);"]
     return kernel(products.threads, first + len(kinds) + 1, body, [text.strip("\n")], products.shared)
 
 
@@ -251,6 +304,7 @@ def _words(node: Node, dtype: DType, acc: DType, products: Products) -> dict[str
     lines["WEIGHT"] = products.weight(powers)
     lines["ENDS"] = [f"hi = minimum(hi, i64({e}));" for e in ends]
     lines["SCORE"] = score
+    lines["NEW"] = [" | ".join(f"x.{name}" for name in ("new_k", "new_v")[: len(node.results) - 1]) or "0"]
     copies = [("d_size", "depth", "new_k", "key_of"), ("e_size", "width", "new_v", "value_of")][: len(node.results) - 1]
     texts = [fill_in(_COPY, SIZE=size, COUNT=n, RESULT=name, FIND=find).strip("\n") for size, n, name, find in copies]
     lines["COPIES"] = [line for text in texts for line in text.split("\n")]

@@ -8,6 +8,7 @@ and multiplied at twice the rate, is taken to cost as much as one of those; that
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ MOST_SPLITS = 16
 DIRECT_STEPS = 32  # as in direct.cuh
 PART = 128  # bytes of the reduction that a tensor tile takes at a time, as in mma.cuh
 LEAST_PARTS = 2  # of a split
+UNIT = 32  # what a tensor tile has of rows, of columns and of the reduction is a multiple of it
 # Microseconds that a product by tiles of mma.cuh takes once, a block, a part at least, its copies for 64 rows or columns, the
 # results of 64 x 128 numbers; and products of 16-bit numbers that a multiprocessor makes in one.
 START, BLOCK, WAIT, COPY, STORE, RATE = 0.36, 1.3, 0.34, 0.025, 3.26, 5.55e6
@@ -84,6 +86,13 @@ def few_cut(blocks: int, depth: int) -> tuple[int, int]:
 
 def tensor_cut(tiles: Sequence[Tile], rows: int, columns: int, batches: int, depth: int, item: int, cut: bool) -> tuple[int, int]:
     """Which of the tiles and how many splits, for operands of so many bytes an element."""
+    rows, columns, depth = (blocks_for(n, UNIT) * UNIT for n in (rows, columns, depth))
+    return _tensor_cut(tuple(tiles), rows, columns, batches, depth, item, cut)
+
+
+@functools.lru_cache(maxsize=4096)
+def _tensor_cut(tiles: tuple[Tile, ...], rows: int, columns: int, batches: int, depth: int, item: int,
+                cut: bool) -> tuple[int, int]:  # fmt: skip
     best = (float("inf"), 0, 1)
     for i, tile in enumerate(tiles):
         parts, tried = blocks_for(depth, tile.deep(item)), 0

@@ -120,8 +120,8 @@ class Driver(Protocol):
 
 
 class Command(NamedTuple):
-    """The launch of a kernel, as `load` calls it, on its int64 `words`, of which the first `pointers` are addresses. The 8 bytes at
-    the address `flag` (0: none) are cleared before."""
+    """The launch of a kernel, as `load` calls it, on its contiguous int64 `words`, of which the first `pointers` are addresses. The
+    8 bytes at the address `flag` (0: none) are cleared before."""
 
     kernel: int
     words: np.ndarray
@@ -148,10 +148,11 @@ class _Block:
 
     def __init__(self, owner: Accounts, address: int, nbytes: int, raw: object = None):
         self.address, self.nbytes, self._owner, self._raw = address, nbytes, owner, raw
-        owner.live[address] = nbytes
+        owner.live[address], owner.starts = nbytes, None
 
     def __del__(self) -> None:
         self._owner.live.pop(self.address, None)
+        self._owner.starts = None
         self._owner.freed.append((self.nbytes, self.address))
 
 
@@ -171,6 +172,7 @@ class Accounts:
     def __init__(self) -> None:
         self.cubins: dict[str, Cubin] = {}
         self.live: dict[int, int] = {}
+        self.starts: list[int] | None = None  # of what lives, in order; None where that has changed
         self.freed: list[tuple[int, int]] = []  # the latest last
         self.foreign = WeakSet[Foreign]()
 
@@ -179,7 +181,9 @@ class Accounts:
 
     def check(self, address: int, nbytes: int, what: str) -> None:
         """Raises CudaMemoryError where not all of these bytes are in one block that lives, or is foreign."""
-        starts = sorted(self.live)
+        starts = self.starts
+        if starts is None:
+            starts = self.starts = sorted(self.live)
         at = bisect_right(starts, address) - 1
         if at >= 0 and address + nbytes <= starts[at] + self.live[starts[at]]:
             return
@@ -248,7 +252,7 @@ class Shim(Accounts):
             if c.flag:
                 self.clear(c.flag, 8)
             if c.blocks:
-                self._kernels[c.kernel](np.ascontiguousarray(c.words), c.blocks)
+                self._kernels[c.kernel](c.words, c.blocks)
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)
@@ -281,7 +285,7 @@ class Null(Accounts):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[tuple] = []
-        self._texts: list[str] = []
+        self._entries: list[str] = []
         self._top = 1 << 40
 
     def alloc(self, nbytes: int) -> _Block:
@@ -317,9 +321,9 @@ class Null(Accounts):
     def load(self, texts: Sequence[str]) -> list[int]:
         for t in texts:
             source.words_of(t)
-        first = len(self._texts)
-        self._texts += texts
-        return list(range(first, len(self._texts)))
+        first = len(self._entries)
+        self._entries += [source.entry(t) for t in texts]
+        return list(range(first, len(self._entries)))
 
     def run(self, commands: Sequence[Command | Transfer]) -> None:
         for c in commands:
@@ -329,7 +333,7 @@ class Null(Accounts):
             self.check_command(c)
             if c.flag:
                 self.clear(c.flag, 8)
-            self.log.append(("launch", source.entry(self._texts[c.kernel]), tuple(c.words.tolist()), c.blocks))
+            self.log.append(("launch", self._entries[c.kernel], tuple(c.words.tolist()), c.blocks))
 
     def capture(self, commands: Sequence[Command | Transfer]) -> Callable[[], None]:
         kept = as_they_are(commands)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...ir.errors import GraphmillError
 from ...ir.locks import fork_safe_lock
+from ..cpu.launch import address_of
 from . import cubins, cublaslt, cudnn, library, nvrtc, source
 from .cubins import Cubin
 from .driver import Command, Foreign, Transfer
@@ -55,14 +56,36 @@ class _Attribute(ctypes.Structure):
 class _Config(ctypes.Structure):
     """CUlaunchConfig."""
 
-    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint), ("stream", ctypes.c_void_p),
-                ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint)]  # fmt: skip
+    _fields_ = [*((f"{of}_{axis}", ctypes.c_uint) for of in ("grid", "block") for axis in "xyz"), ("shared", ctypes.c_uint),
+                ("stream", ctypes.c_void_p), ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint)]  # fmt: skip
 
 
 @functools.cache
 def _libcuda() -> Any:
     """The driver's library, for what CuPy does not offer."""
-    return ctypes.CDLL("libcuda.so.1")
+    library = ctypes.CDLL("libcuda.so.1")
+    library.cuLaunchKernelEx.argtypes = [ctypes.c_void_p] * 4
+    return library
+
+
+class _Launch:
+    """Launches kernels on a stream. The driver copies what it is told, so that one structure serves for all launches: the first run
+    of a signature, and a capture, make hundreds of them."""
+
+    def __init__(self, stream: int):
+        attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")
+        self._config = _Config(1, 1, 1, 1, 1, 1, 0, stream, ctypes.pointer(attribute), 0)
+        self._told, self._parameters = ctypes.byref(self._config), (ctypes.c_void_p * 1)()
+        self._call = _libcuda().cuLaunchKernelEx
+
+    def __call__(self, function: int, shape: source.Shape, c: Command, follows: bool) -> None:
+        """One that `follows` another may begin while that runs (prelude.cuh)."""
+        config = self._config
+        config.grid_x, config.block_x, config.shared, config.count = c.blocks, shape.threads, shape.shared, follows
+        self._parameters[0] = address_of(c.words)
+        code = self._call(self._told, function, self._parameters, None)
+        if code:
+            raise CudaLaunchError(f"cuLaunchKernelEx: error {code} for {c.blocks} blocks of {shape}")
 
 
 class Gpu:
@@ -249,6 +272,7 @@ class Gpu:
         return name.decode(), f"driver {driver}, cuBLASLt {cublaslt.version()}, cuDNN {cudnn.version()}"
 
     def _issue(self, commands: Sequence[Command | Transfer], stream: int) -> None:
+        launch = _Launch(stream)
         follows = False  # whether a kernel is the last that was asked for
         for c in commands:
             if isinstance(c, Transfer):
@@ -260,21 +284,11 @@ class Gpu:
                 follows = False
             kernel = self._kernels[c.kernel]
             if c.blocks and isinstance(kernel, tuple):
-                self._launch(*kernel, c, stream, follows)
+                launch(*kernel, c, follows)
                 follows = self._overlaps
             elif c.blocks:
                 kernel(c.words, stream)
                 follows = False
-
-    def _launch(self, function: int, shape: source.Shape, c: Command, stream: int, follows: bool) -> None:
-        """Launches a kernel; one that `follows` another may begin while that runs (prelude.cuh)."""
-        words = np.ascontiguousarray(c.words)  # which the call copies
-        parameters = (ctypes.c_void_p * 1)(words.ctypes.data)
-        attribute = _Attribute(PROGRAMMATIC, b"", 1, b"")
-        config = _Config((c.blocks, 1, 1), (shape.threads, 1, 1), shape.shared, stream, ctypes.pointer(attribute), int(follows))
-        code = _libcuda().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function), parameters, None)
-        if code:
-            raise CudaLaunchError(f"cuLaunchKernelEx: error {code} for {c.blocks} blocks of {shape}")
 
     def _transfer(self, c: Transfer, stream: int) -> None:
         host = c.host.ctypes.data

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...ir.recording import greatest, least
+from ...ir.recording import greatest, least, opaque
 from ...ir.types import F64, DType
 from ..lines import Array, Map
 from ..printer import register
@@ -307,16 +307,21 @@ def spread(lines: int, n: int, across: bool, wide: int, acc: DType, folds: int, 
     `holds`: whether the kernel can hold lines; `maps`: whether after the folds each part of a line is mapped; `team`: what
     `held_team` chose when the text was written."""
     checked_size(lines * n)
-    each, shift = most_each(acc), team_shift(lines, n, across, wide, acc, holds)
-    blocks = -(-lines * (1 << shift) // (THREADS if team is None else team.threads))
-    held = holds and n <= each << shift
-    step = wide << shift
+    shift = opaque(team_shift, lines, n, across, wide, acc, holds)
+    threads = opaque(_two_to, shift)
+    blocks = -(-lines * threads // (THREADS if team is None else team.threads))
+    held = holds and n <= most_each(acc) * threads
+    step = wide * threads
     splits = 1 if held else greatest(1, least(-(-n // (16 * step)), BLOCKS // greatest(blocks, 1)))
     share = (n + splits * step - 1) // (splits * step) * step
     splits = 1 if share == 0 else -(-n // share)
     passes = (blocks,) if splits == 1 else (blocks * splits,) * folds + (blocks * (splits if maps else 1),)
     scratch = 0 if splits == 1 else folds * splits * lines * acc.itemsize
     return Launch((lines, n, shift, splits, share, int(held)), scratch=scratch, passes=passes)
+
+
+def _two_to(n: int) -> int:
+    return 1 << n
 
 
 class Team(NamedTuple):

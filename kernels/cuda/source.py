@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...ir.errors import GraphmillError
-from ...ir.recording import greatest
+from ...ir.recording import opaque
 from . import library
 
 FILES = ("prelude.cuh", "tensor.cuh", "scalar.cuh")  # in this order: each may use what stands before it
@@ -62,8 +62,9 @@ def shape_of(text: str) -> Shape:
     return shape
 
 
+@functools.lru_cache(maxsize=4096)
 def words_of(text: str) -> int:
-    """How many words of parameters a kernel takes, or a call of a library."""
+    """How many words of parameters a kernel takes, or a library's call. Remembered: it is asked for each launch that is bound."""
     return library.read(text).words if library.is_library(text) else shape_of(text).words
 
 
@@ -84,10 +85,13 @@ def fast_div(divisor: int) -> int:
     invariant integers using multiplication, 1994, theorem 4.2). The word holds the multiplier above the divisor; the device finds
     l by counting zeros. The divisor 0 is taken as 1: it is the size of an empty axis, by which nobody divides.
     """
+    return opaque(_fast_div, divisor)
+
+
+def _fast_div(divisor: int) -> int:
     if not 0 <= divisor <= MOST_INDEX:
         raise ValueError(f"a size of {divisor}: expected 0 to 2^31 - 1")
-    d, bits = greatest(divisor, 1), 0
-    while 1 << bits < d:
-        bits += 1
+    d = max(divisor, 1)
+    bits = (d - 1).bit_length()
     magic = -(-(1 << 31 + bits) // d)  # of 32 bits, the first of which is set: as an i64 the word is negative
     return (magic - (1 << 32)) * (1 << 32) + d

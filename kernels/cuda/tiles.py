@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...ir.recording import opaque
 from ...ir.types import BF16, F16, DType
 from ..epilogue import Site
 from ..operands import slot_of
@@ -329,19 +330,26 @@ class Product:
             ints = (rows, columns, depth, batches, 0, 1, tiles, splits, steps, *extra)
             sums = checked_size(splits * tiles * batches * FEW * few_columns)
             return Launch(ints, tiles * batches * splits if rows else 0, sums * self.item if splits > 1 else 0)
-        parts = blocks_for(depth, self.deep)
-        if self.work.cut is not None:
-            which, splits = 0, self.work.cut.whole(depth, item_of(self.work.tensor)).splits if self.cut else 1
-        elif self.work.tensor:
-            which, splits = tensor_cut(self.tiles, rows, columns, batches, depth, item_of(self.work.tensor), self.cut)
-        else:
-            which, splits = scalar_cut(self.tiles, rows, columns, batches, depth, self.cut)
-        tall, wide, _ = self.tiles[which]
-        row_tiles, column_tiles = blocks_for(rows, tall), blocks_for(columns, wide)
-        blocks = row_tiles * column_tiles * batches
-        if blocks > MOST_CUT:
-            splits = 1
-        ints = (rows, columns, depth, batches, which + 1, row_tiles, column_tiles, splits, blocks_for(parts, splits), *extra)
-        if splits == 1:
-            return Launch(ints, blocks)
-        return Launch(ints, blocks * splits, checked_size(splits * blocks * tall * wide) * self.item)
+        cutting = (tuple(self.tiles), self.work.tensor, self.work.cut, self.cut, self.deep)
+        which, row_tiles, column_tiles, splits, steps, blocks, kept = opaque(grid_of, *cutting, rows, columns, batches, depth)
+        ints = (rows, columns, depth, batches, which + 1, row_tiles, column_tiles, splits, steps, *extra)
+        return Launch(ints, blocks, kept * self.item)
+
+
+def grid_of(tiles: tuple[Tile, ...], tensor: str, asked: Cut | None, cut: bool, deep: int, rows: int, columns: int, batches: int,
+            depth: int) -> tuple[int, ...]:  # fmt: skip
+    """Which of the tiles; how many of them down and across; splits, and the steps of `deep` that each has; blocks; numbers that are
+    kept for adding splits up. `asked`: how to cut where that was said, `cut`: whether the reduction may be. Raises ValueError."""
+    if asked is not None:
+        which, splits = 0, asked.whole(depth, item_of(tensor)).splits if cut else 1
+    elif tensor:
+        which, splits = tensor_cut(tiles, rows, columns, batches, depth, item_of(tensor), cut)
+    else:
+        which, splits = scalar_cut(tiles, rows, columns, batches, depth, cut)
+    tall, wide, _ = tiles[which]
+    row_tiles, column_tiles = blocks_for(rows, tall), blocks_for(columns, wide)
+    blocks = row_tiles * column_tiles * batches
+    if blocks > MOST_CUT:
+        splits = 1
+    kept = checked_size(splits * blocks * tall * wide) if splits > 1 else 0
+    return which, row_tiles, column_tiles, splits, blocks_for(blocks_for(depth, deep), splits), blocks * splits, kept

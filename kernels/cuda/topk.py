@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from ...ir.core import Node
+from ...ir.recording import opaque
 from ...ir.types import NUMERIC
 from ..operands import fill_in, first_int, refuse_layouts
 from ..printer import register
@@ -130,6 +131,11 @@ for (u32 i = threadIdx.x; i < k; i += THREADS) {
 """
 
 
+def _power_for(n: int) -> int:
+    """The least power of two that is n or more."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 @serves("topk")
 def topk(node: Node) -> KernelSource | Refusal:
     x = node.operands[0].tensor  # type: ignore[union-attr]
@@ -148,10 +154,10 @@ def topk(node: Node) -> KernelSource | Refusal:
     def bind(call: Call) -> Launch:
         """Ints: divisor by the elements behind the axis, length of a line, how many are taken, how many are sorted."""
         dims, k = call.operands[0], call.results[0][axis]  # type: ignore[index]
-        n, inner = int(dims[axis]), math.prod(dims[axis + 1 :])  # type: ignore[index]
+        n, inner = dims[axis], math.prod(dims[axis + 1 :])  # type: ignore[index]
         checked_size(math.prod(dims))  # type: ignore[arg-type]
         lines = math.prod(dims[:axis]) * inner if k else 0  # type: ignore[index]
-        size = 1 << max((n if n <= held else int(k)) - 1, 0).bit_length()
+        size = opaque(_power_for, n if n <= held else k)
         return Launch((fast_div(inner), n, k, size), lines, lines * size * item if size > held else 0)
 
     words = {"FIRST": first, "ITEM": x.dtype.itemsize, "HELD": held, "ORDER": "" if node.attr("largest") else "~", "TOP": bits + 24}

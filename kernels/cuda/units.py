@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...ir.recording import opaque
 from ..operands import fill_in
 
 _UNITS = """
@@ -32,6 +33,10 @@ def unit_widths(item: int) -> list[tuple[int, str]]:
 def unit_width(nbytes: int, strides: Sequence[int], item: int, tail: bool = False) -> int:
     """The bytes of a unit of a run of so many bytes, whose addresses move by these strides. `tail`: the last unit may be shorter,
     if there are many."""
+    return opaque(_unit_width, nbytes, item, tail, *strides)
+
+
+def _unit_width(nbytes: int, item: int, tail: bool, *strides: int) -> int:
     width = 16
     while width > item and (any(s % width for s in strides) or (nbytes % width and not (tail and nbytes >= 8 * width))):
         width //= 2

@@ -95,6 +95,17 @@ def test_the_rung_of_cuda(tmp_path: Path) -> None:
     assert "target" in call("run", path, "--rung", "libraries", "--random", "0", "--set", "N=2", status=2).stderr
 
 
+def test_the_types_of_inputs_and_outputs_on_cuda(tmp_path: Path) -> None:
+    path = save(tmp_path / "p.onnx", """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[4,8] x, float[8,8] w) => (float[4,8] y) { y = MatMul(x, w) }""")  # fmt: skip
+    how = ["--target", "cuda", "--device", "null", "--precision", "fp16", "--random", "0"]
+    for given, dtype in (("true", "f32"), ("false", "f16"), ("x,y", "f32"), ("w", "f16")):
+        assert as_json("run", path, *how, "--keep-io-types", given)["outputs"]["y"]["dtype"] == dtype
+    assert "none named z" in as_json("run", path, *how, "--keep-io-types", "z", status=2)["message"]
+    dumped = call("dump", path, *how[:2], *how[4:6], "--keep-io-types", "x").stdout
+    assert "@main(%x: f32[4,8], %w: f16[8,8])" in dumped
+
+
 def test_check_lists_all_problems_and_fails(unsupported: str) -> None:
     text = call("check", unsupported, status=1).stdout
     assert "Mystery" in text and "Riddle" in text

@@ -13,6 +13,7 @@ import numpy as np
 from graphmill.engine import rebind
 from graphmill.engine.binder import Binder
 from graphmill.engine.bound import Bound
+from graphmill.engine.device import Device
 from graphmill.engine.draft import draft_of
 from graphmill.engine.memory import ALIGN
 from graphmill.engine.steps import Frame
@@ -51,7 +52,7 @@ def checked_recipes() -> Iterator[Seen]:
         if want is None or got is None:
             assert want is got
             return got
-        assert_same(got, want)
+        assert_same(got, want, frame.workspace.device)
         seen.arena += got.arena
         seen.best_fit += want.arena
         return got
@@ -67,7 +68,7 @@ def checked_recipes() -> Iterator[Seen]:
         rebind.Recipe.bind, rebind.Recipe.__init__, rebind.Recipes.bind = bind, make, ask  # type: ignore[method-assign]
 
 
-def assert_same(got: Bound, want: Bound) -> None:
+def assert_same(got: Bound, want: Bound, device: Device) -> None:
     """Equal in every word but for places in the arena, which must only be aligned and inside of it."""
     assert (got.stop, got.name, got.symbols) == (want.stop, want.name, want.symbols)
     assert got.inputs == want.inputs and set(got.dead) == set(want.dead)
@@ -80,11 +81,11 @@ def assert_same(got: Bound, want: Bound) -> None:
     np.testing.assert_array_equal(p.table[:, 3] < 0, q.table[:, 3] < 0)
     places, expected = p.words[p.relative == 1], q.words[p.relative == 1]
     assert ((places - expected) % ALIGN == 0).all() and (places >= 0).all() and (places < max(got.arena, 1)).all()
-    for i in np.nonzero((p.words != q.words) & (p.relative == 0))[0]:  # addresses of integers that follow from sizes
-        expected = next(k for k in q.keep if k.ctypes.data == q.words[i])
-        facts = p.keep[-1]
-        start = (int(p.words[i]) - facts.ctypes.data) // 8
-        np.testing.assert_array_equal(facts[start : start + expected.size], expected.ravel())
+    for i in np.nonzero((p.words != q.words) & (p.relative == 0))[0]:  # addresses of integers that follow from sizes, of tables
+        expected = next(k for k in q.keep if device.constant(k) == q.words[i])
+        there = next(k for k in reversed(p.keep) if 0 <= int(p.words[i]) - device.constant(k) < max(k.nbytes, 1))
+        start = (int(p.words[i]) - device.constant(there)) // 8
+        np.testing.assert_array_equal(there.ravel()[start : start + expected.size], expected.ravel())
     assert [step for _, step in got.checked] == [step for _, step in want.checked]
     for (v, x), (w, y) in zip(got.results, want.results, strict=True):
         assert v is w and (x.shape, x.dtype, x.outer) == (y.shape, y.dtype, y.outer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphmill.ir.recording import Size, Tape, greatest, is_size, least, value_of
+from graphmill.ir.recording import Size, Tape, greatest, is_size, least, opaque, value_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +91,31 @@ def test_an_answer_is_a_guard() -> None:
         again = tape.function("a", (n,))
         assert again(5) == (5,) and again(fits) == (fits,)
         assert again(misfits) is None or use is max
+
+
+def halved(n: int, least: int, kind: str) -> tuple[int, int]:
+    """Which decides by its operand in each turn."""
+    if n > 1 << 20:
+        raise ValueError(kind)
+    turns = 0
+    while n > least:
+        n, turns = n // 2, turns + 1
+    return n, turns
+
+
+def test_what_is_opaque_is_called_again() -> None:
+    tape = Tape()
+    a = tape.size("a", 100)
+    n, turns = opaque(halved, a * 3, 5, "text")
+    assert (value_of(n), value_of(turns)) == halved(300, 5, "text") == opaque(halved, 300, 5, "text")
+    assert opaque(halved, 3 * a, 5, "text")[0] is n and opaque(halved, 3 * a, 5, "other")[0] is not n
+    size = opaque(max, a, 7)
+    again = tape.function("a", (n + 1, turns, size))
+    for other in (1, 7, 100, 1000):
+        found, took = halved(3 * other, 5, "text")
+        assert again(other) == (found + 1, took, max(other, 7))
+    with pytest.raises(ValueError, match="text"):
+        again(1 << 20)
 
 
 def test_equal_expressions_are_one() -> None:

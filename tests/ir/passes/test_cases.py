@@ -8,7 +8,7 @@
 
 Cases of a file are separated by lines of `// -----`. After every pass the module is verified and printed, parsed and printed again.
 What the module computes must not change: it is interpreted on random inputs before and after (but for a case with `// NO-RUN`; a case
-with `// TOLERANCE: 0.01` computes in fewer bits). The target is the CPU, with `// TARGET: cuda` CUDA.
+with `// TOLERANCE: 0.01` computes in fewer bits). Passes that ask a target ask the CPU's, or CUDA's after `// TARGET: cuda`.
 """
 
 from __future__ import annotations

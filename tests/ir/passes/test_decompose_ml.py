@@ -15,7 +15,7 @@ from graphmill.ir.passes.manager import Context, parse_pipeline, run_pipeline
 from graphmill.ir.types import TensorType, dtype_of
 from graphmill.kernels.cpu.target import CpuTarget
 
-ML = [n for n in OPENERS if OPS[n].family in ("classic", "ml", "forest")]
+ML = [n for n in OPENERS if OPS[n].family in ("categories", "classic", "forest", "ml")]
 STAYS = {"categories are strings", "no operator for the transform", "coupled by a loop", "fewer than two classes", "nothing to do",
          "the keys are strings", "the labels are numbers"}  # fmt: skip
 

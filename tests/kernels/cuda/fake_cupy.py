@@ -182,15 +182,13 @@ class Fake:
         def memset(ptr: int, value: int, size: int, stream: int) -> None:
             do(lambda: ctypes.memset(ptr, value, size) and None, "memset")
 
-        def launch(config: Any, function: ctypes.c_void_p, parameters: Any, extra: None) -> int:
-            c, kernel = config._obj, fake.functions[function.value]
-            assert [*c.grid[1:], *c.block[1:]] == [1, 1, 1, 1] and (c.block[0], c.shared) == (
-                kernel.shape.threads,
-                kernel.shape.shared,
-            )
+        def launch(config: Any, function: int, parameters: Any, extra: None) -> int:
+            c, kernel = config._obj, fake.functions[function]
+            assert (c.grid_y, c.grid_z, c.block_y, c.block_z) == (1, 1, 1, 1)
+            assert (c.block_x, c.shared) == (kernel.shape.threads, kernel.shape.shared)
             assert c.count == 0 or (c.attributes[0].id, c.attributes[0].value) == (6, 1)
             words = np.ctypeslib.as_array((ctypes.c_int64 * kernel.shape.words).from_address(parameters[0])).copy()
-            blocks, follows = c.grid[0], bool(c.count)
+            blocks, follows = c.grid_x, bool(c.count)
             do(lambda: kernel(words, blocks), "launch behind" if follows else "launch")
             return 0
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from graphmill.kernels.cuda.target import select
-from graphmill.kernels.spec import Refusal
+from graphmill.kernels.spec import Call, Refusal
 
 from ..cpu.harness import make_node
 from ..cpu.regions import by_references, packed_attention
@@ -179,6 +179,20 @@ def test_long_sequences_in_16_bits() -> None:
     q = qkv(b=1, heads=2, kv=2, s=20, t=200, d=64, e=64, dtype=np.float16)
     q[1][0, 0, 3, 5], q[2][0, 1, 150, 2] = np.nan, INF
     check([*found, attention(q)])
+
+
+@needs_shim
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_parts_of_few_queries_are_put_together_by_the_last_block(dtype) -> None:
+    """One launch has blocks then; with more queries there is a second pass."""
+    few = [
+        attention(qkv(b=2, heads=h, kv=2, s=s, t=1500, d=64, e=e, dtype=dtype)) for h, s, e in ((2, 1, 64), (6, 1, 40), (2, 2, 33))
+    ]
+    many = attention(qkv(b=1, heads=2, kv=2, s=20, t=1500, d=64, e=64, dtype=dtype))
+    found = [c.source.bind(Call([x.shape for x in c.operands], [w.shape for w in c.want])) for c in (*few, many)]
+    assert all(launch.scratch for launch in found)
+    assert [launch.passes[1] > 0 for launch in found] == [False, False, False, True]
+    check([*few, many])
 
 
 @needs_shim

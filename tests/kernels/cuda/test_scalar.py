@@ -207,7 +207,7 @@ def run(text: str, *arrays: np.ndarray) -> None:
 
 @needs_shim
 def test_what_no_integer_holds() -> None:
-    """What kernels/cpu/emit.py says of NaN and of numbers beyond an i64, which ir/scalar.py leaves open."""
+    """What kernels/cpu/conversions.py says of NaN and of numbers beyond an i64, which ir/scalar.py leaves open."""
     types = ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"]
     x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30])
     out = {t: aligned_empty(x.shape, DTYPES[t].np) for t in types}
