@@ -9,7 +9,8 @@ usage: python benchmarks/on_gpu.py examples [--device gpu|shim] [--part 1/4] [--
 compute-sanitizer (on_gpu.sh) it shows that kernels touch no memory but theirs. What random operators give is not compared. With
 --jobs it goes on in processes: after an error of the device nothing of a process can be used. `latency` takes architectures of
 `architectures.py` (needs torch), exports them, and measures the median time of a run, in groups between two synchronizations, on
-inputs that lie on the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. Each
+inputs that lie on the device: graphmill's captured graph, PyTorch's eager mode, its CUDA graph and max-autotune, in turns. With
+--precision int8 graphmill runs what ONNX Runtime's quantizer made of the model, calibrated on those inputs, and PyTorch f32. Each
 command adds to OUT, so that parts which end within minutes make one file; `table` prints it. on_gpu.sh has the whole list.
 """
 
@@ -220,8 +221,10 @@ def _graphmill(m: Any, name: str, precision: str, batch: int, told: dict[str, An
         path = Path(a.folder or scratch) / f"{variant}.onnx"
         if not path.exists():
             export.export(variant, path.parent)
+        if precision == "int8":
+            path = _quantized(path, {k: v.numpy() for k, v in m.inputs.items()})
         started = time.perf_counter()
-        exe = gm.compile(path, "cuda", precision=precision, rung=a.rung, tune=a.tune)
+        exe = gm.compile(path, "cuda", precision="fp32" if precision == "int8" else precision, rung=a.rung, tune=a.tune)
         told["compile_s"] = time.perf_counter() - started
     fixed = exe.fixed({k: v.cpu().numpy() for k, v in m.inputs.items()})
     fixed.run()
@@ -234,6 +237,25 @@ def _graphmill(m: Any, name: str, precision: str, batch: int, told: dict[str, An
     want = want.double().cpu().numpy()
     told["error"] = float(np.abs(next(iter(fixed.outputs.values())).numpy() - want).max() / np.abs(want).max())
     return fixed.run
+
+
+def _quantized(path: Path, inputs: dict[str, np.ndarray]) -> Path:
+    """The model with products and convolutions of bytes (QLinearConv and the like), kept beside it; weights are i8, one scale a
+    channel."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Once(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.given = iter([inputs])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.given, None)
+
+    out = path.with_suffix(".int8.onnx")
+    if not out.exists():
+        quantize_static(str(path), str(out), Once(), quant_format=QuantFormat.QOperator, per_channel=True,
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
+    return out
 
 
 def _torch(mode: str) -> Callable[..., Callable[[], None]]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that a GPU is needed for, in parts of which each ends within 9 minutes; they add to one JSON file.
 #
-# usage: benchmarks/on_gpu.sh PART OUT.json      PART: examples, suite-1 ... suite-4, models-1 ... models-3, latency-1 ... latency-6, rungs,
+# usage: benchmarks/on_gpu.sh PART OUT.json      PART: examples, suite-1 ... suite-4, models-1 ... models-3, latency-1 ... latency-7, rungs,
 #                         autotune-1 ... autotune-4, sizes, and under compute-sanitizer memcheck-1 ... -4, racecheck-1 ... -4, initcheck-1 ... -4; table
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -27,6 +27,7 @@ case $part in
   latency-4) latency --tune --rung libraries gpt2 gpt2_kv whisper_enc whisper_dec t5_enc t5_dec ;;
   latency-5) latency --tune --rung libraries --batch 32 resnet50 bert_base vit_b16 ;;
   latency-6) latency --precision fp32 resnet50 bert_base && latency --precision tf32 resnet50 bert_base ;;
+  latency-7) latency --precision int8 --tune --torch "" resnet18 resnet50 mobilenetv2 && latency --precision int8 --rung scalar --torch "" resnet50 ;;
   rungs) latency resnet50 bert_base mobilenetv2 vit_b16 && latency --rung libraries resnet50 bert_base mobilenetv2 vit_b16 ;;
   autotune-1) latency --tune --rung libraries --torch max-autotune,graph resnet50 ;;
   autotune-2) latency --tune --rung libraries --torch max-autotune,graph mobilenetv2 ;;

@@ -97,22 +97,30 @@ def grouped_weight(w: np.ndarray, group: int, transposed: bool) -> np.ndarray:
 def refuse_conv(site: Site) -> Refusal | None:
     """Why no kernel serves a convolution: it takes one to three spatial axes, floats, each of input and result row-major or
     channels-last, weights row-major."""
-    x, w = site.operand(0).tensor, site.operand(1).tensor
+    x = site.operand(0).tensor
     if x.dtype not in FLOATS:
         return Refusal(f"{site.anchor.op.name} of {x.dtype} has no kernel", {"expected": "f32, f64, f16, bf16"})
     if site.anchor.op.name == "conv_transpose" and math.prod(site.anchor.attr("strides")) > MOST_PHASES:
         return Refusal("strides too large to be cut into phases", {"strides": list(site.anchor.attr("strides"))})
-    if x.rank not in (3, 4, 5):
-        return Refusal("one to three spatial axes are served", {"rank": x.rank})
-    allowed = (None, channels_last(x.rank))
-    for v in (site.operand(0), site.operand(1), site.outer.results[0]):
-        if v.tensor.layout not in allowed[: 1 if v is site.operand(1) else 2]:
+    return refuse_places(site, *site.index[:2])
+
+
+def refuse_places(site: Site, x: int, w: int) -> Refusal | None:
+    """Why no kernel serves a convolution of these operands of the site's node, by their ranks and how they lie."""
+    operands = site.outer.operands
+    data, weight = operands[x], operands[w]
+    if data.tensor.rank not in (3, 4, 5):
+        return Refusal("one to three spatial axes are served", {"rank": data.tensor.rank})
+    allowed = (None, channels_last(data.tensor.rank))
+    for v in (data, weight, site.outer.results[0]):
+        if v.tensor.layout not in allowed[: 1 if v is weight else 2]:
             return Refusal(f"%{v.name} has a layout that is neither row-major nor channels-last", {"type": v.type})
-    for i, v in enumerate(site.outer.operands):
-        small = v is not None and i not in site.index[:2] and v.tensor.layout is not None and v.tensor.shape != site.result.shape
+    for i, v in enumerate(operands):
+        small = v is not None and i not in (x, w) and v.tensor.layout is not None and v.tensor.shape != site.result.shape
         if small and sum(d != 1 for d in v.tensor.shape) > 1:
             return Refusal(f"%{v.name} has a layout of its own", {"type": v.type})
-    return None if w.rank == x.rank else Refusal("ranks of input and weight differ", {"x": x, "w": w})
+    same = weight.tensor.rank == data.tensor.rank
+    return None if same else Refusal("ranks of input and weight differ", {"x": data.tensor, "w": weight.tensor})
 
 
 def biased_sums(site: Site, b: Builder) -> int:

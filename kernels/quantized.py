@@ -11,6 +11,7 @@ import numpy as np
 from ..ir.core import Node
 from ..ir.errors import RunError
 from ..ir.types import BF16, F16, F32, I8, U8, TensorType
+from .convolutions import refuse_places
 from .epilogue import Builder, Site, check_step, epilogue_of, operand_kind, site_of
 from .operands import refuse_layouts
 from .spec import Call, Refusal
@@ -25,12 +26,13 @@ _ROLES: dict[str, dict[str, int]] = {
 }
 
 
-def roles_of(site: Site) -> dict[str, int] | Refusal:
-    """Which operand of the site's node has which role (see _ROLES), of those that are there."""
+def roles_of(site: Site, channels_last: bool = False) -> dict[str, int] | Refusal:
+    """Which operand of the site's node has which role (see _ROLES), of those that are there. With `channels_last` convolutions may
+    read and write so."""
     node = site.outer
     anchor, conv = site.anchor, "conv" in site.anchor.op.name
     roles = {role: site.index[i] for role, i in _ROLES[anchor.op.name].items() if anchor.operand(i) is not None}
-    refusal = refuse_layouts(node)
+    refusal = refuse_places(site, roles["x"], roles["w"]) if conv and channels_last else refuse_layouts(node)
     if refusal:
         return refusal
     for role, i in roles.items():
@@ -154,12 +156,12 @@ def epilogue(site: Site) -> Epilogue | Refusal | None:
     return found if isinstance(found, Refusal) else Epilogue(bias, found)
 
 
-def take_apart(node: Node) -> tuple[Site, dict[str, int], Epilogue | None] | Refusal:
+def take_apart(node: Node, channels_last: bool = False) -> tuple[Site, dict[str, int], Epilogue | None] | Refusal:
     """The site of a product or convolution of bytes, the roles of its operands, and what follows its sums."""
     site = site_of(node)
     if isinstance(site, Refusal):
         return site
-    roles = roles_of(site)
+    roles = roles_of(site, channels_last)
     if isinstance(roles, Refusal):
         return roles
     then = epilogue(site)

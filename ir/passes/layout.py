@@ -22,7 +22,8 @@ from .movement import perm_of
 
 # Nodes that take operand 0 in any layout, as their axes are logical; all operands of `concat` are such.
 FOLLOWING = frozenset({"slice", "split", "pad", "resize", "reduce_mean", "reduce_sum", "reduce_max", "reduce_min", "reduce_l2",
-                       "group_norm", "instance_norm"})  # fmt: skip
+                       "group_norm", "instance_norm", "quantize_linear", "dequantize_linear",
+                       "dynamic_quantize_linear"})  # fmt: skip
 
 
 @register

@@ -24,7 +24,7 @@ from .gemm import SMALL, TALL, floats
 from .source import fast_div
 from .target import serves
 from .text import checked_size
-from .tiles import TENSOR, Product, Work, pack_direct, piece, tensor_tiles
+from .tiles import TENSOR, Product, Work, pack_direct, padded, piece, tensor_tiles
 
 # A thread holds the places of its 8 rows beside its sums: wider tiles would leave one block a multiprocessor.
 TILES = (TALL, SMALL)
@@ -128,6 +128,8 @@ class Conv:
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _pack(self, w: np.ndarray) -> np.ndarray:
+        if self.work.raw is not None:
+            return self.work.raw.pack(w)
         matrices = grouped_weight(w, self.group, self.transposed)
         return pack_direct(matrices) if self.direct else np.ascontiguousarray(matrices)
 
@@ -138,7 +140,9 @@ class Conv:
         rows, columns, depth, batches = self._cut_of(g)
         pixels = math.prod(g.outputs)
         out = [g.out_channels, pixels, fast_div(pixels), fast_div(g.per_group), g.n, g.per_group]
-        if self.packed:
+        if self.work.raw is not None:
+            w_out, w_in, w_tap, w_group = padded(depth), 1, g.per_group, columns * padded(depth)
+        elif self.packed:
             w_out, w_in, w_tap, w_group = 1, columns, columns * g.per_group, columns * depth
         elif self.transposed:
             w_out, w_in, w_tap, w_group = g.taps, columns * g.taps, 1, columns * depth
@@ -147,9 +151,9 @@ class Conv:
         words = [w for a in range(3 - self.axes, 3) for w in axis_words(g, a, self.transposed)]
         extra = [*out, *input_steps(g, self.x_last, self.axes), w_out, w_in, w_tap, w_group, *g.outputs[3 - self.axes :], *words]
         if self.work.tensor:
-            wide = 16 // self.work.item
+            wide = self.work.grain // self.work.item
             aligned = self.x_last and g.channels % wide == 0 and g.per_group % wide == 0
-            extra.append(aligned + 2 * (self.packed and columns % wide == 0))
+            extra.append(aligned + 2 * (self.packed and (self.work.raw is not None or columns % wide == 0)))
         extra += self.work.more(call, 1, g.out_channels)
         return self.product.launch(rows, columns, depth, batches, extra)
 
@@ -206,6 +210,8 @@ class Conv:
             setup.append(
                 f"const auto right = {work.memory(work.w)} + {group} * ((columns + 31) / 32 * ((depth + 31) / 32) * 1024);"
             )
+        elif work.raw is not None:
+            kind, values = f"Strided<{work.element(work.w)}, S, true>", f"{w}, columns, depth, w_out, 1"
         elif self.packed and not self.transposed:
             kind, values = f"Strided<{work.element(work.w)}, S, false>", f"{w}, columns, depth, 1, columns"
         else:
@@ -218,7 +224,7 @@ class Conv:
         return Product(work, self.site.result.dtype, first_int(node), first_result(node), names, setup, self._place(group),
                        f"({group} * columns + column)", self.tiles, down=not self.y_last, after=[*after, *work.before],
                        helpers=[piece("windows")], rows=rows, depth=depth, cut=not self.transposed,
-                       along=(self.x_last, not self.packed))  # fmt: skip
+                       along=(self.x_last, not self.packed or work.raw is not None))  # fmt: skip
 
     def _word(self, i: int) -> int:
         return Product.words_at(first_int(self.site.outer), i)

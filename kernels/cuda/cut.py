@@ -1,8 +1,9 @@
 """How a product is cut into tiles, and where these are too few for a GPU, its reduction into splits: by sizes alone.
 
 The tensor cores' tiles are chosen by an estimate of the time that each way of cutting takes on a large GPU (an H100's 132
-multiprocessors; it is no worse a guess for others). Its constants were fitted to times on one; `graphmill explain MODEL --target
-cuda --tune` measures the ways, and says where the estimate is wrong.
+multiprocessors; it is no worse a guess for others). Its constants were fitted to times of floats on one; `graphmill explain MODEL
+--target cuda --tune` measures the ways, and says where the estimate is wrong. A part of bytes, twice as many as of 16-bit floats
+and multiplied at twice the rate, is taken to cost as much as one of those; that was not fitted on a GPU.
 """
 
 from __future__ import annotations

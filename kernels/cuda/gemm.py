@@ -19,7 +19,7 @@ from . import epilogue as written
 from .cut import FEW_ROWS, Cut, Tile
 from .target import serves
 from .text import checked_size
-from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, tensor_tiles
+from .tiles import FEW, TENSOR, TF32, Product, Work, pack_direct, padded, tensor_tiles
 
 LARGE, TALL, SMALL = Tile(128, 128), Tile(128, 64), Tile(64, 64)
 
@@ -35,10 +35,10 @@ def build_fused(node: Node, precision: str = "fp32", cut: Cut | None = None) -> 
         from .conv import build as build_conv
 
         return build_conv(node, precision, cut)
-    if name in quantized.ANCHORS and cut is None:
+    if name in quantized.ANCHORS:
         from .quant import build as build_quant
 
-        return build_quant(node)
+        return build_quant(node, precision, cut)
     return Refusal("the region does not start with an anchor", {"op": name})
 
 
@@ -94,7 +94,7 @@ class Matmul:
         self.trans_a, self.trans_b = (bool(self.site.anchor.attr(t)) if gemm else False for t in ("transA", "transB"))
         self.flat = len(b.shape) <= 2 and len(a.shape) > 1 and not work.by_row
         self.loops = 0 if self.flat else max(len(a.shape), len(b.shape), 2) - 2
-        self.b_along = self.trans_b or len(b.shape) == 1
+        self.b_along = self.trans_b or len(b.shape) == 1 or work.raw is not None
         rows = a.shape[:-1] if self.flat else a.shape[-2:-1]
         known = math.prod(rows) if all(isinstance(d, int) for d in rows) and not self.trans_a else None
         wanted = a.dtype in FLOATS and not self.trans_a
@@ -144,11 +144,15 @@ class Matmul:
         return self.source()
 
     def source(self) -> KernelSource:
-        pack = {self.work.w: self._pack} if self.direct else {}
+        raw = self.work.raw
+        pack = {self.work.w: self._pack} if self.direct else {} if raw is None else {self.work.w: raw.pack}
         return KernelSource(self.product.text, self.bind, self.work.variant, pack)
 
     def _sizes(self, a: Dims, b: Dims) -> Sizes:
-        return Sizes(a, b, self.trans_a, self.trans_b)
+        s = Sizes(a, b, self.trans_a, self.trans_b)
+        if self.work.raw is not None:
+            s.b_row, s.b_col = 1, padded(s.depth)
+        return s
 
     def _cut_of(self, s: Sizes) -> tuple[int, int, int, int]:
         """Rows, columns, steps of the reduction, entries of the batch."""
@@ -161,7 +165,7 @@ class Matmul:
             checked_size(math.prod(shape or ()))
         steps = [s.a_row, s.a_col, s.b_row, s.b_col] + ([] if self.flat else s.loops(1))
         if self.work.tensor:
-            wide, loops = 16 // self.item, [] if self.flat else s.loops(1)
+            wide, loops = self.work.grain // self.item, [] if self.flat else s.loops(1)
             lines = (s.a_col if self.trans_a else s.a_row, s.b_col if self.b_along else s.b_row)
             aligned = [all(n % wide == 0 for n in (line, *loops[1 + k :: 3])) for k, line in enumerate(lines)]
             steps.append(aligned[0] + 2 * aligned[1])

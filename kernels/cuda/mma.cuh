@@ -1,26 +1,30 @@
 // Products by the tensor cores, in tiles of 128 bytes of the reduction a part: f16 and bf16 (m16n8k16) and f32 rounded to tf32
-// (m16n8k8), summed up in f32. Loaders, sums and their way out are those of tile.cuh.
+// (m16n8k8), summed up in f32; bytes (m16n8k32), summed up in i32. Loaders, sums and their way out are those of tile.cuh.
 //
 // Parts come by asynchronous copies of 16 bytes into one of several buffers, all but one of them ahead of the product, so that the
-// latency of memory is hidden without registers; where numbers do not lie so (`wide` false), threads gather them one by one.
+// latency of memory is hidden without registers; bytes also come by 8 and 4; where numbers do not lie so (`wide` false), threads gather
+// them one by one.
 // In shared memory a row of A lies along the reduction, 128 bytes long, B likewise; operands whose neighbours are not along the
 // reduction lie as lines of rows (columns), and ldmatrix transposes them, of 16-bit numbers; threads read the numbers of tf32 one
-// by one. The chunks of 16 bytes of a line are exchanged by its number (`swizzle`), so that all of that is without conflicts of banks.
+// by one; bytes all lie along the reduction. The chunks of 16 bytes of a line are exchanged by its number (`swizzle`), so that all of that is without conflicts of banks.
 //
 // Small tiles would leave warps idle: there the warps stand in groups, each of which takes every so many steps of a part, and the
 // groups' sums are added up in order on their way out.
 constexpr int PART_BYTES = 128, STEP_BYTES = 32, BUFFERS_BYTES = 96 << 10, MOST_STAGES = 8;
 
 struct MmaF16 {
-    static constexpr bool words = false;
+    using Sum = f32;
+    static constexpr bool TOTALS = false, words = false;
     static __device__ __forceinline__ void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_f16(c, a, b); }
 };
 struct MmaBf16 {
-    static constexpr bool words = false;
+    using Sum = f32;
+    static constexpr bool TOTALS = false, words = false;
     static __device__ __forceinline__ void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_bf16(c, a, b); }
 };
 struct MmaTf32 {
-    static constexpr bool words = true;
+    using Sum = f32;
+    static constexpr bool TOTALS = false, words = true;
     static __device__ __forceinline__ void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         u32 x[4], y[2];
 #pragma unroll
@@ -28,6 +32,22 @@ struct MmaTf32 {
 #pragma unroll
         for (int i = 0; i < 2; i++) y[i] = float_to_tf32(bits_to_float(b[i]));
         mma_tf32(c, x, y);
+    }
+};
+// Bytes of two signs. With `shifted` the numbers of a column of B are meant less one more number, its shift, which the sums of A's rows
+// (TOTALS, a product with ones) take off in the end.
+template <bool signed_a, bool signed_b, bool shifted> struct MmaBytes {
+    using Sum = i32;
+    static constexpr bool TOTALS = shifted, words = false;
+    static __device__ __forceinline__ void multiply(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        if constexpr (signed_a && signed_b) mma_s8s8(c, a, b);
+        else if constexpr (signed_a) mma_s8u8(c, a, b);
+        else if constexpr (signed_b) mma_u8s8(c, a, b);
+        else mma_u8u8(c, a, b);
+    }
+    static __device__ __forceinline__ void total(i32 (&c)[4], const u32 (&a)[4]) {
+        const u32 ones[2] = {0x01010101u, 0x01010101u};
+        multiply(c, a, ones);
     }
 };
 
@@ -40,9 +60,11 @@ struct Buffer {
 
 // What brings parts of an operand of SIDE rows or columns to shared memory. QUICK: its numbers lie as chunks of 16 bytes that are
 // wholly inside or outside, and those of a regular operand fill whole parts; then little has to be looked at.
-template <class Source, class E, int SIDE> struct Feeder {
+template <class Source, int SIDE> struct Feeder {
+    using E = typename Source::Element;
     using M = typename E::Memory;
     static constexpr bool ALONG = Source::ALONG;
+    static_assert(ALONG || sizeof(M) > 1, "bytes lie along the reduction");
     static constexpr int WIDE = 16 / sizeof(M), STEPS = PART_BYTES / sizeof(M), BYTES = SIDE * PART_BYTES;
     static constexpr int ACROSS = ALONG ? PART_BYTES / 16 : SIDE / WIDE;  // chunks of 16 bytes in a line
     static constexpr int PITCH = ACROSS * 16, COUNT = BYTES / 16 / BLOCK, STRIDE = BLOCK / ACROSS;
@@ -77,6 +99,17 @@ template <class Source, class E, int SIDE> struct Feeder {
         if constexpr (Source::REGULAR) return wide && depths % STEPS == 0 && (ALONG || source.sides % WIDE == 0);
         else return wide;
     }
+    // Begins to copy `valid` bytes of so many; what is wholly outside is stored as it counts there.
+    template <int bytes> __device__ __forceinline__ void copy(Buffer to, const M* where, u32 valid, const typename Source::Depth& depth) const {
+        if constexpr (Source::FILLED)
+            if (!valid) {
+                const u32 four = u32(source.fill(depth) & 255) * 0x01010101u;
+#pragma unroll
+                for (int w = 0; w < bytes / 4; w++) ((u32*)to.bytes)[w] = four;
+                return;
+            }
+        copy_async<bytes>(to.spot, where, int(valid));
+    }
     template <bool QUICK> __device__ __forceinline__ void feed(Buffer part, u32 from) const {
         const Buffer to = part + at;
         if constexpr (QUICK && Source::REGULAR) {
@@ -85,6 +118,17 @@ template <class Source, class E, int SIDE> struct Feeder {
                 const M* where = start + (ALONG ? from + i * STRIDE * source.side_step : (from + i * STRIDE) * source.depth_step);
                 copy_async<16>(to.spot + i * STRIDE * PITCH, where, u32(ALONG ? i * STRIDE : 0) < inside ? 16 : 0);
             }
+        } else if ((QUICK || wide) && Source::GRAIN < 16) {  // of bytes, which lie along the reduction
+#pragma unroll
+            for (u32 j = 0; j < 16; j += Source::GRAIN) {
+                auto depth = source.depth(from + chunk * WIDE + j);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) {
+                    u32 valid;
+                    const M* where = source.chunk(place(i), depth, valid);
+                    copy<Source::GRAIN>(to + (i * STRIDE * PITCH + j), where, min(valid, Source::GRAIN), depth);
+                }
+            }
         } else if (QUICK || wide) {
             auto depth = source.depth(from + (ALONG ? chunk * WIDE : line));
 #pragma unroll
@@ -92,7 +136,14 @@ template <class Source, class E, int SIDE> struct Feeder {
                 u32 valid;
                 if (!ALONG && i) depth = source.depth(from + line + i * STRIDE);
                 const M* where = source.chunk(place(i), depth, valid);
-                copy_async<16>(to.spot + i * STRIDE * PITCH, where, int(valid * sizeof(M)));
+                copy<16>(to + i * STRIDE * PITCH, where, valid * sizeof(M), depth);
+            }
+        } else if constexpr (sizeof(M) == 1) {
+#pragma unroll 1
+            for (int j = 0; j < WIDE; j++) {
+                auto depth = source.depth(from + chunk * WIDE + j);
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) *(M*)(to.bytes + i * STRIDE * PITCH + j) = E::encode(source.get(place(i), depth));
             }
         } else if constexpr (ALONG) {
             constexpr int AT_ONCE = COUNT < 2 ? 1 : 2;
@@ -131,7 +182,7 @@ template <int ROWS, int COLUMNS> struct Shares {
 
 // Adds the products of step k (32 bytes of the reduction) of a part to a warp's sums.
 template <class Mma, class FeedA, class FeedB, int TALL, int WIDE>
-DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], Buffer a, Buffer b, u32 row, u32 column, u32 k, u32 lane) {
+DEVICE void multiply_step(typename Mma::Sum (&sums)[TALL][WIDE][4], typename Mma::Sum (&totals)[TALL][4], Buffer a, Buffer b, u32 row, u32 column, u32 k, u32 lane) {
     u32 x[TALL][4], y[WIDE][2];
 #pragma unroll
     for (int i = 0; i < TALL; i++) {
@@ -167,15 +218,17 @@ DEVICE void multiply_step(f32 (&sums)[TALL][WIDE][4], Buffer a, Buffer b, u32 ro
         }
     }
 #pragma unroll
-    for (int i = 0; i < TALL; i++)
+    for (int i = 0; i < TALL; i++) {
 #pragma unroll
         for (int j = 0; j < WIDE; j++) Mma::multiply(sums[i][j], x[i], y[j]);
+        if constexpr (Mma::TOTALS) Mma::total(totals[i], x[i]);
+    }
 }
 
 // The sums of a warp over `steps` parts from `from` on.
 template <bool QUICK, class Mma, int STAGES, int STEPS, class FeedA, class FeedB, int TALL, int WIDE>
-DEVICE void multiply_parts(f32 (&sums)[TALL][WIDE][4], const FeedA& a, const FeedB& b, Buffer memory, u32 from, u32 steps, u32 row, u32 column,
-                           u32 first) {
+DEVICE void multiply_parts(typename Mma::Sum (&sums)[TALL][WIDE][4], typename Mma::Sum (&totals)[TALL][4], const FeedA& a, const FeedB& b, Buffer memory,
+                           u32 from, u32 steps, u32 row, u32 column, u32 first) {
     constexpr u32 STAGE = FeedA::BYTES + FeedB::BYTES;
     const u32 lane = threadIdx.x % 32;
     u32 now = 0, next = 0;  // buffers, in bytes: whose part is multiplied, which is filled
@@ -186,7 +239,7 @@ DEVICE void multiply_parts(f32 (&sums)[TALL][WIDE][4], const FeedA& a, const Fee
             __syncthreads();
             const Buffer at_a = memory + now, at_b = at_a + FeedA::BYTES;
 #pragma unroll
-            for (u32 i = 0; i < STEPS; i++) multiply_step<Mma, FeedA, FeedB>(sums, at_a, at_b, row, column, first + i, lane);
+            for (u32 i = 0; i < STEPS; i++) multiply_step<Mma, FeedA, FeedB>(sums, totals, at_a, at_b, row, column, first + i, lane);
             now = now == (STAGES - 1) * STAGE ? 0 : now + STAGE;
         }
         if (s < steps) {
@@ -201,11 +254,12 @@ DEVICE void multiply_parts(f32 (&sums)[TALL][WIDE][4], const FeedA& a, const Fee
 }
 
 // As `tile`, of `from` and `steps` in parts; the reduction has `depths` steps in all.
-template <class Mma, class E, int ROWS, int COLUMNS, bool down, class A, class B, class Out>
+template <class Mma, int ROWS, int COLUMNS, bool down, class A, class B, class Out>
 DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u32 row, u32 column, u32 depths, u32 from, u32 steps,
-                     f32* shared, const Out& out) {
-    using FeedA = Feeder<A, E, ROWS>;
-    using FeedB = Feeder<B, E, COLUMNS>;
+                     typename Mma::Sum* shared, const Out& out) {
+    using S = typename Mma::Sum;
+    using FeedA = Feeder<A, ROWS>;
+    using FeedB = Feeder<B, COLUMNS>;
     using Share = Shares<ROWS, COLUMNS>;
     constexpr int TALL = Share::TALL, WIDE = Share::WIDE, STAGES = Share::STAGES, STEPS = Share::STEPS;
     const FeedA a(left, wide_a, row);
@@ -213,15 +267,24 @@ DEVICE void mma_tile(const A& left, const B& right, bool wide_a, bool wide_b, u3
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / (Share::ACROSS * Share::DOWN);
     const u32 warp_row = warp / Share::ACROSS % Share::DOWN * (TALL * 16), warp_column = warp % Share::ACROSS * (WIDE * 8);
     const Buffer memory = {spot_of(shared), (unsigned char*)shared};
-    f32 sums[TALL][WIDE][4] = {};
+    S sums[TALL][WIDE][4] = {}, totals[TALL][4] = {};
     typename Out::Fetched fetched[Out::template Turns<ROWS, COLUMNS>::AT_ONCE];
     out.template ahead<ROWS, COLUMNS>(row, column, fetched);
     if (a.quick(depths) && b.quick(depths))
-        multiply_parts<true, Mma, STAGES, STEPS>(sums, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+        multiply_parts<true, Mma, STAGES, STEPS>(sums, totals, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
     else
-        multiply_parts<false, Mma, STAGES, STEPS>(sums, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+        multiply_parts<false, Mma, STAGES, STEPS>(sums, totals, a, b, memory, from, steps, warp_row, warp_column, group * STEPS);
+    if constexpr (Mma::TOTALS)
+#pragma unroll
+        for (int j = 0; j < WIDE * 2; j++) {
+            const S shift = right.shift(column + warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2);
+#pragma unroll
+            for (int i = 0; i < TALL; i++)
+#pragma unroll
+                for (int r = j % 2; r < 4; r += 2) sums[i][j / 2][r] = sub(sums[i][j / 2][r], mul(shift, totals[i][r]));
+        }
     constexpr int PITCH = down ? ROWS + 4 : COLUMNS + 8;  // all banks, for what the threads of a warp write at once
-    f32* const slab = shared + group * ((down ? COLUMNS : ROWS) * PITCH);
+    S* const slab = shared + group * ((down ? COLUMNS : ROWS) * PITCH);
 #pragma unroll
     for (int i = 0; i < TALL; i++)
 #pragma unroll

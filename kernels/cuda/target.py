@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.core import Node
+from ...ir.layout import Layout, channels_last
 from ..cpu import target as cpu
 from ..registry import Registry, key_of
 from ..spec import KernelSource, Refusal
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 # What compiles and runs kernels; all other files of this folder are imported for the first node asked for.
 RUNNING = frozenset({"nvrtc", "shim", "watch", "driver", "gpu", "library", "library_shim", "cublaslt", "cudnn"})
 # Whose builders take how they multiply: "fp32", "tf32" (f32 with 10 bits of mantissa), "scalar" (without tensor cores).
-PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm", "attention", "fused.attention"})
+PRODUCTS = frozenset({"matmul", "gemm", "conv", "conv_transpose", "fused.gemm", "attention", "fused.attention", "matmul_integer",
+                      "qlinear_matmul", "conv_integer", "qlinear_conv"})  # fmt: skip
 _KERNELS = Registry("CUDA", __package__, os.path.dirname(__file__), RUNNING)
 serves = _KERNELS.serves
 
@@ -96,3 +98,19 @@ class CudaTarget(KernelTarget):
 
     def select(self, node: Node) -> KernelSource | Refusal:
         return select(node)
+
+    def layout_of(self, node: Node) -> Layout | None:
+        """Convolutions of bytes too have their channels last, where the tensor cores compute them or what they make is read so."""
+        if self._rung != "scalar" and node.op.name in ("conv_integer", "qlinear_conv"):
+            from .quant_tensor import is_best_channels_last
+
+            return channels_last(node.results[0].tensor.rank or 0) if is_best_channels_last(node) else None
+        return super().layout_of(node)
+
+    def reads_row_major(self, node: Node) -> bool:
+        """Scalar tiles of bytes read a row-major operand as fast as another."""
+        if node.op.name not in ("conv_integer", "qlinear_conv"):
+            return super().reads_row_major(node)
+        from .quant_tensor import takes_channels_last
+
+        return not takes_channels_last(node)

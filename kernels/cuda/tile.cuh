@@ -7,15 +7,18 @@
 //
 // An operand is a loader: `place(i)` is what it knows of row (column) i, `depth(k)` of step k of the reduction, `get(place, depth)`
 // the number there, 0 outside. ALONG: neighbours in memory are neighbours along the reduction. REGULAR: all stand at regular steps.
+// FILLED: `fill(depth)` stands there instead of 0. GRAIN: so many bytes of neighbours lie together.
 constexpr int BLOCK = 256, DEPTH = 16;
 constexpr u32 NONE = 0xffffffff;
 
 // Numbers at regular steps; E is their element type, S the type of the sums.
 template <class E, class S, bool along> struct Strided {
+    using Element = E;
     using Sum = S;
     using Place = u32;
     using Depth = u32;
-    static constexpr bool ALONG = along, REGULAR = true;
+    static constexpr bool ALONG = along, REGULAR = true, FILLED = false;
+    static constexpr u32 GRAIN = 16;
     const typename E::Memory* at;
     u32 sides, depths, side_step, depth_step;
     __device__ __forceinline__ u32 place(u32 i) const { return i < sides ? i * side_step : NONE; }
@@ -29,6 +32,17 @@ template <class E, class S, bool along> struct Strided {
         valid = inside(i, k) ? min(wide, along ? depths - k : sides - i) : 0;
         return valid ? at + i + k : at;
     }
+};
+
+// What lies together in fewer bytes than 16.
+template <class Base, u32 grain> struct Grained : Base {
+    static constexpr u32 GRAIN = grain;
+};
+
+// Bytes of which a number each column (side) is to be taken off, after they are multiplied: see `totals` in mma.cuh.
+template <class Base> struct Shifted : Base {
+    i64 shifts;
+    __device__ __forceinline__ typename Base::Sum shift(u32 i) const { return i < this->sides ? ((const i32*)shifts)[i] : 0; }
 };
 
 // Integers less the zero point of their row (column), of which there is one in all (step 0) or one each; outside they are 0.

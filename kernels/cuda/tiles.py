@@ -72,14 +72,32 @@ def piece(name: str) -> str:
 # The tensor cores' way of multiplying an element type (mma.cuh); f32 where tf32 will do.
 TENSOR = {F16: "MmaF16", BF16: "MmaBf16"}
 TF32 = "MmaTf32"
+BYTES = "MmaBytes"  # of two signs
 LARGE = Tile(128, 128)
 TENSOR_TILES = (LARGE, Tile(128, 64), Tile(64, 64), Tile(32, 64), Tile(32, 32))
 DIRECT_TILES = (Tile(32, 128, True), Tile(32, 64, True), Tile(32, 32, True))
 
 
+def padded(depth: int) -> int:
+    """The bytes of a packed line of so many: whole chunks of 16."""
+    return blocks_for(depth, 16) * 16
+
+
 def nothing(call: Call, rows: int, columns: int) -> list[int]:
     """No further integers."""
     return []
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes that the tensor cores multiply as they lie. `pack` lays the constant w out along the reduction, column by column;
+    `grain` bytes of x lie together. In C++: what stands `outside` of an image, and where the `shifts` stand, which are to be taken
+    off the columns of w (both empty: none)."""
+
+    pack: Callable[[np.ndarray], np.ndarray]
+    grain: int
+    outside: str = ""
+    shifts: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,12 @@ class Work:
     variant: str = ""
     tensor: str = ""  # how the tensor cores multiply, "": they do not
     cut: Cut | None = None  # how they are asked to cut it, None: as cut.py does
+    raw: Raw | None = None
+
+    @property
+    def grain(self) -> int:
+        """Bytes of `x` that lie together where it is said to lie so."""
+        return 16 if self.raw is None else self.raw.grain
 
     @property
     def item(self) -> int:
@@ -123,6 +147,12 @@ class Work:
 
     def loader(self, i: int, name: str, kind: str, values: str, count: str, shift: str = "") -> str:
         """The statement that makes a loader of `kind` for operand i, less its zero point, the first of them at `shift`."""
+        if i == self.x and self.grain < 16:
+            kind, values = f"Grained<{kind}, {self.grain}>", f"{{{values}}}"
+        if i == self.x and self.raw is not None and self.raw.outside:
+            return f"const Around<{kind}> {name} = {{{{{values}}}, {self.raw.outside}}};"
+        if i == self.w and self.raw is not None and self.raw.shifts:
+            return f"const Shifted<{kind}> {name} = {{{{{values}}}, {self.raw.shifts}{f' + 4 * {shift}' if shift else ''}}};"
         if i not in self.zeros:
             return f"const {kind} {name} = {{{values}}};"
         zero, dtype = self.zeros[i]
@@ -143,7 +173,7 @@ def tensor_tiles(tensor: str, cut: tuple[int, int, int, int] | None, splits: boo
 
 def item_of(tensor: str) -> int:
     """Bytes of what the tensor cores multiply."""
-    return 4 if tensor == TF32 else 2
+    return 4 if tensor == TF32 else 1 if tensor.startswith(BYTES) else 2
 
 
 def pack_direct(w: np.ndarray) -> np.ndarray:
@@ -247,8 +277,8 @@ class Product:
                 kind = f"direct_tile<{self.work.tensor}, E, {columns // 32}, {down}>"
                 call = f"{kind}(left, right, {sizes}, {at}, split * steps, here, shared, out);"
             elif self.work.tensor:
-                wide = "(wide & 1) && (left_at & 15) == 0, (wide & 2) && (right_at & 15) == 0"
-                kind = f"mma_tile<{self.work.tensor}, E, {rows}, {columns}, {down}>"
+                wide = f"(wide & 1) && (left_at & {self.work.grain - 1}) == 0, (wide & 2) && (right_at & 15) == 0"
+                kind = f"mma_tile<{self.work.tensor}, {rows}, {columns}, {down}>"
                 call = f"{kind}(left, right, {wide}, {at}, {self.depth}, from, here, shared, out);"
             else:
                 call = f"tile<{rows}, {columns}, {down}>(left, right, {at}, from, here, shared, out);"

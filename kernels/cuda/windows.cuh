@@ -22,8 +22,10 @@ constexpr i32 FAR = 1 << 29;  // beyond every axis, twice too
 
 // The input of a convolution.
 template <class E, class S, bool along, int AXES> struct Window {
+    using Element = E;
     using Sum = S;
-    static constexpr bool ALONG = along, REGULAR = false;
+    static constexpr bool ALONG = along, REGULAR = false, FILLED = false;
+    static constexpr u32 GRAIN = 16;
     const typename E::Memory* at;
     u32 rows, depths;
     FastDiv channels;
@@ -75,6 +77,16 @@ template <class E, class S, bool along, int AXES> struct Window {
     }
 };
 
+// The same with a number of its own around the image: the zero point of bytes, which are multiplied as they are.
+template <class Base> struct Around : Base {
+    static constexpr bool FILLED = true;
+    typename Base::Sum outside;
+    __device__ __forceinline__ typename Base::Sum fill(const typename Base::Depth& k) const { return k.at[0] == FAR ? 0 : outside; }
+    __device__ __forceinline__ typename Base::Sum get(const typename Base::Place& r, const typename Base::Depth& k) const {
+        return this->inside(r, k) ? this->read(r, k) : fill(k);
+    }
+};
+
 // The number of tap j of a phase among all taps.
 template <int AXES> DEVICE u32 tap_number(const Axis (&axes)[AXES], u32 j) {
     u32 number = 0, places = 1;
@@ -90,10 +102,12 @@ template <int AXES> DEVICE u32 tap_number(const Axis (&axes)[AXES], u32 j) {
 
 // Weights that do not lie as matrices of all steps of the reduction.
 template <class E, class S, bool along, int AXES> struct Weights {
+    using Element = E;
     using Sum = S;
     using Place = u32;
     using Depth = u32;
-    static constexpr bool ALONG = along, REGULAR = false;
+    static constexpr bool ALONG = along, REGULAR = false, FILLED = false;
+    static constexpr u32 GRAIN = 16;
     const typename E::Memory* at;
     u32 columns, depths;
     FastDiv channels;

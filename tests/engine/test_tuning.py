@@ -86,7 +86,7 @@ class Clock:
         monkeypatch.setattr(Shim, "timer", timer)
 
 
-SMALL = "mma_tile<MmaF16, E, 32, 32"
+SMALL = "mma_tile<MmaF16, 32, 32"
 
 
 def kernels_of(exe: gm.Executable) -> list[str]:
@@ -265,6 +265,22 @@ def test_every_cut_gives_the_same_product(monkeypatch: pytest.MonkeyPatch) -> No
     for m in exe.report.tuning.problems.values():  # type: ignore[union-attr]
         assert {"default", "32x32", "64x64", LIBRARY} <= {*m.took} and not m.left_out and {m.like, *m.took} & {"few rows"}
         assert any("direct 32x32" in name for name in (m.like, *m.took))
+
+
+@needs_shim
+def test_products_of_bytes_have_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, "mma_tile<MmaBytes<false, true, false>, 32, 32")
+    model = onnx_parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]>
+        m (uint8[40, 64] x, uint8 z) => (int32[40, 72] y) { y = MatMulInteger (x, w, z) }""")
+    w = np.random.default_rng(0).integers(-128, 128, (64, 72)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    exe = compiled(model, rung="libraries")
+    (found,) = exe.report.tuning.problems.values()  # type: ignore[union-attr]
+    assert clock.asked and not found.left_out and "32x32" in (found.chosen, found.like) and "64x64" in {found.like, *found.took}
+    x = np.random.default_rng(1).integers(0, 256, (40, 64)).astype(np.uint8)
+    want = (x.astype(np.int32) - 200) @ w.astype(np.int32)
+    np.testing.assert_array_equal(exe.run({"x": x, "z": np.uint8(200)})["y"], want)
+    assert compiled(model, device="null", rung="scalar").report.tuning.problems == {}  # type: ignore[union-attr]
 
 
 def test_cuts_that_do_not_serve_are_refused() -> None:
