@@ -113,23 +113,14 @@ DEVICE void combine(const Sizes& x, u32 u) {
     st_TYPE(x.y, row.y + column, seen ? y / sum : Acc(0));
 }
 
-// How many parts of a tile are there so far; whoever comes last leaves 0. Kernels of one stream follow each other.
+// How many parts of a tile are there so far.
 static __device__ u32 arrived[MOST_JOINED];
 
 // Puts the parts of a block's tile together, if all others are there.
 DEVICE void join(const Sizes& x) {
     if (!x.joins) return;
     __shared__ u32 before;
-    const u32 tile = blockIdx.x / x.splits;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        before = atomicAdd(arrived + tile, 1u);
-        if (before == x.splits.d - 1) arrived[tile] = 0;
-    }
-    __syncthreads();
-    if (before != x.splits.d - 1) return;
-    __threadfence();
+    if (!comes_last(arrived + blockIdx.x / x.splits, x.splits.d, &before)) return;
     const Place b = place_of(x, blockIdx.x, x.height, BLOCK_COLUMNS);
     const u32 rows = minimum(x.height, x.rows - b.first), columns = minimum(u32(BLOCK_COLUMNS), x.width - b.column);
     for (u32 i = threadIdx.x; i < rows * columns; i += COPIERS) {

@@ -5,6 +5,7 @@
 //   DEVICE                         begins a helper function
 //   f32 f64 i8 ... u64             types; bool is a byte in memory
 //   FastDiv d(p[4])                division of u32 below 2^31 by a run-time constant that source.fast_div made: n / d, n % d
+//   comes_last(&arrived, n, &word) whether the block is the last of n to come here
 //   report(p[3])                   tells the host, in the scratch memory that begins there, that the operands were wrong; any thread may
 //   half_to_float(u16) ...         conversions of 16-bit floats, to nearest even
 //   warp_sum(v) block_sum<THREADS>(v), the same of max, min, prod, and fold(v, f)   reductions; all threads get the result
@@ -71,6 +72,21 @@ DEVICE u32 operator%(u32 n, FastDiv d) { return n - n / d * d.d; }
 
 // A store would do on a GPU, but several threads that store at once are a race, even if they store the same.
 DEVICE void report(i64 scratch) { atomicOr((u64*)scratch, 1ull); }
+
+// Whether of `blocks` blocks all others have come here, which makes what they stored visible. `arrived` is a variable of the text, 0
+// at first, which the last one leaves so: kernels of one stream follow each other. `word` lies in shared memory.
+DEVICE bool comes_last(u32* arrived, u32 blocks, u32* word) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        *word = atomicAdd(arrived, 1u);
+        if (*word == blocks - 1) *arrived = 0;
+    }
+    __syncthreads();
+    const bool last = *word == blocks - 1;
+    __threadfence();
+    return last;
+}
 
 // ---- 16-bit floats ---------------------------------------------------------------------------------------------------------------
 

@@ -118,23 +118,9 @@ template <int N, class S> DEVICE Sums<S, N> sums_of(const S* from, u32 slabs, i6
     return out;
 }
 
-// How many blocks have added to a tile so far; whoever comes last leaves 0. Kernels of one stream follow each other.
+// How many blocks have added to a tile so far.
 constexpr u32 MOST_CUT = 1024;
 static __device__ u32 arrived[MOST_CUT];
-
-// Whether all other blocks of a cut tile have stored their parts, which this one then sees.
-DEVICE bool comes_last(u32 tile, u32 blocks, u32* word) {
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        *word = atomicAdd(arrived + tile, 1u);
-        if (*word == blocks - 1) arrived[tile] = 0;
-    }
-    __syncthreads();
-    const bool last = *word == blocks - 1;
-    __threadfence();
-    return last;
-}
 
 // Where the sums of a tile go, W neighbours along the columns or along the rows (down) at a time: fetch(row, column) reads what is
 // needed beside them, store(row, column, fetched, sums) finishes and stores them. Of a reduction that is cut each block stores its
@@ -177,7 +163,7 @@ template <class S, int W, bool down, class Fetch, class Store> struct Result {
 #pragma unroll 1
             for (u32 q = threadIdx.x; q < Turn::COUNT; q += BLOCK)
                 *(Sums<S, W>*)(to + q * W) = sums_of<W>(from + q / Turn::LINE * PITCH + q % Turn::LINE * W, SLABS, apart);
-            if (!comes_last(tile, splits, (u32*)shared)) return;
+            if (!comes_last(arrived + tile, splits, (u32*)shared)) return;
             from = parts + i64(tile) * Turn::SIZE, pitch = Turn::LINE * W, slabs = splits, apart = i64(tiles) * Turn::SIZE;
         }
 #pragma unroll 1
@@ -282,7 +268,7 @@ template <class S> struct Few {
 
     // Gives the COUNT sums of a tile that all blocks have left to done(q, sum), in the last block.
     template <int COUNT, class Done> __device__ __forceinline__ void close(u32* word, const Done& done) const {
-        if (splits == 1 || !comes_last(tile, splits, word)) return;
+        if (splits == 1 || !comes_last(arrived + tile, splits, word)) return;
 #pragma unroll 1
         for (u32 q = threadIdx.x; q < COUNT; q += BLOCK) {
             S sum = S(0);

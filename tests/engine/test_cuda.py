@@ -14,20 +14,11 @@ import numpy as np
 import pytest
 from graphmill.engine.cuda import Cuda, CudaArray
 from graphmill.ir.errors import GraphmillError, InputError, IRError
-from graphmill.kernels.cuda import nvrtc, shim
+from graphmill.kernels.cuda import nvrtc
 from graphmill.kernels.cuda.driver import CudaMemoryError, Null, Shim
 from onnx import parser as onnx_parser
 
-
-def _has_compiler() -> bool:
-    try:
-        shim.compiler()
-    except nvrtc.CudaUnavailable:
-        return False
-    return True
-
-
-needs_shim = pytest.mark.skipif(not _has_compiler(), reason="there is no C++ compiler: pip install ziglang")
+from ..kernels.cuda.harness import needs_shim
 
 
 def compiled(text: str, **options: Any) -> gm.Executable:

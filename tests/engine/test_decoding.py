@@ -13,21 +13,11 @@ from graphmill.engine.artifact import load
 from graphmill.ir.core import Module
 from graphmill.ir.errors import InputError, IRError
 from graphmill.ir.parser import parse_module
-from graphmill.kernels.cuda import nvrtc, shim
+
+from ..kernels.cuda.harness import needs_shim
 
 HEADS, SIZE, LAYERS = 2, 16, 2
 WIDTH = HEADS * SIZE
-
-
-def _has_compiler() -> bool:
-    try:
-        shim.compiler()
-    except nvrtc.CudaUnavailable:
-        return False
-    return True
-
-
-needs_shim = pytest.mark.skipif(not _has_compiler(), reason="there is no C++ compiler: pip install ziglang")
 
 
 def layer(i: int, new: str) -> list[str]:

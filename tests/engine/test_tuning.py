@@ -22,18 +22,8 @@ from onnx import parser as onnx_parser
 
 from ..kernels.cuda.fake_cublaslt import FakeLt
 from ..kernels.cuda.fake_cupy import Fake
-from ..kernels.cuda.harness import Case, run_kernel
+from ..kernels.cuda.harness import Case, needs_shim, run_kernel
 
-
-def _has_compiler() -> bool:
-    try:
-        shim.compiler()
-    except nvrtc.CudaUnavailable:
-        return False
-    return True
-
-
-needs_shim = pytest.mark.skipif(not _has_compiler(), reason="there is no C++ compiler: pip install ziglang")
 TILES = (Tile(64, 64), Tile(32, 32))
 LIBRARY, OURS = "library 0", "32x32"
 
