@@ -186,7 +186,7 @@ def scalar() -> list[Case]:
                 for v in (node.operands[0], node.results[0]):
                     v.type = v.tensor.with_(layout=last)
             source, tensor = select(node, rung="scalar"), select(node)
-            assert isinstance(source, KernelSource) and "tensor" in tensor.variant and "mma" not in source.text, source  # type: ignore[union-attr]
+            assert isinstance(source, KernelSource) and "tensor" in tensor.variant and "mma_" not in source.text, source  # type: ignore[union-attr]
             assert source.text == select(node, "tf32", "scalar").text  # type: ignore[union-attr]
             cases.append(Case(f"{name} {shapes}", node, source, arrays, [want], *CLOSE[np.dtype(dtype).name]))
     return cases
