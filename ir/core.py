@@ -408,6 +408,10 @@ class Module:
             raise IRError(f"the constant %{value.name} is still in use")
         del self.consts[value.name]
 
+    def open_graphs(self) -> list[Graph]:
+        """The main graph and the regions of control flow, outermost first, without those of fused nodes: what passes change."""
+        return [g for g in self.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]
+
     def walk(self) -> Iterator[Node]:
         """Every node of the program."""
         return self.main.walk()

@@ -358,7 +358,7 @@ def rewrite(module: Module, rules: Sequence[Rule], log: DecisionLog, limit: int 
     changed = True
     while changed:
         changed = False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             if not graph.is_attached:
                 continue  # a rule has just removed the node around it
             for node in graph:

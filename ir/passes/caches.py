@@ -32,7 +32,7 @@ class Caches:
     def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass caches needs a target"
         changed = rewrite(module, [RULE], ctx.log) > 0
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             for node in graph.nodes:
                 changed |= node.op.name == "attention" and _append(node, ctx)
         return rewrite(module, [WITH_SPLITS], ctx.log) > 0 or changed

@@ -39,7 +39,7 @@ class GroupCasts:
     def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass group-casts needs a target"
         changed = False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             for group in _groups(graph, self.most):
                 if len(group.members) > 1:
                     changed |= _fuse(group, graph, ctx)

@@ -42,7 +42,7 @@ class Fold:
 
     def run(self, module: Module, ctx: Context) -> bool:
         known, changed = input_symbols(module), False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             for node in graph:
                 changed |= _fold_contents(graph, node, known, ctx.log) or _fold_constant(graph, node, ctx.budget, ctx.log)
         if changed:

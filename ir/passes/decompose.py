@@ -48,7 +48,7 @@ class Decompose:
     def run(self, module: Module, ctx: Context) -> bool:
         target, changed = ctx.target, False
         assert target is not None or self.always, "the pass decompose needs a target"
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             for node in graph:
                 if node.op.name in OPENERS and (self.always or (target is not None and target.refuses(node) is not None)):
                     changed |= self._open(node, target, ctx)

@@ -11,7 +11,7 @@ is a second result.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ class Fuse:
 
     def run(self, module: Module, ctx: Context) -> None:
         assert ctx.target is not None, "the pass fuse needs a target"
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             if self.epilogues:
                 order = graph.positions()
                 for node in graph.nodes:
@@ -144,13 +144,19 @@ def _fuse_rows(anchor: Node, kernel: str, target: Target, log: DecisionLog) -> N
     reason = None
     for first, last, extra in ((before, behind, second), (before, [], second), ([], behind, [])):
         members = [*first, anchor, *last]
-        if len(members) > 1:
+        if len(members) > 1 and not _read_before(extra if last else [], members):
             reason = _fuse(members, kernel, target, [*extra, members[-1].result])
             if reason is None:
                 log.record(f"fuse {' + '.join(n.op.name for n in members)}", anchor, "applied", involved=members)
                 return
     if reason is not None:
         log.record(f"fuse around {anchor.op.name}", anchor, "refused", reason, [*before, *behind])
+
+
+def _read_before(values: Sequence[Value], members: Sequence[Node]) -> bool:
+    """Whether others read one of the values before the last member, in whose place all of them come to stand."""
+    order = members[-1].graph.positions() if values else {}  # type: ignore[union-attr]
+    return any(u not in members and order.get(u, -1) < order[members[-1]] for v in values for u, _ in v.uses)
 
 
 def _before(anchor: Node, kernel: str, target: Target, log: DecisionLog) -> tuple[list[Node], list[Value]]:

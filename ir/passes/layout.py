@@ -36,7 +36,7 @@ class LayoutPass:
     def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass layout needs a target"
         changed = False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             changed |= _Assigner(graph, ctx.target, ctx.log).run()
         return changed
 

@@ -24,7 +24,7 @@ class FuseNorms:
     def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass fuse-norms needs a target"
         changed = False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             for node in graph.nodes:
                 product = _product(node)
                 if product is not None:

@@ -52,7 +52,7 @@ class PrecisionPass:
         kept = frozenset(filter(None, self.keep.split(";")))
         check_names(module, kept)
         changed = False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             changed |= _Narrowing(graph, TYPES[self.to], kept, ctx.log).run()
         return changed
 

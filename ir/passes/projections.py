@@ -75,7 +75,7 @@ class MergeProjections:
     def run(self, module: Module, ctx: Context) -> bool:
         assert ctx.target is not None, "the pass merge-projections needs a target"
         changed = False
-        for graph in [g for g in module.main.graphs() if not (g.parent and g.parent.op.has("isolated"))]:
+        for graph in module.open_graphs():
             for group in _groups(graph, self.most):
                 merged = _merge(group, ctx)
                 changed |= merged

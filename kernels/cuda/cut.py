@@ -74,7 +74,7 @@ def scalar_cut(tiles: Sequence[Tile], rows: int, columns: int, batches: int, dep
     blocks = blocks_for(rows, tiles[which].rows) * blocks_for(columns, tiles[which].columns) * batches
     if not cut or blocks >= MULTIPROCESSORS:
         return which, 1
-    return which, greatest(1, least(2 * MULTIPROCESSORS // greatest(1, blocks), depth // LONG, MOST_SPLITS))
+    return which, max(1, min(2 * MULTIPROCESSORS // max(1, blocks), depth // LONG, MOST_SPLITS))
 
 
 def few_cut(blocks: int, depth: int) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def estimate(tile: Tile, rows: int, columns: int, batches: int, parts: int, spli
         block = DIRECT_BLOCK + DIRECT_COLUMNS * tile.columns / 32 + turns * DIRECT_TURN
         return DIRECT_START + each * block + DIRECT_PART * parts * blocks / MULTIPROCESSORS + join
     resident = 1 if tile.rows * tile.columns == 128 * 128 else 2  # blocks of a multiprocessor at a time
-    several = least(each, resident)
+    several = min(each, resident)
     multiply = tile.rows * tile.columns * PART / 2 / RATE + COPY * (tile.rows + tile.columns) / 64
     block = BLOCK + parts * max(WAIT, several * multiply) + STORE * several * tile.rows * tile.columns / 8192
     return START + blocks_for(each, resident) * block + join

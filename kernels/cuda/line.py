@@ -19,7 +19,7 @@ from ...ir.types import F64, DType
 from ..lines import Array, Map
 from ..printer import register
 from ..spec import Launch
-from .text import blocks_for, checked_size, declared, indent
+from .text import blocks_for, checked_size, declared, indent, power_from
 
 THREADS = 256
 # Reasoned, not measured: no GPU was at hand.
@@ -345,18 +345,10 @@ def held_team(lines: int | None, n: int | None, across: bool, wide: int, acc: DT
 def team_shift(lines: int, n: int, across: bool, wide: int, acc: DType, holds: bool) -> int:
     """The power of two that is a team."""
     each = most_each(acc)
-    most = 256 // least(32, _power(lines)) if across else 256  # across: 32 neighbouring lines, a transaction of 128 bytes
+    most = 256 // min(32, power_from(lines)) if across else 256  # across: 32 neighbouring lines, a transaction of 128 bytes
     if across and holds and most * each < n <= 32 * each:
-        most = greatest(most, 32)  # then 8: the 32 bytes that memory gives at least
+        most = max(most, 32)  # then 8: the 32 bytes that memory gives at least
     shift = 0
     while 1 << shift < most and (each << shift < n or (wide << shift < n and lines * (1 << shift) < ENOUGH)):
         shift += 1
     return shift
-
-
-def _power(n: int) -> int:
-    """The least power of two that is n or more, up to 32."""
-    p = 1
-    while p < n and p < 32:
-        p *= 2
-    return p

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 
 from ...ir.core import Node
-from ...ir.recording import greatest, least
+from ...ir.recording import greatest, least, opaque
 from ..operands import fill_in, first_int, refuse_layouts, slot_of
 from ..spec import Call, Dims, KernelSource, Launch, Refusal
 from .target import serves
-from .text import checked_size, kernel
+from .text import checked_size, kernel, power_from
 from .topk import SORT, THREADS
 
 MOST_LISTS = 64 << 20  # bytes of all blocks' lists: with more there are fewer blocks than classes
@@ -118,7 +118,7 @@ def non_max_suppression(node: Node) -> KernelSource | Refusal:
         batch, classes, n = call.operands[1]  # type: ignore[misc]
         groups, room = batch * classes, most(call)
         checked_size(4 * batch * n + groups * n)
-        size = 1 << max(int(n) - 1, 0).bit_length()
+        size = opaque(power_from, n)
         blocks = greatest(1, least(groups, MOST_LISTS // (8 * size)))
         lists = -(-(64 + 4 * groups * (1 + room)) // 64) * 64
         return Launch((classes, n, groups, room, lists, size), 1, lists + 8 * size * blocks, (blocks, greatest(1, groups)))

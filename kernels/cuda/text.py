@@ -41,6 +41,11 @@ def checked_size(n: int) -> int:
     return n
 
 
+def power_from(n: int) -> int:
+    """The least power of two that is n or more."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 def blocks_for(units: int, threads: int) -> int:
     """How many blocks of so many threads it takes to have a thread for each unit."""
     return -(-units // threads)

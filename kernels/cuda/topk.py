@@ -17,7 +17,7 @@ from ..printer import register
 from ..spec import Call, KernelSource, Launch, Refusal
 from .source import fast_div
 from .target import serves
-from .text import checked_size, kernel
+from .text import checked_size, kernel, power_from
 
 THREADS = 512
 HELD_BYTES = 32768  # of entries in shared memory
@@ -132,11 +132,6 @@ for (u32 i = threadIdx.x; i < k; i += THREADS) {
 """
 
 
-def _power_for(n: int) -> int:
-    """The least power of two that is n or more."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
 @serves("topk")
 def topk(node: Node) -> KernelSource | Refusal:
     x = node.operands[0].tensor  # type: ignore[union-attr]
@@ -158,7 +153,7 @@ def topk(node: Node) -> KernelSource | Refusal:
         n, inner = dims[axis], math.prod(dims[axis + 1 :])  # type: ignore[index]
         checked_size(math.prod(dims))  # type: ignore[arg-type]
         lines = math.prod(dims[:axis]) * inner if k else 0  # type: ignore[index]
-        size = opaque(_power_for, n if n <= held else k)
+        size = opaque(power_from, n if n <= held else k)
         return Launch((fast_div(inner), n, k, size), lines, lines * size * item if size > held else 0)
 
     words = {"FIRST": first, "ITEM": x.dtype.itemsize, "HELD": held, "ORDER": "" if node.attr("largest") else "~", "TOP": bits + 24}
